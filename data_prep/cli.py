@@ -1,0 +1,112 @@
+"""`davinci data ...`: the commands of this package. Heavy imports happen inside the commands."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from data_prep.errors import InputError
+
+app = typer.Typer(no_args_is_help=True, help="Git histories -> samples -> tokens -> packed sequences.")
+collect = typer.Typer(no_args_is_help=True, help="Collect changes from a source into records.")
+app.add_typer(collect, name="collect")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+
+
+def report(summary: dict[str, Any], as_json: bool) -> None:
+    """Print a summary for a person, one line per fact, or for a script."""
+    if as_json:
+        typer.echo(orjson.dumps(summary).decode())
+        return
+    for key, value in summary.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{name} {count:,}" for name, count in value.items()) or "none"
+        elif isinstance(value, float):
+            value = f"{value:.4f}"
+        elif isinstance(value, int):
+            value = f"{value:,}"
+        typer.echo(f"{key.replace('_', ' '):>18}  {value}")
+
+
+@collect.command("git")
+def collect_git(
+    path: Annotated[Path, typer.Argument(help="A clone, bare or not; refs/pull/*/head are used where it has them.")],
+    out: Annotated[Path, typer.Option(help="Directory to make: records/, summary.json.")],
+    as_json: AsJson = False,
+) -> None:
+    """Merged pull requests of a clone, squashed ones, or plain commits where it has neither.
+
+    Example: davinci data collect git ./pluggy --out records
+    """
+    from data_prep.pull_request.build import collect_git
+
+    report(collect_git(path, out), as_json)
+
+
+@app.command()
+def build(
+    records: Annotated[Path, typer.Argument(help="What davinci data collect made.")],
+    out: Annotated[Path, typer.Option(help="Directory to make: samples/, rejected/, summary.json.")],
+    form: Annotated[str, typer.Option("--format", help="Form of the samples: python.")] = "python",
+    as_json: AsJson = False,
+) -> None:
+    """Records to training documents; every one replays to the head it came from, byte for byte.
+
+    Example: davinci data build records --format python --out samples
+    """
+    from data_prep.pull_request.build import build_samples
+
+    if form != "python":
+        raise InputError(f"--format is '{form}'; the form that exists is python")
+    report(build_samples(records, out), as_json)
+
+
+@app.command()
+def tokenize(
+    inputs: Annotated[list[Path], typer.Argument(help="JSON Lines files: .jsonl, .jsonl.gz or .jsonl.zst.")],
+    tokenizer: Annotated[Path, typer.Option(help="tokenizer.json, a directory with one, or a Qwen .tiktoken file.")],
+    out: Annotated[Path, typer.Option(help="PREFIX of PREFIX.bin, PREFIX.idx and PREFIX.manifest.json.")],
+    json_key: Annotated[str, typer.Option(help="Field that holds the text.")] = "text",
+    append_eod: Annotated[bool, typer.Option("--append-eod", help="End each document with the EOD token.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Texts to a corpus that Megatron reads.
+
+    Example: davinci data tokenize samples/samples/*.jsonl.zst --tokenizer qwen.tiktoken --out corpus/py --append-eod
+    """
+    from data_prep.corpus.tokenize import tokenize_files
+    from data_prep.progress import counter
+
+    with counter("documents", quiet=as_json) as advance:
+        manifest = tokenize_files(inputs, tokenizer, out, json_key, append_eod, advance)
+    keys = ("documents", "tokens", "empty_documents_dropped")
+    report({"corpus": str(out), **{key: manifest[key] for key in keys}}, as_json)
+
+
+@app.command()
+def pack(
+    prefixes: Annotated[list[Path], typer.Argument(help="PREFIX of each corpus.")],
+    seq_length: Annotated[int, typer.Option(help="Tokens of a packed sequence.")],
+    out: Annotated[Path, typer.Option(help="Plan file to write.")],
+    long_documents: Annotated[
+        str, typer.Option(help="What to do with a document longer than a sequence: error, split or drop.")
+    ] = "error",
+    as_json: AsJson = False,
+) -> None:
+    """Best-fit packing of whole corpora into sequences: the plan is the same for every training layout.
+
+    Example: davinci data pack corpus/py --seq-length 32768 --out plan --long-documents split
+    """
+    import numpy as np
+
+    from data_prep.corpus.indexed import Corpus
+    from data_prep.corpus.packing import pack_documents, save_plan
+
+    if long_documents not in ("error", "split", "drop"):
+        raise InputError(f"--long-documents is '{long_documents}'; it must be error, split or drop")
+    corpora = Corpus.open_all(prefixes)
+    plan = pack_documents(np.concatenate([c.lengths for c in corpora]), seq_length, long_documents)
+    save_plan(plan, corpora, out)
+    report({"plan": str(out), **plan.summary()}, as_json)

@@ -1,0 +1,1 @@
+"""Tokens on disk: tokenizers, indexed datasets, packing."""

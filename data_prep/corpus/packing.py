@@ -1,0 +1,131 @@
+"""Pack plans: which spans of which documents fill each sequence. Independent of how training is laid out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from xxhash import xxh3_64
+
+from data_prep._native import pack_best_fit
+from data_prep.corpus.indexed import Corpus
+from data_prep.errors import InputError
+from data_prep.files import PART
+
+LongDocuments = Literal["error", "split", "drop"]
+Int64s = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PackPlan:
+    """Spans of documents, grouped by sequence.
+
+    `document`, `start`, `length` (spans,): document number over all corpora end to end, first token inside the
+    document, tokens. `sequence_offsets` (sequences + 1,): sequence s holds spans [offsets[s], offsets[s + 1]).
+    """
+
+    seq_length: int
+    document: Int64s
+    start: Int64s
+    length: Int64s
+    sequence_offsets: Int64s
+    num_dropped: int = 0
+    num_split: int = 0
+
+    def __len__(self) -> int:
+        return len(self.sequence_offsets) - 1
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of documents, without padding."""
+        return int(self.length.sum())
+
+    @property
+    def efficiency(self) -> float:
+        """Share of the sequences that is filled with documents."""
+        return self.num_tokens / (len(self) * self.seq_length) if len(self) else 0.0
+
+    def sequence(self, index: int) -> list[tuple[int, int, int]]:
+        """(document, start, length) of each span of one sequence."""
+        spans = slice(self.sequence_offsets[index], self.sequence_offsets[index + 1])
+        return list(
+            zip(self.document[spans].tolist(), self.start[spans].tolist(), self.length[spans].tolist(), strict=True)
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What a person wants to know of a plan."""
+        return {
+            "sequences": len(self),
+            "seq_length": self.seq_length,
+            "spans": len(self.document),
+            "tokens": self.num_tokens,
+            "padding": len(self) * self.seq_length - self.num_tokens,
+            "efficiency": self.efficiency,
+            "documents_split": self.num_split,
+            "documents_dropped": self.num_dropped,
+        }
+
+
+def pack_documents(lengths: npt.NDArray[np.integer], seq_length: int, long_documents: LongDocuments) -> PackPlan:
+    """Best-fit decreasing packing of documents of `lengths` (documents,) tokens.
+
+    Raises InputError when a document is longer than `seq_length` and `long_documents` is "error".
+    """
+    try:
+        packed = pack_best_fit(np.asarray(lengths, dtype=np.int64), seq_length, long_documents)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return PackPlan(seq_length=seq_length, **packed)
+
+
+def describe_corpora(corpora: Sequence[Corpus]) -> list[dict[str, Any]]:
+    """What ties a plan to the corpora it was made for."""
+    return [
+        {"prefix": corpus.prefix.name, "documents": len(corpus), "tokens": int(corpus.lengths.sum())}
+        for corpus in corpora
+    ]
+
+
+_ARRAYS = ("document", "start", "length", "sequence_offsets")
+_NUMBERS = ("seq_length", "num_dropped", "num_split")
+
+
+def save_plan(plan: PackPlan, corpora: Sequence[Corpus], path: Path) -> None:
+    """Write a plan as one safetensors file with a checksum over its arrays; it appears by rename."""
+    arrays = {name: np.ascontiguousarray(getattr(plan, name)) for name in _ARRAYS}
+    head = {name: getattr(plan, name) for name in _NUMBERS}
+    head |= {"corpora": describe_corpora(corpora), "xxh3_64": _checksum(arrays)}
+    part = path.with_name(path.name + PART)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.write_bytes(save(arrays, metadata={"pack_plan": orjson.dumps(head).decode()}))
+    part.replace(path)
+
+
+def load_plan(path: Path, corpora: Sequence[Corpus]) -> PackPlan:
+    """Read a plan; InputError when it is altered, or was made for other corpora than these."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            head = orjson.loads((file.metadata() or {})["pack_plan"])
+            arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: make it with davinci data pack") from None
+    except (SafetensorError, KeyError):
+        raise InputError(f"{path} is not a pack plan: make it again with davinci data pack") from None
+    if _checksum(arrays) != head["xxh3_64"]:
+        raise InputError(f"{path} was altered after it was written: make it again with davinci data pack")
+    if head["corpora"] != describe_corpora(corpora):
+        names = ", ".join(entry["prefix"] for entry in head["corpora"])
+        raise InputError(f"{path} was made for {names}, not for these corpora: make it again with davinci data pack")
+    return PackPlan(**{name: head[name] for name in _NUMBERS}, **arrays)
+
+
+def _checksum(arrays: dict[str, npt.NDArray[Any]]) -> str:
+    digest = xxh3_64()
+    for name in _ARRAYS:
+        digest.update(arrays[name])
+    return digest.hexdigest()

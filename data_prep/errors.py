@@ -1,0 +1,5 @@
+"""The one exception for a user's mistake."""
+
+
+class InputError(ValueError):
+    """The input is wrong: one sentence with the value, the rule and the remedy. The command line exits with 2."""

@@ -1,0 +1,117 @@
+"""Reading and writing files so that a reader never sees a half-written one."""
+
+import gzip
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+import zstandard
+from xxhash import xxh3_64
+
+from data_prep.errors import InputError
+
+PART = ".part"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable JSON; the file appears by rename."""
+    part = path.with_name(path.name + PART)
+    with part.open("wb") as file:
+        file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; InputError names the file when it is missing or is not JSON."""
+    try:
+        return orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A directory that appears under its name only when the block ends well.
+
+    Raises InputError when `path` already holds something: nothing is ever overwritten.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} already exists: remove it, or choose another --out")
+    part = path.with_name(path.name + PART)
+    if part.exists():
+        shutil.rmtree(part)  # an earlier run was killed
+    part.mkdir(parents=True)
+    try:
+        yield part
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    part.replace(path)
+
+
+@contextmanager
+def jsonl_writer(path: Path) -> Iterator["JsonlWriter"]:
+    """Write JSON Lines compressed with zstd; the file appears by rename."""
+    part = path.with_name(path.name + PART)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with part.open("wb") as raw, zstandard.ZstdCompressor(level=6).stream_writer(raw) as stream:
+        yield JsonlWriter(stream)
+    part.replace(path)
+
+
+class JsonlWriter:
+    """Counts what it writes."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.count = 0
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one line."""
+        self._stream.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+        self.count += 1
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Objects of a .jsonl, .jsonl.gz or .jsonl.zst file, one at a time; InputError names file and line."""
+    with _open_lines(path) as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                record = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise InputError(f"{path}, line {number}, is not JSON: {error}") from None
+            if not isinstance(record, dict):
+                raise InputError(f"{path}, line {number}, holds a {type(record).__name__}; it must be a JSON object")
+            yield record
+
+
+@contextmanager
+def _open_lines(path: Path) -> Iterator[IO[bytes]]:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is no file")
+    if path.suffix == ".gz":
+        with gzip.open(path) as lines:
+            yield lines
+    elif path.suffix == ".zst":
+        with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
+            yield io.BufferedReader(stream)
+    else:
+        with path.open("rb") as raw:
+            yield raw
+
+
+def block_checksums(path: Path, block_bytes: int) -> list[str]:
+    """xxh3 (64 bit, hexadecimal) of each block of a file; the last one may be shorter."""
+    with path.open("rb") as file:
+        return [xxh3_64(block).hexdigest() for block in iter(lambda: file.read(block_bytes), b"")]

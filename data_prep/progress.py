@@ -1,0 +1,19 @@
+"""A progress line on a terminal; nothing where the output goes to a file."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+
+@contextmanager
+def counter(what: str, total: int | None = None, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """Count up with the function it gives."""
+    columns = (TextColumn("{task.completed:,.0f} {task.description}"), BarColumn(), TaskProgressColumn())
+    console = Console(file=sys.stderr)
+    disable = quiet or not console.is_terminal
+    with Progress(*columns, TimeElapsedColumn(), console=console, disable=disable) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda amount: progress.advance(task, amount)

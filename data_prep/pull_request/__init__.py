@@ -1,0 +1,1 @@
+"""Pull requests as localize-read-edit samples."""

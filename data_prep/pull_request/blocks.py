@@ -1,0 +1,54 @@
+"""From two versions of a file to search-replace blocks, each unique in the file as it then is."""
+
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+
+from data_prep.pull_request.edits import Edit, occurs_once, split_lines
+
+CONTEXT_LINES = 2  # on either side at least, where the file has them; more where the text is not unique
+
+
+def block_edits(path: str, before: str, after: str) -> list[Edit]:
+    """Blocks that turn `before` (not empty) into `after`, from top to bottom."""
+    old, new = split_lines(before), split_lines(after)
+    edits = []
+    for hunk_start, old_start, old_end, hunk_end in _hunks(old, new):
+        current = new[:hunk_start] + old[old_start:]  # hunks above are applied, those below are not
+        first, last = _unique_window(current, hunk_start, hunk_start + old_end - old_start)
+        above, below = current[first:hunk_start], current[hunk_start + old_end - old_start : last]
+        edits.append(
+            Edit(
+                "edit",
+                path,
+                search="".join(current[first:last]),
+                text="".join(above + new[hunk_start:hunk_end] + below),
+            )
+        )
+    return edits
+
+
+def _hunks(old: list[str], new: list[str]) -> Iterator[tuple[int, int, int, int]]:
+    """(new start, old start, old end, new end) of each change; changes whose contexts would meet are one."""
+    pending: tuple[int, int, int, int] | None = None
+    for tag, i1, i2, j1, j2 in SequenceMatcher(None, old, new).get_opcodes():
+        if tag == "equal":
+            continue
+        if pending and i1 - pending[2] <= 2 * CONTEXT_LINES:
+            pending = (pending[0], pending[1], i2, j2)
+        else:
+            if pending:
+                yield pending
+            pending = (j1, i1, i2, j2)
+    if pending:
+        yield pending
+
+
+def _unique_window(lines: list[str], start: int, end: int) -> tuple[int, int]:
+    """The smallest window around [start, end), grown evenly, whose text occurs once in the file."""
+    text = "".join(lines)
+    context = CONTEXT_LINES
+    while True:
+        first, last = max(0, start - context), min(len(lines), end + context)
+        if (first, last) == (0, len(lines)) or occurs_once(text, "".join(lines[first:last])):
+            return first, last
+        context += 1

@@ -1,0 +1,34 @@
+"""The record that flows through the pipeline after a source: one training document and where it came from."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from data_prep.errors import InputError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training document.
+
+    `tokens` is its length under the tokenizer of the length filter, where one ran; `loss_spans` are the character
+    ranges [start, end) of `text` that are trained, all of it where absent.
+    """
+
+    id: str
+    text: str
+    source: str
+    meta: dict[str, Any] = field(default_factory=dict)
+    tokens: int | None = None
+    loss_spans: list[tuple[int, int]] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object without the fields that are absent."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Self:
+        """Raises InputError when a required field is missing."""
+        missing = {"id", "text", "source"} - record.keys()
+        if missing:
+            raise InputError(f"a sample lacks {', '.join(sorted(missing))}; it needs id, text and source")
+        return cls(**{key: record[key] for key in cls.__dataclass_fields__ if key in record})

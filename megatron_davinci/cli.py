@@ -1,0 +1,78 @@
+"""The `davinci` command. Imports nothing heavy before a command runs."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data_prep import InputError
+from data_prep.cli import app as data_app
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Agentic mid-training on Megatron-Core: from git histories to a Hugging Face checkpoint.",
+)
+app.add_typer(data_app, name="data")
+convert = typer.Typer(no_args_is_help=True, help="Checkpoints between Megatron and Hugging Face.")
+app.add_typer(convert, name="convert")
+
+
+@app.command()
+def demo(
+    repo: Annotated[Path | None, typer.Option(help="A git clone to mine; default: the current directory.")] = None,
+    out: Annotated[Path, typer.Option(help="Directory to make for everything that comes out.")] = Path("out/demo"),
+) -> None:
+    """The whole way on this machine: git history -> samples -> tokens -> training on 2 ranks -> Hugging Face.
+
+    Example: davinci demo --repo ./pluggy --out out/pluggy
+    """
+    from megatron_davinci.demo.run import run_demo
+
+    run_demo(repo, out)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file (YAML).")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as schedule.lr=1e-5")] = None,
+) -> None:
+    """Train a recipe in this process; several ranks: torchrun --nproc-per-node N -m megatron_davinci.train RECIPE.
+
+    Started again, it goes on from the latest checkpoint. Example: davinci train recipe.yaml schedule.lr=1e-5
+    """
+    from megatron_davinci.recipe import load_recipe
+
+    checked = load_recipe(recipe, overrides or [])
+    from megatron_davinci.train.loop import train as run
+
+    run(checked)
+
+
+@convert.command("megatron-to-hf")
+def megatron_to_hf(
+    checkpoint: Annotated[Path, typer.Argument(help="A step_NNNNNNN directory, or the run's directory: its latest.")],
+    out: Annotated[Path, typer.Argument(help="Directory to make, in the form that transformers loads.")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Directory with the tokenizer's files, where the checkpoint has none.")
+    ] = None,
+) -> None:
+    """Export a checkpoint for transformers, tokenizer included. Example: davinci convert megatron-to-hf runs/x hf"""
+    from megatron_davinci.checkpoint.convert import export_to_hf
+
+    export_to_hf(checkpoint, out, tokenizer)
+
+
+def run_and_exit(command: typer.Typer, *arguments: str) -> None:
+    """Run a command line: a user's mistake is one sentence on stderr and exit code 2."""
+    try:
+        command(list(arguments) or None)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run_and_exit(app)
