@@ -1,8 +1,9 @@
-"""From git histories to packed token sequences. CPU only; nothing here imports torch."""
+"""From git histories to packed token sequences. CPU only; nothing here imports torch.
 
-from data_prep.corpus.indexed import Corpus, CorpusWriter
-from data_prep.corpus.packing import PackPlan, pack_documents
+Public names: InputError and Sample here; Corpus, PackPlan and what makes them in data_prep.corpus.
+"""
+
 from data_prep.errors import InputError
 from data_prep.sample import Sample
 
-__all__ = ["Corpus", "CorpusWriter", "InputError", "PackPlan", "Sample", "pack_documents"]
+__all__ = ["InputError", "Sample"]

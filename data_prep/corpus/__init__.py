@@ -1,1 +1,17 @@
 """Tokens on disk: tokenizers, indexed datasets, packing."""
+
+from data_prep.corpus.indexed import Corpus, CorpusWriter
+from data_prep.corpus.packing import LongDocuments, PackPlan, load_plan, pack_documents, save_plan
+from data_prep.corpus.tokenizers import load_tokenizer, tokenizer_file
+
+__all__ = [
+    "Corpus",
+    "CorpusWriter",
+    "LongDocuments",
+    "PackPlan",
+    "load_plan",
+    "load_tokenizer",
+    "pack_documents",
+    "save_plan",
+    "tokenizer_file",
+]

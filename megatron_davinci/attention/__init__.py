@@ -1,0 +1,1 @@
+"""core_attention modules for Megatron's transformer layer."""

@@ -1,0 +1,71 @@
+"""The fields of Megatron's configuration classes, read from the installed package's source without importing it.
+
+Importing megatron.core takes seconds and torch; a recipe is checked before either.
+"""
+
+import ast
+import difflib
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from data_prep import InputError
+
+# Where the classes stand that a recipe's `megatron:` section may set; bases before what extends them.
+_SOURCES = {
+    "ModelParallelConfig": "model_parallel_config.py",
+    "TransformerConfig": "transformer/transformer_config.py",
+    "OptimizerConfig": "optimizer/optimizer_config.py",
+    "DistributedDataParallelConfig": "distributed/distributed_data_parallel_config.py",
+}
+
+# Settled elsewhere in the recipe: a second value here could contradict the first.
+_ELSEWHERE = {
+    **dict.fromkeys(
+        ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels",
+         "normalization", "layernorm_epsilon", "gated_linear_unit", "activation_func", "add_bias_linear",
+         "add_qkv_bias"), "model"),
+    **dict.fromkeys(("lr", "min_lr"), "schedule"),
+    **dict.fromkeys(("calculate_per_token_loss", "average_in_collective"), "the loss contract (never changed)"),
+}  # fmt: skip
+
+_SIMPLE_TYPES = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+
+
+def check_megatron_fields(values: dict[str, Any]) -> None:
+    """Raise InputError for a name no configuration class of Megatron has, with its nearest neighbour, or a wrong type."""
+    known = megatron_fields()
+    for name, value in values.items():
+        if name in _ELSEWHERE:
+            raise InputError(f"megatron.{name} is settled by {_ELSEWHERE[name]}: leave it out of the megatron section")
+        if name not in known:
+            raise InputError(f"megatron.{name} is no field of Megatron-Core's configuration{nearest(name, known)}")
+        types = _SIMPLE_TYPES.get(known[name])
+        if types and (not isinstance(value, types) or (bool not in types and isinstance(value, bool))):
+            raise InputError(f"megatron.{name} is {value!r}; Megatron-Core wants a value of type {known[name]}")
+
+
+def nearest(name: str, known: Any) -> str:
+    """"; did you mean X?", or nothing where no known name is close."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+@cache
+def megatron_fields() -> dict[str, str]:
+    """Field name -> annotation, over all configuration classes."""
+    try:
+        root = Path(str(distribution("megatron-core").locate_file("megatron/core")))
+    except PackageNotFoundError:
+        raise InputError("megatron-core is not installed: install the extra 'train'") from None
+    fields: dict[str, str] = {}
+    for class_name, file in _SOURCES.items():
+        for node in ast.parse((root / file).read_bytes()).body:
+            if isinstance(node, ast.ClassDef) and node.name == class_name:
+                fields |= {
+                    item.target.id: ast.unparse(item.annotation)
+                    for item in node.body
+                    if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+                }
+    return fields

@@ -1,0 +1,78 @@
+"""The one place where models are built: Megatron's GPTModel for one pipeline stage, with this project's attention."""
+
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch.nn.functional import silu
+
+from megatron_davinci import device
+from megatron_davinci.attention.packed import PackedAttention
+from megatron_davinci.models.config import ModelConfig
+
+
+class RMSNorm(torch.nn.RMSNorm):
+    """RMSNorm under sequence parallelism: Megatron's wrapper of torch's norm refuses it, only the weight's flag is missing."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_unused: Any) -> None:
+        super().__init__(hidden_size, eps=eps)
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+
+def transformer_config(model: ModelConfig, megatron: dict[str, Any]) -> TransformerConfig:
+    """Megatron's configuration of a model; `megatron` may hold fields of other configuration classes too."""
+    fields = TransformerConfig.__dataclass_fields__
+    return TransformerConfig(
+        **{
+            **model.family.megatron,
+            "num_layers": model.num_layers,
+            "hidden_size": model.hidden_size,
+            "ffn_hidden_size": model.ffn_hidden_size,
+            "num_attention_heads": model.num_attention_heads,
+            "num_query_groups": model.num_query_groups,
+            "kv_channels": model.kv_channels,
+            "layernorm_epsilon": model.layernorm_epsilon,
+            "init_method_std": model.init_method_std,
+            "activation_func": silu,
+            "hidden_dropout": 0.0,
+            "attention_dropout": 0.0,
+            "params_dtype": torch.float32,
+            "pipeline_dtype": torch.float32,
+            "perform_initialization": False,  # models.initialize does it, the same for every layout
+            "calculate_per_token_loss": True,  # DDP then sums gradients; the loss carries its own global weights
+            **device.transformer_config_fields(),
+            **{name: value for name, value in megatron.items() if name in fields},
+        }
+    )
+
+
+def layer_spec() -> ModuleSpec:
+    """Megatron's local layer with packed attention and a norm that bears sequence parallelism."""
+    spec = get_gpt_layer_local_spec(normalization="RMSNorm")
+    spec.submodules.input_layernorm = spec.submodules.pre_mlp_layernorm = RMSNorm
+    spec.submodules.self_attention.submodules.core_attention = PackedAttention
+    return spec
+
+
+def build_model(config: TransformerConfig, model: ModelConfig) -> GPTModel:
+    """This rank's pipeline stage, its weights not yet set."""
+    # A block spec: given a bare layer spec, Megatron picks the final norm itself.
+    block = TransformerBlockSubmodules(
+        layer_specs=[layer_spec()] * get_num_layers_to_build(config), layer_norm=RMSNorm
+    )
+    return GPTModel(
+        config,
+        block,
+        vocab_size=model.vocab_size,
+        max_sequence_length=model.max_position_embeddings,
+        pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=parallel_state.is_pipeline_last_stage(),
+        share_embeddings_and_output_weights=model.tied_embeddings,
+        position_embedding_type="rope",
+        rotary_base=int(model.rotary_base),
+    )

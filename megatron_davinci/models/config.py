@@ -1,0 +1,95 @@
+"""A model's shape, read from a Hugging Face config.json: of a preset of this package, or of a directory. Torch-free."""
+
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self
+
+import orjson
+
+from data_prep import InputError
+from data_prep.files import read_json
+from megatron_davinci.models.families import FAMILIES, Family
+
+_PRESETS = files("megatron_davinci") / "presets"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes under Megatron's names; `huggingface` is the config.json as it was read."""
+
+    family: Family
+    num_layers: int
+    hidden_size: int
+    ffn_hidden_size: int
+    num_attention_heads: int
+    num_query_groups: int
+    kv_channels: int
+    vocab_size: int
+    max_position_embeddings: int
+    rotary_base: float
+    layernorm_epsilon: float
+    tied_embeddings: bool
+    init_method_std: float
+    huggingface: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def from_huggingface(cls, config: dict[str, Any], origin: str) -> Self:
+        """Raises InputError, naming `origin`, for an unknown family or a missing or unsupported field."""
+        family = FAMILIES.get(config.get("model_type", ""))
+        if family is None:
+            raise InputError(f"{origin} has model_type {config.get('model_type')!r}; known: {', '.join(FAMILIES)}")
+        rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+        if rope.get("rope_type", rope.get("type", "default")) != "default":
+            raise InputError(f"{origin} scales RoPE ({rope}); only plain RoPE is supported")
+        if config.get("use_sliding_window"):
+            raise InputError(f"{origin} uses sliding-window attention; set use_sliding_window to false")
+        if config.get("hidden_act", "silu") != "silu":
+            raise InputError(f"{origin} has hidden_act {config['hidden_act']!r}; {family.model_type} needs silu")
+        try:
+            heads = config["num_attention_heads"]
+            return cls(
+                family=family,
+                num_layers=config["num_hidden_layers"],
+                hidden_size=config["hidden_size"],
+                ffn_hidden_size=config["intermediate_size"],
+                num_attention_heads=heads,
+                num_query_groups=config.get("num_key_value_heads") or heads,
+                kv_channels=config.get("head_dim") or config["hidden_size"] // heads,
+                vocab_size=config["vocab_size"],
+                max_position_embeddings=config.get("max_position_embeddings", 32768),
+                rotary_base=rope.get("rope_theta") or config.get("rope_theta", 10000.0),
+                layernorm_epsilon=config["rms_norm_eps"],
+                tied_embeddings=config.get("tie_word_embeddings", False),
+                init_method_std=config.get("initializer_range", 0.02),
+                huggingface=config,
+            )
+        except KeyError as missing:
+            raise InputError(f"{origin} has no field {missing}") from None
+
+    def num_parameters(self) -> int:
+        """Exact number of parameters, tied embeddings counted once."""
+        queries = self.num_attention_heads * self.kv_channels
+        keys_values = 2 * self.num_query_groups * self.kv_channels
+        bias = queries + keys_values if self.family.megatron["add_qkv_bias"] else 0
+        attention = self.hidden_size * (queries + keys_values) + bias + queries * self.hidden_size
+        layer = attention + 3 * self.hidden_size * self.ffn_hidden_size + 2 * self.hidden_size
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
+        return self.num_layers * layer + embeddings + self.hidden_size
+
+
+def preset_names() -> list[str]:
+    """The presets of this package."""
+    return sorted(path.name.removesuffix(".json") for path in _PRESETS.iterdir())
+
+
+def load_model_config(model: str) -> ModelConfig:
+    """The shape of a preset, or of a Hugging Face directory."""
+    if (Path(model) / "config.json").is_file():
+        return ModelConfig.from_huggingface(read_json(Path(model) / "config.json"), f"{model}/config.json")
+    preset = _PRESETS / f"{model}.json"
+    if not preset.is_file():
+        raise InputError(
+            f"model '{model}' is neither a directory with a config.json nor a preset ({', '.join(preset_names())})"
+        )
+    return ModelConfig.from_huggingface(orjson.loads(preset.read_bytes()), f"preset {model}")

@@ -1,0 +1,1 @@
+"""Training objectives: pure tensor functions over (row, label, weight) triples."""
