@@ -1,7 +1,7 @@
 """The only place that knows whether there is a GPU.
 
 Megatron-Core calls CUDA without asking in a few places. Where there is none, `use_this_machine` gives those places the
-CPU: functions of torch.cuda that would raise, modules that write device="cuda" out, and the names of tensor types. With a
+CPU: functions of torch that would raise, modules that write device="cuda" out, and the names of tensor types. With a
 GPU it changes nothing.
 """
 
@@ -70,6 +70,7 @@ def use_this_machine() -> None:
     }
     for name, function in cuda.items():
         setattr(torch.cuda, name, function)
+    torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
     torch.Tensor.type = _type_as_on_cuda(torch.Tensor.type)  # type: ignore[method-assign]
     for module in _WRITE_CUDA_OUT:
         importlib.import_module(module).torch = _TorchOnCpu("torch")  # type: ignore[attr-defined]

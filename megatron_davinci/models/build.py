@@ -9,6 +9,7 @@ from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
 from torch.nn.functional import silu
 
 from megatron_davinci import device
@@ -43,12 +44,19 @@ def transformer_config(model: ModelConfig, megatron: dict[str, Any]) -> Transfor
             "attention_dropout": 0.0,
             "params_dtype": torch.float32,
             "pipeline_dtype": torch.float32,
-            "perform_initialization": False,  # models.initialize does it, the same for every layout
+            # models.initialize fills the weights, the same for every layout. perform_initialization=False would do
+            # too, but then Megatron leaves out a weight's tensor_model_parallel mark, and the gradient norm is wrong.
+            **dict.fromkeys(("init_method", "output_layer_init_method", "embedding_init_method"), _leave_unset),
             "calculate_per_token_loss": True,  # DDP then sums gradients; the loss carries its own global weights
             **device.transformer_config_fields(),
             **{name: value for name, value in megatron.items() if name in fields},
         }
     )
+
+
+def _leave_unset(weight: Tensor) -> Tensor:
+    """An initialisation that does nothing."""
+    return weight
 
 
 def layer_spec() -> ModuleSpec:

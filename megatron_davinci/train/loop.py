@@ -2,8 +2,10 @@
 
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+import torch
 from xxhash import xxh3_64
 
 from data_prep import InputError
@@ -15,7 +17,7 @@ from megatron_davinci.models.initialize import draw_weights, load_huggingface_we
 from megatron_davinci.recipe import Recipe, dump_recipe
 from megatron_davinci.train.metrics import Metrics
 from megatron_davinci.train.optimizer import build_optimizer, data_parallel, set_learning_rate
-from megatron_davinci.train.parallel import is_main_rank, model_parallel
+from megatron_davinci.train.parallel import is_main_rank, model_parallel, world
 from megatron_davinci.train.schedule import learning_rate
 from megatron_davinci.train.step import Trainer
 
@@ -25,7 +27,7 @@ def train(recipe: Recipe) -> None:
     batches = GlobalBatches(recipe)
     model_config = load_model_config(recipe.model)
     check_vocabulary(batches, model_config)
-    with model_parallel(recipe.parallel_size("tensor"), recipe.parallel_size("pipeline"), recipe.seed) as device:
+    with world(), layout_of(recipe) as device:
         trainer = build_trainer(recipe, model_config, device)
         optimizer = build_optimizer(recipe, trainer.model)
         checkpoints = CheckpointManager(recipe, model_config, trainer.model, optimizer)
@@ -48,7 +50,12 @@ def train(recipe: Recipe) -> None:
             metrics.close()
 
 
-def build_trainer(recipe: Recipe, model_config: ModelConfig, device: object) -> Trainer:
+def layout_of(recipe: Recipe) -> AbstractContextManager[torch.device]:
+    """The model-parallel groups that a recipe asks for; gives this rank's device."""
+    return model_parallel(recipe.parallel_size("tensor"), recipe.parallel_size("pipeline"), recipe.seed)
+
+
+def build_trainer(recipe: Recipe, model_config: ModelConfig, device: torch.device) -> Trainer:
     """This rank's model with its first weights, ready to step."""
     config = transformer_config(model_config, recipe.megatron)
     model = build_model(config, model_config)

@@ -17,27 +17,35 @@ TIMEOUT = timedelta(minutes=10)
 
 
 @contextmanager
-def model_parallel(tensor: int, pipeline: int, seed: int) -> Iterator[torch.device]:
-    """Process groups for one run; the device of this rank. Raises InputError when the ranks do not divide."""
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size % (tensor * pipeline):
-        raise InputError(
-            f"{world_size} process(es) cannot hold tensor {tensor} x pipeline {pipeline} ranks: start a multiple of "
-            f"{tensor * pipeline}, as in torchrun --nproc-per-node {tensor * pipeline} -m megatron_davinci.train RECIPE"
-        )
+def world() -> Iterator[None]:
+    """The process group of all ranks: torchrun's, or this process alone."""
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")  # orders communication before the GEMM that hides it
     device.use_this_machine()
-    local = device.local_device(int(os.environ.get("LOCAL_RANK", "0")))
     if "RANK" in os.environ:
         dist.init_process_group(device.backend(), timeout=TIMEOUT)
     else:
         dist.init_process_group(device.backend(), store=dist.HashStore(), rank=0, world_size=1)
     try:
-        parallel_state.initialize_model_parallel(tensor, pipeline)
-        model_parallel_cuda_manual_seed(seed)
-        yield local
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def model_parallel(tensor: int, pipeline: int, seed: int) -> Iterator[torch.device]:
+    """Megatron's groups inside `world`; gives the device of this rank. Raises InputError when the ranks do not divide."""
+    if dist.get_world_size() % (tensor * pipeline):
+        raise InputError(
+            f"{dist.get_world_size()} process(es) cannot hold tensor {tensor} x pipeline {pipeline} ranks: start a "
+            f"multiple of {tensor * pipeline}, as in "
+            f"torchrun --nproc-per-node {tensor * pipeline} -m megatron_davinci.train RECIPE"
+        )
+    parallel_state.initialize_model_parallel(tensor, pipeline)
+    try:
+        model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
+        yield device.local_device(int(os.environ.get("LOCAL_RANK", "0")))
     finally:
         parallel_state.destroy_model_parallel()
-        dist.destroy_process_group()
 
 
 def is_main_rank() -> bool:

@@ -40,6 +40,8 @@ class Trainer:
     def gradients(self, stage: StageBatches, sequences: list[Sequence]) -> float:
         """Fill every parameter's main_grad with the gradient of the global batch's loss; returns that loss."""
         self.model.zero_grad_buffer()
+        # The optimizer leaves each .grad pointing at its buffer; autograd would add the first micro-batch in twice.
+        self.model.zero_grad(set_to_none=True)
         label_weight = 1.0 / max(1, stage.num_labels(sequences))
         share = list(
             share_of_rank(

@@ -1,0 +1,79 @@
+"""Shared inputs: real histories where they are at hand, a tiny model, a small corpus."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_prep.corpus import CorpusWriter
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # these tests compare with the CPU, bit for bit
+
+TINY = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": 64,
+    "intermediate_size": 112,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 256,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 512,
+}
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real inputs beside the checkout; tests that read them skip without."""
+    folder = Path(os.environ.get("DAVINCI_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"needs the real inputs: {folder} is absent (or set DAVINCI_TEST_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pluggy_clone(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mirror of a whole real history with its pull request heads."""
+    clone = tmp_path_factory.mktemp("git") / "pluggy.git"
+    subprocess.run(["git", "clone", "-q", "--mirror", shared_data / "git" / "pluggy.bundle", clone], check=True)
+    return clone
+
+
+def write_model(directory: Path, **changes: Any) -> Path:
+    """A Hugging Face directory with the configuration of a tiny Qwen2."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps({**TINY, **changes}))
+    return directory
+
+
+def write_corpus(prefix: Path, lengths: list[int], seed: int = 0, vocab_size: int = 256) -> Path:
+    """A corpus of random documents of the given lengths."""
+    random = np.random.default_rng(seed)
+    writer = CorpusWriter(prefix, {"kind": "test", "vocab_size": vocab_size, "eod": 0, "fingerprint": f"v{vocab_size}"})
+    writer.add([random.integers(0, vocab_size, length) for length in lengths])
+    writer.commit({})
+    return prefix
+
+
+@pytest.fixture
+def recipe_values(tmp_path: Path) -> dict[str, Any]:
+    """A recipe over a small corpus: documents of 1 token, of exactly one sequence, and in between."""
+    lengths = [1, 64, 7, 33, 20, 50, 2, 31, 64, 12, 5, 40, 28, 3, 17, 60, 9, 22]
+    return {
+        "model": str(write_model(tmp_path / "model")),
+        "megatron": {},
+        "data": {
+            "seq_length": 64,
+            "stages": [{"name": "only", "blend": [{"corpus": str(write_corpus(tmp_path / "corpus", lengths))}]}],
+        },
+        "batch": {"global_size": 18},
+        "schedule": {"lr": 1e-2},
+        "checkpoint": {"dir": str(tmp_path / "run")},
+    }
