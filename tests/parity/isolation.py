@@ -1,10 +1,8 @@
 """What each rank runs in the isolation tests: logits and gradients of one given micro-batch."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import torch
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from megatron_davinci.data.batches import GlobalBatches
@@ -12,9 +10,10 @@ from megatron_davinci.data.packed import PackedBatch, pack_micro_batch
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.recipe import parse_recipe
 from megatron_davinci.testing.gather import gather_parameters
+from megatron_davinci.testing.logits import packed_logits
 from megatron_davinci.train.loop import build_trainer, layout_of
 from megatron_davinci.train.parallel import world
-from megatron_davinci.train.step import Trainer, forward_step, packed_seq_params
+from megatron_davinci.train.step import Trainer, forward_step
 
 
 def measure(values: dict[str, Any]) -> dict[str, Any]:
@@ -37,25 +36,14 @@ def measure(values: dict[str, Any]) -> dict[str, Any]:
 
 def _logits_and_gradients(trainer: Trainer, batch: PackedBatch) -> dict[str, Any]:
     trainer.model.zero_grad_buffer()
-    _run(trainer, forward_step, batch, forward_only=False)
-    gradients = gather_parameters(trainer, lambda p: p.main_grad)
-    return {"logits": _run(trainer, _logits_step, batch, forward_only=True), "gradients": gradients}
-
-
-def _run(trainer: Trainer, step: Any, batch: PackedBatch, forward_only: bool) -> list[Any]:
-    return get_forward_backward_func()(
-        forward_step_func=step,
+    get_forward_backward_func()(
+        forward_step_func=forward_step,
         data_iterator=iter([batch]),
         model=[trainer.model],
         num_microbatches=1,
         seq_length=trainer.seq_length,
         micro_batch_size=1,
-        forward_only=forward_only,
-        collect_non_loss_data=forward_only,
+        forward_only=False,
     )
-
-
-def _logits_step(batches: Iterator[PackedBatch], model: torch.nn.Module) -> Any:
-    batch = next(batches)
-    logits = model(batch.tokens, batch.position_ids, None, packed_seq_params=packed_seq_params(batch))
-    return logits, lambda output, non_loss_data: output[0].detach().clone()
+    gradients = gather_parameters(trainer, lambda p: p.main_grad)
+    return {"logits": packed_logits(trainer, batch), "gradients": gradients}

@@ -1,0 +1,1 @@
+"""`davinci demo`: the whole way on this machine."""

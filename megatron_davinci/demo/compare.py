@@ -1,0 +1,34 @@
+"""The exported model in transformers against the checkpoint in Megatron."""
+
+from pathlib import Path
+
+import torch
+
+from data_prep.corpus import Corpus
+from megatron_davinci.checkpoint.manager import CheckpointManager
+from megatron_davinci.models.config import load_model_config
+from megatron_davinci.recipe import Recipe
+from megatron_davinci.testing.logits import pack_documents_for_logits, packed_logits
+from megatron_davinci.train.loop import build_trainer, layout_of
+from megatron_davinci.train.optimizer import build_optimizer
+from megatron_davinci.train.parallel import world
+
+DOCUMENTS, TOKENS = 4, 128
+
+
+def compare_logits(recipe: Recipe, exported: Path, corpus: Corpus) -> float:
+    """max|difference| over the first TOKENS tokens of DOCUMENTS documents: packed in Megatron, one by one in transformers."""
+    documents = [corpus.span(number, 0, TOKENS).tolist() for number in range(min(DOCUMENTS, len(corpus)))]
+    alone = recipe.model_copy(update={"megatron": {}})
+    model = load_model_config(recipe.model)
+    with world(), layout_of(alone) as device:
+        trainer = build_trainer(alone, model, device)
+        CheckpointManager(alone, model, trainer.model, build_optimizer(alone, trainer.model)).load()
+        ours = packed_logits(trainer, pack_documents_for_logits(documents))
+    assert ours is not None  # one process holds every stage
+    from transformers import AutoModelForCausalLM
+
+    theirs_model = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
+    with torch.no_grad():
+        theirs = torch.cat([theirs_model(torch.tensor([document])).logits[0] for document in documents])
+    return float((ours - theirs).abs().max())

@@ -1,0 +1,147 @@
+"""The demo, step by step. Every step is what the command of the same name does."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from data_prep import InputError
+from data_prep.corpus import Corpus, pack_documents, save_plan
+from data_prep.corpus.tokenize import tokenize_files
+from data_prep.files import jsonl_writer, read_jsonl, write_json
+from data_prep.pull_request.build import build_samples, collect_git
+from megatron_davinci.demo.generated_history import write_generated_history
+from megatron_davinci.demo.tokenizer import write_model_directory
+from megatron_davinci.recipe import Recipe, dump_recipe, parse_recipe
+
+RANKS = 2
+SEQ_LENGTH = 512
+SEQUENCES_PER_STEP = 8
+STEPS = 150
+FEWEST_SAMPLES = 32
+MOST_CHARACTERS = 1_500_000  # more text would only make the demo longer
+
+console = Console(highlight=False)
+
+
+def run_demo(repo: Path | None, out: Path) -> dict[str, Any]:
+    """Run everything into `out`; returns the facts of the last table."""
+    if out.exists():
+        raise InputError(f"{out} already exists: remove it, or choose another --out")
+    facts = _mine(repo, out)
+    facts |= _make_corpus(out)
+    recipe = _write_recipe(out)
+    _say(f"training on {RANKS} ranks: tensor and sequence parallel, {STEPS} steps or a little more")
+    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}", "-m", "megatron_davinci.train"]
+    if subprocess.run([sys.executable, *command, str(out / "recipe.yaml")], check=False).returncode != 0:
+        raise RuntimeError("training failed; its messages are above")
+    facts |= _export(out, recipe)
+    from megatron_davinci.demo.report import write_report
+
+    write_report(out, facts, console)
+    return facts
+
+
+def _say(text: str) -> None:
+    console.print(f"[bold]davinci demo[/bold]  {text}")
+
+
+def _mine(repo: Path | None, out: Path) -> dict[str, Any]:
+    """Records and samples of a repository; of a generated one too where its history is too short to learn from."""
+    source = repo or Path.cwd()
+    try:
+        mined = _collect_and_build(source, out)
+    except InputError:
+        if repo is not None:
+            raise
+        _say(f"{source} has no git history (a zip has none)")
+        mined = {"changes": 0, "samples": 0}
+    if mined["samples"] < FEWEST_SAMPLES:
+        _say(
+            f"{mined['samples']} samples are too few to learn from: a generated history of small Python changes is added. "
+            "Name a real one with --repo"
+        )
+        write_generated_history(out / "generated-history")
+        generated = _collect_and_build(out / "generated-history", out, suffix="-generated")
+        mined = {key: mined[key] + generated[key] for key in mined} | {"generated": generated["samples"]}
+    return mined
+
+
+def _collect_and_build(repository: Path, out: Path, suffix: str = "") -> dict[str, Any]:
+    collected = collect_git(repository, out / f"records{suffix}")
+    built = build_samples(out / f"records{suffix}", out / f"samples{suffix}")
+    _say(f"{repository}: {collected['records']} changes mined, {built['samples']} Python samples, each proven by replay")
+    return {"changes": collected["records"], "samples": built["samples"]}
+
+
+def _make_corpus(out: Path) -> dict[str, Any]:
+    """Tokenizer, corpus and pack plan of the samples' text, newest first, up to MOST_CHARACTERS."""
+    texts = out / "corpus" / "texts.jsonl.zst"
+    with jsonl_writer(texts) as writer:
+        for text in _newest_texts(out):
+            writer.write({"text": text})
+    write_model_directory((record["text"] for record in read_jsonl(texts)), out / "model")
+    prefix = out / "corpus" / "demo"
+    manifest = tokenize_files([texts], out / "model", prefix, append_eod=True)
+    corpus = Corpus(prefix)
+    plan = pack_documents(corpus.lengths, SEQ_LENGTH, "split")
+    save_plan(plan, [corpus], out / "plan")
+    _say(f"{manifest['tokens']:,} tokens in {len(plan)} sequences of {SEQ_LENGTH}, {plan.efficiency:.2%} filled")
+    return {"documents": manifest["documents"], "tokens": manifest["tokens"], "packing_efficiency": plan.efficiency}
+
+
+def _newest_texts(out: Path) -> Iterator[str]:
+    shards = sorted(out.glob("samples*/samples/*.jsonl.zst"))
+    texts = [record["text"] for shard in shards for record in read_jsonl(shard)]
+    size = 0
+    for text in reversed(texts):
+        size += len(text)
+        if size > MOST_CHARACTERS:
+            return
+        yield text
+
+
+def _write_recipe(out: Path) -> Recipe:
+    sequences_per_epoch = len(pack_documents(Corpus(out / "corpus" / "demo").lengths, SEQ_LENGTH, "split"))
+    blend = [{"corpus": str(out / "corpus" / "demo")}]
+    epochs = -(-STEPS * SEQUENCES_PER_STEP // sequences_per_epoch)
+    recipe = parse_recipe(
+        {
+            "model": str(out / "model"),
+            "megatron": {"tensor_model_parallel_size": RANKS, "sequence_parallel": True},
+            "data": {
+                "seq_length": SEQ_LENGTH,
+                "long_documents": "split",
+                "stages": [{"name": "changes", "blend": blend, "epochs": epochs, "plan": str(out / "plan")}],
+            },
+            "batch": {"global_size": SEQUENCES_PER_STEP, "unit": "sequences", "micro_batch_size": 4},
+            "schedule": {"lr": 3e-3, "warmup_fraction": 0.05},
+            "checkpoint": {"dir": str(out / "run"), "every_steps": 100, "keep": 1},
+        }
+    )
+    (out / "recipe.yaml").write_text(dump_recipe(recipe))
+    return recipe
+
+
+def _export(out: Path, recipe: Recipe) -> dict[str, Any]:
+    _say("exporting to Hugging Face, and comparing logits")
+    from megatron_davinci.checkpoint.convert import export_to_hf
+    from megatron_davinci.demo.compare import compare_logits
+    from megatron_davinci.train.metrics import read_metrics
+
+    export_to_hf(out / "run", out / "hf", tokenizer=None)
+    difference = compare_logits(recipe, out / "hf", Corpus(out / "corpus" / "demo"))
+    steps = read_metrics(out / "run" / "metrics.jsonl")
+    rates = sorted(step["tokens_per_second"] for step in steps)
+    facts = {
+        "first_loss": steps[0]["loss"],
+        "last_loss": steps[-1]["loss"],
+        "steps": len(steps),
+        "tokens_per_second": rates[len(rates) // 2],
+        "logit_difference": difference,
+    }
+    write_json(out / "facts.json", facts)
+    return facts
