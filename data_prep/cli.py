@@ -1,12 +1,13 @@
 """`davinci data ...`: the commands of this package. Heavy imports happen inside the commands."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 import typer
 
-from data_prep.errors import InputError
+LongDocuments = Literal["error", "split", "drop"]
+
 
 app = typer.Typer(no_args_is_help=True, help="Git histories -> samples -> tokens -> packed sequences.")
 collect = typer.Typer(no_args_is_help=True, help="Collect changes from a source into records.")
@@ -49,7 +50,7 @@ def collect_git(
 def build(
     records: Annotated[Path, typer.Argument(help="What davinci data collect made.")],
     out: Annotated[Path, typer.Option(help="Directory to make: samples/, rejected/, summary.json.")],
-    form: Annotated[str, typer.Option("--format", help="Form of the samples: python.")] = "python",
+    form: Annotated[Literal["python"], typer.Option("--format", help="Form of the samples.")] = "python",
     as_json: AsJson = False,
 ) -> None:
     """Records to training documents; every one replays to the head it came from, byte for byte.
@@ -58,8 +59,6 @@ def build(
     """
     from data_prep.pull_request.build import build_samples
 
-    if form != "python":
-        raise InputError(f"--format is '{form}'; the form that exists is python")
     report(build_samples(records, out), as_json)
 
 
@@ -91,7 +90,7 @@ def pack(
     seq_length: Annotated[int, typer.Option(help="Tokens of a packed sequence.")],
     out: Annotated[Path, typer.Option(help="Plan file to write.")],
     long_documents: Annotated[
-        str, typer.Option(help="What to do with a document longer than a sequence: error, split or drop.")
+        LongDocuments, typer.Option(help="What to do with a document longer than a sequence: error, split or drop.")
     ] = "error",
     as_json: AsJson = False,
 ) -> None:
@@ -104,8 +103,6 @@ def pack(
     from data_prep.corpus.indexed import Corpus
     from data_prep.corpus.packing import pack_documents, save_plan
 
-    if long_documents not in ("error", "split", "drop"):
-        raise InputError(f"--long-documents is '{long_documents}'; it must be error, split or drop")
     corpora = Corpus.open_all(prefixes)
     plan = pack_documents(np.concatenate([c.lengths for c in corpora]), seq_length, long_documents)
     save_plan(plan, corpora, out)

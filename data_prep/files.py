@@ -102,7 +102,7 @@ def _open_lines(path: Path) -> Iterator[IO[bytes]]:
         raise InputError(f"{path} does not exist or is no file")
     if path.suffix == ".gz":
         with gzip.open(path) as lines:
-            yield lines
+            yield lines  # type: ignore[misc]  # GzipFile reads lines as IO[bytes] does
     elif path.suffix == ".zst":
         with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
             yield io.BufferedReader(stream)

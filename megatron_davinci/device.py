@@ -57,7 +57,7 @@ def transformer_config_fields() -> dict[str, Any]:
 
 @cache
 def use_this_machine() -> None:
-    """Make Megatron-Core run on the CPU where there is no GPU. Call before the first use of Megatron, not before import."""
+    """Make Megatron-Core run on the CPU where there is no GPU. Call before the first use of Megatron."""
     if has_gpu():
         return
     cuda: dict[str, Callable[..., Any]] = {

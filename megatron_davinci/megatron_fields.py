@@ -34,7 +34,7 @@ _SIMPLE_TYPES = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (
 
 
 def check_megatron_fields(values: dict[str, Any]) -> None:
-    """Raise InputError for a name no configuration class of Megatron has, with its nearest neighbour, or a wrong type."""
+    """Raise InputError for a name that Megatron's configuration lacks, with its nearest neighbour, or a wrong type."""
     known = megatron_fields()
     for name, value in values.items():
         if name in _ELSEWHERE:
@@ -47,7 +47,7 @@ def check_megatron_fields(values: dict[str, Any]) -> None:
 
 
 def nearest(name: str, known: Any) -> str:
-    """"; did you mean X?", or nothing where no known name is close."""
+    """ "; did you mean X?", or nothing where no known name is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
 

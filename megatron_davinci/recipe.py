@@ -104,7 +104,9 @@ class Recipe(_Section):
 
     def parallel_size(self, name: str) -> int:
         """Ranks along one dimension: tensor, pipeline or context."""
-        return int(self.megatron.get(f"{name}_model_parallel_size" if name != "context" else "context_parallel_size", 1))
+        return int(
+            self.megatron.get(f"{name}_model_parallel_size" if name != "context" else "context_parallel_size", 1)
+        )
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":

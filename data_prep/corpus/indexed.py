@@ -15,7 +15,10 @@ from data_prep.files import PART, block_checksums, read_json, write_json
 CHECKSUM_BLOCK_BYTES = 64 << 20
 _INDEX_MAGIC = b"MMIDIDX\x00\x00"
 _INDEX_HEADER = struct.Struct("<QBQQ")  # version, element code, sequences, documents + 1
-_ELEMENT_TYPES = {4: np.dtype(np.int32), 8: np.dtype(np.uint16)}  # megatron.core's DType codes that hold token ids
+_ELEMENT_TYPES: dict[int, np.dtype[Any]] = {
+    4: np.dtype(np.int32),
+    8: np.dtype(np.uint16),
+}  # megatron.core's DType codes that hold token ids
 
 
 def corpus_files(prefix: Path) -> dict[str, Path]:
@@ -140,4 +143,4 @@ def _read_index(path: Path) -> tuple[np.dtype[Any], npt.NDArray[np.int64], npt.N
     lengths = np.frombuffer(data, np.int32, sequences, start).astype(np.int64)
     documents = np.frombuffer(data, np.int64, entries, start + sequences * 12)
     ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])[documents]
-    return _ELEMENT_TYPES[code], np.diff(ends), ends[:-1]
+    return _ELEMENT_TYPES[code], np.diff(ends).astype(np.int64), ends[:-1]

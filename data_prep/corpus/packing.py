@@ -127,5 +127,5 @@ def load_plan(path: Path, corpora: Sequence[Corpus]) -> PackPlan:
 def _checksum(arrays: dict[str, npt.NDArray[Any]]) -> str:
     digest = xxh3_64()
     for name in _ARRAYS:
-        digest.update(arrays[name])
+        digest.update(arrays[name].data)
     return digest.hexdigest()

@@ -48,7 +48,9 @@ def _texts(inputs: Iterable[Path], json_key: str) -> Iterator[str]:
             text = record.get(json_key)
             if not isinstance(text, str):
                 known = ", ".join(key for key, value in record.items() if isinstance(value, str))
-                raise InputError(f"{path}, record {number}, has no text under '{json_key}'; its text fields are: {known}")
+                raise InputError(
+                    f"{path}, record {number}, has no text under '{json_key}'; its text fields are: {known}"
+                )
             yield text
 
 

@@ -76,7 +76,7 @@ class QwenTiktokenTokenizer:
             path.name, pat_str=_QWEN_PATTERN, mergeable_ranks=ranks, special_tokens=control
         )
         self.vocab_size = self._encoding.max_token_value + 1
-        self.eod = control[_END_OF_DOCUMENT]
+        self.eod: int | None = control[_END_OF_DOCUMENT]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return self._encoding.encode_ordinary_batch([unicodedata.normalize("NFC", text) for text in texts])

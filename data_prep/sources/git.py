@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from data_prep.pull_request.record import MAX_BLOB_BYTES, SUBMODULE, Change, Commit, FileChange
@@ -89,7 +90,9 @@ class GitSource:
             return head, f"{fork}..{head}"
         return entry.sha, entry.sha + "^!"
 
-    def _record(self, kind: str, number: int | None, title: str, body: str, head: str, commits: str) -> Iterator[Change]:
+    def _record(
+        self, kind: str, number: int | None, title: str, body: str, head: str, commits: str
+    ) -> Iterator[Change]:
         try:
             entries = list(self._log("--topo-order", "--reverse", *_RAW_DIFF, commits))
             base = _base_of_chain(entries)
@@ -109,7 +112,7 @@ class GitSource:
         )
 
     def _blobs(self, entries: list[_LogEntry]) -> dict[str, bytes | None]:
-        wanted = {}
+        wanted: dict[str, None] = {}
         for entry in entries:
             for file in entry.files:
                 for blob, mode in ((file.old_blob, file.old_mode), (file.new_blob, file.new_mode)):
@@ -142,7 +145,7 @@ def _base_of_chain(entries: list[_LogEntry]) -> str:
         raise NotReplayable("merge_inside")
     if not entries[0].parents:
         raise NotReplayable("root_commit")
-    if any(entry.parents[0] != before.sha for before, entry in zip(entries, entries[1:], strict=False)):
+    if any(entry.parents[0] != before.sha for before, entry in pairwise(entries)):
         raise NotReplayable("not_a_chain")
     return entries[0].parents[0]
 

@@ -45,7 +45,7 @@ class GitClone:
     def refs(self, pattern: str) -> dict[str, str]:
         """Ref name -> commit."""
         lines = self._ask("for-each-ref", "--format=%(refname) %(objectname)", pattern) or ""
-        return dict(line.split(" ", 1) for line in lines.splitlines())  # type: ignore[misc]
+        return dict(line.split(" ", 1) for line in lines.splitlines())
 
     def merge_base(self, one: str, other: str) -> str | None:
         """The best common ancestor of two commits."""

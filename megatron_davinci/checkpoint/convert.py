@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
@@ -36,7 +36,9 @@ def export_to_hf(checkpoint: Path, out: Path, tokenizer: Path | None) -> Path:
     """
     directory = latest_checkpoint(checkpoint) or checkpoint
     if not (directory / "manifest.json").is_file():
-        raise InputError(f"{checkpoint} is no checkpoint: give a step_NNNNNNN directory, or a run's directory with latest")
+        raise InputError(
+            f"{checkpoint} is no checkpoint: give a step_NNNNNNN directory, or a run's directory with latest"
+        )
     check_checkpoint(directory)
     config = read_json(directory / "hf" / "config.json")
     model = ModelConfig.from_huggingface(config, f"{directory}/hf/config.json")
@@ -65,9 +67,7 @@ def _huggingface_tensors(directory: Path, model: ModelConfig) -> dict[str, Tenso
     return tensors
 
 
-def _layers(
-    reader: _Reader, stored: dict[str, Any], mapping: Mapping, num_layers: int
-) -> list[tuple[int, Tensor]]:
+def _layers(reader: _Reader, stored: dict[str, Any], mapping: Mapping, num_layers: int) -> list[tuple[int, Tensor]]:
     """(layer, tensor) of one parameter; Megatron stacks a parameter of all layers into one tensor with a first axis."""
     key = f"model.{mapping.megatron.replace('layers.*.', 'layers.')}"
     key = key if key in stored else key.removeprefix("model.")

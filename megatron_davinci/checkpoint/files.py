@@ -1,4 +1,4 @@
-"""The files of a run and of a checkpoint: which is the latest, is it whole, what goes beside it. """
+"""The files of a run and of a checkpoint: which is the latest, is it whole, what goes beside it."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""`.metadata` of a torch_dist checkpoint is a pickle: read here by an unpickler that knows only what Megatron writes."""
+"""`.metadata` of a torch_dist checkpoint is a pickle: the unpickler here knows only what Megatron writes."""
 
 import pickle
 from pathlib import Path

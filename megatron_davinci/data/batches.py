@@ -35,7 +35,7 @@ def shuffled(count: int, seed: int, stage: int, epoch: int) -> npt.NDArray[np.in
 
 
 class StageBatches:
-    """The batches of one stage. `corpora` has a corpus as often as the blend repeats it; `num_batches` covers all epochs."""
+    """The batches of one stage, over all its epochs. `corpora` has a corpus as often as the blend repeats it."""
 
     def __init__(self, recipe: Recipe, index: int) -> None:
         stage = recipe.data.stages[index]
@@ -144,7 +144,7 @@ class GlobalBatches:
 def share_of_rank(
     sequences: list[Sequence], rank: int, data_parallel_size: int, micro_batch_size: int
 ) -> Iterator[list[Sequence]]:
-    """The micro-batches of one data-parallel rank; empty sequences fill the count up, so that every rank gets as many."""
+    """The micro-batches of one data-parallel rank; empty sequences fill the count up: every rank gets as many."""
     per_round = data_parallel_size * micro_batch_size
     filled = sequences + [[] for _ in range(-len(sequences) % per_round)]
     for start in range(rank * micro_batch_size, len(filled), per_round):

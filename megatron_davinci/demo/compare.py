@@ -17,7 +17,7 @@ DOCUMENTS, TOKENS = 4, 128
 
 
 def compare_logits(recipe: Recipe, exported: Path, corpus: Corpus) -> float:
-    """max|difference| over the first TOKENS tokens of DOCUMENTS documents: packed in Megatron, one by one in transformers."""
+    """max|difference| over the first TOKENS tokens of documents: packed in Megatron, one by one in transformers."""
     documents = [corpus.span(number, 0, TOKENS).tolist() for number in range(min(DOCUMENTS, len(corpus)))]
     alone = recipe.model_copy(update={"megatron": {}})
     model = load_model_config(recipe.model)

@@ -35,7 +35,7 @@ def write_generated_history(directory: Path) -> None:
         module = draw.choice(_MODULES)
         path = directory / "numbers" / f"{module}.py"
         known = functions.setdefault(module, [])
-        if not known or len(known) < 12 and draw.random() < 0.5:
+        if not known or (len(known) < 12 and draw.random() < 0.5):
             message = _add_function(path, known, module, draw)
         else:
             message = _change_function(path, draw.choice(known), draw)

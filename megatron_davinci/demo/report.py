@@ -7,12 +7,12 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  # after the backend is chosen
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
+import matplotlib.pyplot as plt  # after the backend is chosen
+from rich.console import Console
+from rich.table import Table
 
-from data_prep.files import PART, read_jsonl  # noqa: E402
-from megatron_davinci.train.metrics import read_metrics  # noqa: E402
+from data_prep.files import PART, read_jsonl
+from megatron_davinci.train.metrics import read_metrics
 
 _STYLE = "body{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}td{padding:.1rem 1.5rem .1rem 0}"
 _STYLE += "pre{background:#f4f4f4;padding:1rem;overflow:auto;max-height:30rem}img{max-width:100%}"
@@ -36,7 +36,10 @@ def _rows(out: Path, facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("samples", f"{facts['samples']:,}{generated}"),
         ("trained on", f"{facts['documents']:,} documents, {facts['tokens']:,} tokens"),
         ("packing efficiency", f"{facts['packing_efficiency']:.2%}"),
-        ("loss", f"{facts['first_loss']:.3f} -> {facts['last_loss']:.3f} in {facts['steps']} steps"),
+        (
+            "loss",
+            f"{facts['first_loss']:.3f} -> {facts['last_loss']:.3f} (mean of the last 10 of {facts['steps']} steps)",
+        ),
         ("tokens/s, median", f"{facts['tokens_per_second']:,.0f}"),
         ("logits, transformers against Megatron", f"max difference {facts['logit_difference']:.1e}"),
         ("exported model", str(out / "hf")),

@@ -18,7 +18,7 @@ from megatron_davinci.models.config import ModelConfig
 
 
 class RMSNorm(torch.nn.RMSNorm):
-    """RMSNorm under sequence parallelism: Megatron's wrapper of torch's norm refuses it, only the weight's flag is missing."""
+    """RMSNorm under sequence parallelism: Megatron's wrapper refuses it, though only the weight's mark is missing."""
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_unused: Any) -> None:
         super().__init__(hidden_size, eps=eps)
@@ -70,9 +70,7 @@ def layer_spec() -> ModuleSpec:
 def build_model(config: TransformerConfig, model: ModelConfig) -> GPTModel:
     """This rank's pipeline stage, its weights not yet set."""
     # A block spec: given a bare layer spec, Megatron picks the final norm itself.
-    block = TransformerBlockSubmodules(
-        layer_specs=[layer_spec()] * get_num_layers_to_build(config), layer_norm=RMSNorm
-    )
+    block = TransformerBlockSubmodules(layer_specs=[layer_spec()] * get_num_layers_to_build(config), layer_norm=RMSNorm)
     return GPTModel(
         config,
         block,

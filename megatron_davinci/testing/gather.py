@@ -25,7 +25,9 @@ def gather_parameters(trainer: Trainer, read: Callable[[Parameter], Tensor]) -> 
         mine[name] = (rank, split, read(parameter).detach().clone())
     every: list[dict[str, Shard]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(every, mine)
-    return {name: _whole(name, [held[name] for held in every if name in held]) for name in {k for e in every for k in e}}
+    return {
+        name: _whole(name, [held[name] for held in every if name in held]) for name in {k for e in every for k in e}
+    }
 
 
 def _whole(name: str, shards: list[Shard]) -> Tensor:

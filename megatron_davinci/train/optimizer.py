@@ -25,9 +25,7 @@ def build_optimizer(recipe: Recipe, model: DistributedDataParallel) -> MegatronO
     """Adam or SGD with clipping by global norm."""
     fields = OptimizerConfig.__dataclass_fields__
     chosen = {name: value for name, value in {**_DEFAULTS, **recipe.megatron}.items() if name in fields}
-    config = OptimizerConfig(
-        lr=recipe.schedule.lr, min_lr=recipe.schedule.min_lr, params_dtype=torch.float32, **chosen
-    )
+    config = OptimizerConfig(lr=recipe.schedule.lr, min_lr=recipe.schedule.min_lr, params_dtype=torch.float32, **chosen)
     return get_megatron_optimizer(config, [model])
 
 

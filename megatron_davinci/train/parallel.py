@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+from torch._C._distributed_c10d import HashStore
 
 from data_prep import InputError
 from megatron_davinci import device
@@ -24,7 +25,7 @@ def world() -> Iterator[None]:
     if "RANK" in os.environ:
         dist.init_process_group(device.backend(), timeout=TIMEOUT)
     else:
-        dist.init_process_group(device.backend(), store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(device.backend(), store=HashStore(), rank=0, world_size=1)
     try:
         yield
     finally:
@@ -33,7 +34,7 @@ def world() -> Iterator[None]:
 
 @contextmanager
 def model_parallel(tensor: int, pipeline: int, seed: int) -> Iterator[torch.device]:
-    """Megatron's groups inside `world`; gives the device of this rank. Raises InputError when the ranks do not divide."""
+    """Megatron's groups inside `world`; gives this rank's device. Raises InputError when the ranks do not divide."""
     if dist.get_world_size() % (tensor * pipeline):
         raise InputError(
             f"{dist.get_world_size()} process(es) cannot hold tensor {tensor} x pipeline {pipeline} ranks: start a "

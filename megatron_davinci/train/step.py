@@ -51,9 +51,7 @@ class Trainer:
                 self.micro_batch_size,
             )
         )
-        batches = (
-            pack_micro_batch(stage, part, self.seq_length, label_weight).to(self.device) for part in share
-        )
+        batches = (pack_micro_batch(stage, part, self.seq_length, label_weight).to(self.device) for part in share)
         losses = get_forward_backward_func()(
             forward_step_func=forward_step,
             data_iterator=batches,
@@ -73,7 +71,7 @@ class Trainer:
 
 
 def forward_step(batches: Iterator[PackedBatch], model: DistributedDataParallel) -> ForwardOutput:
-    """Megatron's forward_step_func: on the last stage the output is the loss of every row (1, T), elsewhere hidden states.
+    """Megatron's forward_step_func: on the last stage the output is every row's loss (1, T), elsewhere hidden states.
 
     Every stage takes the batch, because every stage's attention needs its cu_seqlens.
     """
@@ -96,7 +94,7 @@ def packed_seq_params(batch: PackedBatch) -> PackedSeqParams:
 
 
 def weighted_loss(loss_weights: Tensor, row_losses: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """The triple (sum of w * term, number of tokens, metrics): Megatron divides neither by micro-batches nor by ranks."""
+    """(sum of w * term, number of tokens, metrics): given three, Megatron divides by neither micro-batches nor ranks."""
     predicts = loss_weights > 0
     loss = next_token_loss(-row_losses.float()[predicts], loss_weights[predicts])
     # The schedule scales the loss it gets in place, so what is logged is a copy.
@@ -109,7 +107,7 @@ def finalize_undivided(model: list[DistributedDataParallel], _num_tokens: Tensor
 
 
 def global_loss(losses: list[Tensor], device: torch.device) -> float:
-    """The loss of the global batch, on every rank: summed over micro-batches and data-parallel ranks of the last stage."""
+    """The global batch's loss, on every rank: summed over micro-batches and data-parallel ranks of the last stage."""
     total = torch.stack(losses).sum() if losses else torch.zeros((), device=device)
     dist.all_reduce(total, group=parallel_state.get_data_parallel_group())
     dist.broadcast(

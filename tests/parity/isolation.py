@@ -17,7 +17,7 @@ from megatron_davinci.train.step import Trainer, forward_step
 
 
 def measure(values: dict[str, Any]) -> dict[str, Any]:
-    """The first packed sequence, as it is and with another text in its first document; loss on the other documents only."""
+    """A packed sequence, as it is and with another text in its first document; loss on the other documents only."""
     recipe = parse_recipe(values)
     stage, sequences = GlobalBatches(recipe).at(0)
     sequence = next(s for s in sequences if len(s) >= 3)

@@ -1,0 +1,36 @@
+# make demo and make test do everything they need on a fresh machine: the environment, then the work.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: setup demo test lint format clean
+
+setup: $(INSTALLED)
+
+# torch first and pinned: what comes after it then finds it satisfied, and no other build is pulled in.
+$(INSTALLED): setup.py pyproject.toml $(wildcard csrc/*) $(wildcard requirements/*)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -r requirements/torch.txt
+	$(BIN)/python -m pip install -q -r requirements/pinned.txt
+	$(BIN)/python -m pip install -q --no-build-isolation --no-deps --editable .
+	touch $@
+
+demo: setup
+	rm -rf out/demo
+	$(BIN)/davinci demo --out out/demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build out *.egg-info data_prep/_native*.so
