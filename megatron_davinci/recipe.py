@@ -33,8 +33,8 @@ class Stage(_Section):
     epochs: Positive = 1
     """How often the whole blend is seen."""
     plan: str | None = None
-    """Pack plan for batches of sequences or tokens, from `davinci data pack` with the corpora in the blend's order, each
-    as often as it is repeated; made on start where absent."""
+    """Pack plan for batches of sequences or tokens: from `davinci data pack` with the corpora in the blend's order,
+    each as often as it is repeated; made on start where absent."""
 
 
 class Data(_Section):
@@ -103,10 +103,8 @@ class Recipe(_Section):
     """Settles initial weights and the order of documents."""
 
     def parallel_size(self, name: str) -> int:
-        """Ranks along one dimension: tensor, pipeline or context."""
-        return int(
-            self.megatron.get(f"{name}_model_parallel_size" if name != "context" else "context_parallel_size", 1)
-        )
+        """Ranks along one dimension: tensor or pipeline."""
+        return int(self.megatron.get(f"{name}_model_parallel_size", 1))
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
@@ -119,8 +117,10 @@ class Recipe(_Section):
 def check_built(megatron: dict[str, Any]) -> None:
     """Refuse what Megatron-Core has and this project does not train with yet."""
     single = ("context_parallel_size", "expert_model_parallel_size", "virtual_pipeline_model_parallel_size")
-    off = ("num_moe_experts", "use_distributed_optimizer", "overlap_param_gather", "fp16", "bf16", "fp8", "fp4",
-           "mtp_num_layers", "multi_latent_attention", "optimizer_cpu_offload", "use_precision_aware_optimizer")  # fmt: skip
+    off = (
+        "num_moe_experts", "use_distributed_optimizer", "overlap_param_gather", "fp16", "bf16", "fp8", "fp4",
+        "mtp_num_layers", "multi_latent_attention", "optimizer_cpu_offload", "use_precision_aware_optimizer",
+    )  # fmt: skip
     dropout = ("hidden_dropout", "attention_dropout")
     allowed = {**dict.fromkeys(single, (1, None)), **dict.fromkeys(off, (False, None)), **dict.fromkeys(dropout, (0,))}
     for name, values in allowed.items():

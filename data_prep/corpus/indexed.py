@@ -15,10 +15,8 @@ from data_prep.files import PART, block_checksums, read_json, write_json
 CHECKSUM_BLOCK_BYTES = 64 << 20
 _INDEX_MAGIC = b"MMIDIDX\x00\x00"
 _INDEX_HEADER = struct.Struct("<QBQQ")  # version, element code, sequences, documents + 1
-_ELEMENT_TYPES: dict[int, np.dtype[Any]] = {
-    4: np.dtype(np.int32),
-    8: np.dtype(np.uint16),
-}  # megatron.core's DType codes that hold token ids
+# Megatron's DType codes that can hold token ids.
+_ELEMENT_TYPES: dict[int, np.dtype[Any]] = {4: np.dtype(np.int32), 8: np.dtype(np.uint16)}
 
 
 def corpus_files(prefix: Path) -> dict[str, Path]:

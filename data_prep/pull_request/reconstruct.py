@@ -28,7 +28,7 @@ class Reconstruction:
 
 
 def reconstruct(change: Change) -> Reconstruction:
-    """Rebuild a change. Raises Rejected unless the emitted Markdown, applied to the base, gives the head byte for byte."""
+    """Rebuild a change. Raises Rejected unless the emitted Markdown turns the base into the head, byte for byte."""
     base, head = _files_at_base(change), _files_at_head(change)
     relevant = {path: file.text for path, file in base.items()}
     tree = dict(base)

@@ -12,6 +12,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn.functional import silu
 
+from data_prep import InputError
 from megatron_davinci import device
 from megatron_davinci.attention.packed import PackedAttention
 from megatron_davinci.models.config import ModelConfig
@@ -26,32 +27,40 @@ class RMSNorm(torch.nn.RMSNorm):
 
 
 def transformer_config(model: ModelConfig, megatron: dict[str, Any]) -> TransformerConfig:
-    """Megatron's configuration of a model; `megatron` may hold fields of other configuration classes too."""
+    """Megatron's configuration of a model; `megatron` may hold fields of other configuration classes too.
+
+    Raises InputError with Megatron's own words where it refuses a combination of fields.
+    """
+    try:
+        return TransformerConfig(**_config_fields(model, megatron))
+    except (AssertionError, ValueError) as error:
+        raise InputError(f"Megatron-Core refuses the recipe's megatron section: {error}") from None
+
+
+def _config_fields(model: ModelConfig, megatron: dict[str, Any]) -> dict[str, Any]:
     fields = TransformerConfig.__dataclass_fields__
-    return TransformerConfig(
-        **{
-            **model.family.megatron,
-            "num_layers": model.num_layers,
-            "hidden_size": model.hidden_size,
-            "ffn_hidden_size": model.ffn_hidden_size,
-            "num_attention_heads": model.num_attention_heads,
-            "num_query_groups": model.num_query_groups,
-            "kv_channels": model.kv_channels,
-            "layernorm_epsilon": model.layernorm_epsilon,
-            "init_method_std": model.init_method_std,
-            "activation_func": silu,
-            "hidden_dropout": 0.0,
-            "attention_dropout": 0.0,
-            "params_dtype": torch.float32,
-            "pipeline_dtype": torch.float32,
-            # models.initialize fills the weights, the same for every layout. perform_initialization=False would do
-            # too, but then Megatron leaves out a weight's tensor_model_parallel mark, and the gradient norm is wrong.
-            **dict.fromkeys(("init_method", "output_layer_init_method", "embedding_init_method"), _leave_unset),
-            "calculate_per_token_loss": True,  # DDP then sums gradients; the loss carries its own global weights
-            **device.transformer_config_fields(),
-            **{name: value for name, value in megatron.items() if name in fields},
-        }
-    )
+    return {
+        **model.family.megatron,
+        "num_layers": model.num_layers,
+        "hidden_size": model.hidden_size,
+        "ffn_hidden_size": model.ffn_hidden_size,
+        "num_attention_heads": model.num_attention_heads,
+        "num_query_groups": model.num_query_groups,
+        "kv_channels": model.kv_channels,
+        "layernorm_epsilon": model.layernorm_epsilon,
+        "init_method_std": model.init_method_std,
+        "activation_func": silu,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "params_dtype": torch.float32,
+        "pipeline_dtype": torch.float32,
+        # models.initialize fills the weights, the same for every layout. perform_initialization=False would do
+        # too, but then Megatron leaves out a weight's tensor_model_parallel mark, and the gradient norm is wrong.
+        **dict.fromkeys(("init_method", "output_layer_init_method", "embedding_init_method"), _leave_unset),
+        "calculate_per_token_loss": True,  # DDP then sums gradients; the loss carries its own global weights
+        **device.transformer_config_fields(),
+        **{name: value for name, value in megatron.items() if name in fields},
+    }
 
 
 def _leave_unset(weight: Tensor) -> Tensor:

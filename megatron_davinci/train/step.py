@@ -94,7 +94,7 @@ def packed_seq_params(batch: PackedBatch) -> PackedSeqParams:
 
 
 def weighted_loss(loss_weights: Tensor, row_losses: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """(sum of w * term, number of tokens, metrics): given three, Megatron divides by neither micro-batches nor ranks."""
+    """(sum of w * term, number of tokens, metrics): given three, Megatron divides by no number of its own."""
     predicts = loss_weights > 0
     loss = next_token_loss(-row_losses.float()[predicts], loss_weights[predicts])
     # The schedule scales the loss it gets in place, so what is logged is a copy.
