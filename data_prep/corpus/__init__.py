@@ -2,9 +2,10 @@
 
 from data_prep.corpus.indexed import Corpus, CorpusWriter
 from data_prep.corpus.packing import LongDocuments, PackPlan, load_plan, pack_documents, save_plan
-from data_prep.corpus.tokenizers import load_tokenizer, tokenizer_file
+from data_prep.corpus.tokenizers import QWEN_PATTERN, load_tokenizer, tokenizer_file
 
 __all__ = [
+    "QWEN_PATTERN",
     "Corpus",
     "CorpusWriter",
     "LongDocuments",

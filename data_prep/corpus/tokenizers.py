@@ -15,7 +15,7 @@ from data_prep.errors import InputError
 from data_prep.files import read_json
 
 # The pattern and the control tokens of Qwen's published tokenizer (QwenLM/Qwen, tokenization_qwen.py).
-_QWEN_PATTERN = (
+QWEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _QWEN_CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -73,7 +73,7 @@ class QwenTiktokenTokenizer:
         ranks = _read_ranks(path)
         control = {token: len(ranks) + i for i, token in enumerate(_QWEN_CONTROL_TOKENS)}
         self._encoding = tiktoken.Encoding(
-            path.name, pat_str=_QWEN_PATTERN, mergeable_ranks=ranks, special_tokens=control
+            path.name, pat_str=QWEN_PATTERN, mergeable_ranks=ranks, special_tokens=control
         )
         self.vocab_size = self._encoding.max_token_value + 1
         self.eod: int | None = control[_END_OF_DOCUMENT]

@@ -22,6 +22,8 @@ def write_report(out: Path, facts: dict[str, Any], console: Console) -> None:
     """Write OUT/loss.png and OUT/index.html, and print the table."""
     rows = _rows(out, facts)
     table = Table(title="davinci demo", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(name, value)
     _plot_loss(out)
@@ -63,7 +65,7 @@ def _plot_loss(out: Path) -> None:
 
 
 def _write_page(out: Path, rows: list[tuple[str, str]]) -> None:
-    first = next((record for shard in sorted(out.glob("samples*/samples/*")) for record in read_jsonl(shard)), None)
+    first = next((record for shard in sorted(out.glob("samples/*/samples/*")) for record in read_jsonl(shard)), None)
     sample = f"<h2>A sample: {escape(first['id'])}</h2><pre>{escape(first['text'])}</pre>" if first else ""
     cells = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in rows)
     page = (

@@ -57,14 +57,14 @@ def run_demo(repo: Path | None, out: Path) -> dict[str, Any]:
 
 
 def _say(text: str) -> None:
-    console.print(f"[bold]davinci demo[/bold]  {text}")
+    console.print(f"[bold]davinci demo[/bold]  {text}", soft_wrap=True)
 
 
 def _mine(repo: Path | None, out: Path) -> dict[str, Any]:
     """Records and samples of a repository; of a generated one too where its history is too short to learn from."""
     source = repo or Path.cwd()
     try:
-        mined = _collect_and_build(source, out)
+        mined = _collect_and_build(source, out, "repository")
     except InputError:
         if repo is not None:
             raise
@@ -76,14 +76,14 @@ def _mine(repo: Path | None, out: Path) -> dict[str, Any]:
             "added. Name a real one with --repo"
         )
         write_generated_history(out / "generated-history")
-        generated = _collect_and_build(out / "generated-history", out, suffix="-generated")
+        generated = _collect_and_build(out / "generated-history", out, "generated")
         mined = {key: mined[key] + generated[key] for key in mined} | {"generated": generated["samples"]}
     return mined
 
 
-def _collect_and_build(repository: Path, out: Path, suffix: str = "") -> dict[str, Any]:
-    collected = collect_git(repository, out / f"records{suffix}")
-    built = build_samples(out / f"records{suffix}", out / f"samples{suffix}")
+def _collect_and_build(repository: Path, out: Path, name: str) -> dict[str, Any]:
+    collected = collect_git(repository, out / "records" / name)
+    built = build_samples(out / "records" / name, out / "samples" / name)
     _say(
         f"{repository}: {collected['records']} changes mined, {built['samples']} Python samples, each proven by replay"
     )
@@ -107,7 +107,7 @@ def _make_corpus(out: Path) -> dict[str, Any]:
 
 
 def _newest_texts(out: Path) -> Iterator[str]:
-    shards = sorted(out.glob("samples*/samples/*.jsonl.zst"))
+    shards = sorted(out.glob("samples/*/samples/*.jsonl.zst"))
     texts = [record["text"] for shard in shards for record in read_jsonl(shard)]
     size = 0
     for text in reversed(texts):

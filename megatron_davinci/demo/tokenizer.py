@@ -4,11 +4,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import tokenizers
+from tokenizers import Regex
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.normalizers import NFC
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from tokenizers.trainers import BpeTrainer
 
+from data_prep.corpus import QWEN_PATTERN
 from data_prep.files import write_json
 
 VOCAB_SIZE = 3072
@@ -40,7 +43,10 @@ def write_model_directory(texts: Iterable[str], directory: Path) -> int:
     """Train the tokenizer and write it with config.json; returns the number of tokens that were learnt."""
     directory.mkdir(parents=True)
     tokenizer = tokenizers.Tokenizer(BPE())
-    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    # Qwen's own normalisation and splitting: transformers gives a qwen2 model these, whatever tokenizer.json says.
+    tokenizer.normalizer = NFC()
+    split = Split(Regex(QWEN_PATTERN), behavior="isolated")
+    tokenizer.pre_tokenizer = Sequence([split, ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = ByteLevelDecoder()
     trainer = BpeTrainer(
         vocab_size=VOCAB_SIZE,
@@ -50,7 +56,7 @@ def write_model_directory(texts: Iterable[str], directory: Path) -> int:
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.save(str(directory / "tokenizer.json"))
-    declared = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_DOCUMENT, "bos_token": None}
+    declared = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": END_OF_DOCUMENT, "bos_token": None}
     write_json(directory / "tokenizer_config.json", declared)
     write_json(directory / "config.json", MODEL)
     return tokenizer.get_vocab_size()

@@ -1,0 +1,104 @@
+"""Laws of the house: who may import whom, and what works where torch is not installed."""
+
+import ast
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "torchgen", "functorch", "megatron", "transformers")
+MEGATRON_ALLOWED = ("device", "models", "attention", "train", "rollout", "checkpoint", "testing")
+
+
+def imports(path: Path, everywhere: bool = True) -> set[str]:
+    """Modules that a file imports, anywhere or at its top level only; TYPE_CHECKING blocks do not run."""
+    tree = ast.parse(path.read_text())
+    nodes = ast.walk(tree) if everywhere else iter(tree.body)
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def files(package: str) -> list[Path]:
+    found = sorted((ROOT / package).rglob("*.py"))
+    assert found
+    return found
+
+
+def roots(modules: set[str]) -> set[str]:
+    return {module.partition(".")[0] for module in modules}
+
+
+@pytest.mark.parametrize("path", files("data_prep"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_data_prep_imports_nothing_heavy_and_nothing_above_it(path: Path) -> None:
+    assert not roots(imports(path)) & {*HEAVY, "megatron_davinci", "tools"}
+
+
+@pytest.mark.parametrize("path", files("megatron_davinci/objectives"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_objectives_know_torch_but_not_megatron(path: Path) -> None:
+    assert "megatron" not in roots(imports(path))
+
+
+@pytest.mark.parametrize("path", files("megatron_davinci"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_megatron_appears_only_where_it_may(path: Path) -> None:
+    area = path.relative_to(ROOT / "megatron_davinci").parts[0].removesuffix(".py")
+    if area not in MEGATRON_ALLOWED:
+        assert "megatron" not in roots(imports(path))
+
+
+def test_the_extension_is_data_preps_own() -> None:
+    for path in files("megatron_davinci"):
+        assert "data_prep._native" not in imports(path)
+
+
+@pytest.fixture(scope="module")
+def without_torch(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A Python that has every installed package but the heavy ones, and this checkout."""
+    site = tmp_path_factory.mktemp("site")
+    for entry in Path(sysconfig.get_path("platlib")).iterdir():
+        if entry.name.split("-")[0].split(".")[0].replace("megatron_core", "megatron") not in HEAVY:
+            (site / entry.name).symlink_to(entry)
+    return ["env", "-i", f"PATH={os.environ['PATH']}", f"PYTHONPATH={site}:{ROOT}", sys.executable, "-S"]
+
+
+def run(command: list[str]) -> str:
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_torch_is_really_absent(without_torch: list[str]) -> None:
+    for name in HEAVY:
+        result = subprocess.run([*without_torch, "-c", f"import {name}"], capture_output=True, check=False, cwd="/")
+        assert b"ModuleNotFoundError" in result.stderr, name
+
+
+def test_data_prep_works_without_torch(without_torch: list[str]) -> None:
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in files("data_prep")
+    ]
+    run([*without_torch, "-c", f"import {', '.join(modules)}; from data_prep._native import pack_best_fit"])
+
+
+@pytest.mark.parametrize("command", ["", "data", "data collect git", "data tokenize", "train", "demo", "convert"])
+def test_help_works_without_torch(without_torch: list[str], command: str) -> None:
+    out = run([*without_torch, "-c", "from megatron_davinci.cli import main; main()", *command.split(), "--help"])
+    assert "Usage" in out
+
+
+def test_recipes_are_checked_without_torch(without_torch: list[str], tmp_path: Path) -> None:
+    run(
+        [
+            *without_torch,
+            "-c",
+            "import megatron_davinci.recipe, megatron_davinci.models.config, megatron_davinci.train.schedule",
+        ]
+    )

@@ -1,0 +1,76 @@
+"""Laws of a recipe: what is wrong is named in one sentence with its remedy; what is right comes back as it was."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from data_prep import InputError
+from megatron_davinci.models.config import load_model_config
+from megatron_davinci.recipe import dump_recipe, load_recipe, parse_recipe
+from megatron_davinci.train.schedule import learning_rate
+
+
+@pytest.fixture
+def recipe_file(recipe_values: dict[str, Any], tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe_values))
+    return path
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("schedul.lr=1", "unknown recipe key 'schedul'; did you mean schedule?"),
+        ("data.stages.0.epoch=3", "unknown recipe key 'data.stages.0.epoch'; did you mean epochs?"),
+        ("data.stages.0.blend.0.corpu=x", "unknown recipe key 'data.stages.0.blend.0.corpu'; did you mean corpus?"),
+        ("megatron.tensor_parallel_size=2", "is no field .* did you mean tensor_model_parallel_size?"),
+        ("megatron.tensor_model_parallel_size=two", "is 'two'; Megatron-Core wants a value of type int"),
+        (
+            "megatron.tensor_model_parallel_size=3",
+            "num_attention_heads is 4, which tensor_model_parallel_size = 3 does not divide: the next valid value is 6",
+        ),
+        ("megatron.pipeline_model_parallel_size=3", "num_layers is 4, .* the next valid value is 6"),
+        ("megatron.context_parallel_size=2", "megatron.context_parallel_size is 2"),
+        ("megatron.hidden_size=2", "megatron.hidden_size is settled by model"),
+        ("schedule.lr=fast", "schedule.lr is 'fast'"),
+        ("batch.unit=documents", "batch.unit is 'documents'"),
+        ("model=qwen", "model 'qwen' is neither a directory with a config.json nor a preset .*qwen2.5-72b"),
+        ("data.stages.0.plan=p", "stage only has a plan, but batches of samples"),
+        ("schedule.lr", "override 'schedule.lr' is not key=value"),
+    ],
+)
+def test_a_mistake_is_named_in_one_sentence(recipe_file: Path, override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        load_recipe(recipe_file, [override])
+    assert "\n" not in str(error.value)
+
+
+def test_a_sequence_that_tensor_parallelism_does_not_divide_is_refused(recipe_file: Path) -> None:
+    layout = ["megatron.tensor_model_parallel_size=2", "megatron.sequence_parallel=true", "data.seq_length=63"]
+    with pytest.raises(InputError, match=r"data.seq_length is 63, .* the next valid value is 64"):
+        load_recipe(recipe_file, layout)
+
+
+def test_the_resolved_recipe_says_the_same(recipe_file: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_file, ["schedule.lr=8e-5", "data.stages.0.epochs=2"])
+    assert recipe.schedule.lr == 8e-5  # plain YAML reads 8e-5 as text
+    (tmp_path / "resolved.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe(tmp_path / "resolved.yaml", []) == recipe
+
+
+@pytest.mark.parametrize("preset, parameters", [("qwen2.5-72b", 72_706_203_648), ("qwen2.5-32b", 32_763_876_352)])
+def test_presets_have_the_published_number_of_parameters(preset: str, parameters: int) -> None:
+    assert load_model_config(preset).num_parameters() == parameters
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_along_a_cosine(recipe_values: dict[str, Any]) -> None:
+    values = {**recipe_values, "schedule": {"lr": 1.0, "min_lr": 0.1, "warmup_fraction": 0.05}}
+    schedule = parse_recipe(values).schedule
+    rates = [learning_rate(schedule, step, 100) for step in range(100)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert max(rates) == 1.0 and all(a >= b for a, b in pairwise(rates[4:]))
+    assert rates[5 + 95 // 2] == pytest.approx(0.55, abs=0.02)  # half way down
+    assert 0.1 < rates[99] < 0.101
