@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -61,14 +62,14 @@ class OrderedSet {
 class OpenSequences {
  public:
   explicit OpenSequences(std::int64_t seq_length)
-      : spaces_(seq_length + 1), top_(static_cast<std::size_t>(seq_length) + 1, kNone), seq_length_(seq_length) {}
+      : spaces_(seq_length + 1), top_(static_cast<std::size_t>(seq_length) + 1, kNoSequence), seq_length_(seq_length) {}
 
-  std::int64_t place(std::int64_t length) {
+  std::uint32_t place(std::int64_t length) {
     std::int64_t space = spaces_.first_at_or_after(length);
-    std::int64_t sequence;
+    std::uint32_t sequence;
     if (space == kNone) {
-      sequence = static_cast<std::int64_t>(below_.size());
-      below_.push_back(kNone);
+      sequence = static_cast<std::uint32_t>(below_.size());
+      below_.push_back(kNoSequence);
       space = seq_length_;
     } else {
       sequence = pop(space);
@@ -80,25 +81,27 @@ class OpenSequences {
   std::size_t size() const { return below_.size(); }
 
  private:
-  std::int64_t pop(std::int64_t space) {
+  static constexpr std::uint32_t kNoSequence = ~std::uint32_t{0};
+
+  std::uint32_t pop(std::int64_t space) {
     auto& top = top_[static_cast<std::size_t>(space)];
-    const std::int64_t sequence = top;
-    top = below_[static_cast<std::size_t>(sequence)];
-    if (top == kNone) spaces_.erase(space);
+    const std::uint32_t sequence = top;
+    top = below_[sequence];
+    if (top == kNoSequence) spaces_.erase(space);
     return sequence;
   }
 
-  void push(std::int64_t space, std::int64_t sequence) {
+  void push(std::int64_t space, std::uint32_t sequence) {
     if (space == 0) return;  // full: nothing fits any more
     auto& top = top_[static_cast<std::size_t>(space)];
-    if (top == kNone) spaces_.insert(space);
-    below_[static_cast<std::size_t>(sequence)] = top;
+    if (top == kNoSequence) spaces_.insert(space);
+    below_[sequence] = top;
     top = sequence;
   }
 
   OrderedSet spaces_;
-  std::vector<std::int64_t> top_;    // per free space: the sequence on top of its stack
-  std::vector<std::int64_t> below_;  // per sequence: the one beneath it
+  std::vector<std::uint32_t> top_;    // per free space: the sequence on top of its stack
+  std::vector<std::uint32_t> below_;  // per sequence: the one beneath it
   std::int64_t seq_length_;
 };
 
@@ -127,16 +130,19 @@ std::vector<Span> cut_documents(const std::int64_t* lengths, std::size_t num_doc
     for (std::int64_t start = 0; start < lengths[d]; start += seq_length)
       spans.push_back({document, start, std::min(seq_length, lengths[d] - start)});
   }
+  if (spans.size() >= std::numeric_limits<std::uint32_t>::max())
+    throw std::invalid_argument("more than 4294967294 spans: pack the corpora in several plans");
   return spans;
 }
 
-// Stable order of `keys` (each in [0, limit)), by counting.
-std::vector<std::size_t> counting_order(const std::vector<std::int64_t>& keys, std::size_t limit) {
-  std::vector<std::size_t> next(limit + 1, 0);
-  for (const std::int64_t key : keys) ++next[static_cast<std::size_t>(key) + 1];
+// Numbers of the spans, longest first; among equals in the order of documents. A counting sort.
+std::vector<std::uint32_t> longest_first(const std::vector<Span>& spans, std::int64_t seq_length) {
+  std::vector<std::uint32_t> next(static_cast<std::size_t>(seq_length) + 2, 0);
+  for (const Span& span : spans) ++next[static_cast<std::size_t>(seq_length - span.length) + 1];
   std::partial_sum(next.begin(), next.end(), next.begin());
-  std::vector<std::size_t> order(keys.size());
-  for (std::size_t i = 0; i < keys.size(); ++i) order[next[static_cast<std::size_t>(keys[i])]++] = i;
+  std::vector<std::uint32_t> order(spans.size());
+  for (std::size_t i = 0; i < spans.size(); ++i)
+    order[next[static_cast<std::size_t>(seq_length - spans[i].length)]++] = static_cast<std::uint32_t>(i);
   return order;
 }
 
@@ -145,28 +151,31 @@ std::vector<std::size_t> counting_order(const std::vector<std::int64_t>& keys, s
 PackedSpans pack_best_fit(const std::int64_t* lengths, std::size_t num_documents, std::int64_t seq_length,
                           LongDocuments long_documents) {
   if (seq_length < 1 || seq_length > kMaxSeqLength)
-    throw std::invalid_argument("a sequence length of " + std::to_string(seq_length) +
-                                " is outside 1 to " + std::to_string(kMaxSeqLength));
+    throw std::invalid_argument("a sequence length of " + std::to_string(seq_length) + " is outside 1 to " +
+                                std::to_string(kMaxSeqLength));
   PackedSpans out;
   const std::vector<Span> spans = cut_documents(lengths, num_documents, seq_length, long_documents, out);
+  const std::vector<std::uint32_t> order = longest_first(spans, seq_length);
 
-  std::vector<std::int64_t> keys(spans.size());  // longest first
-  for (std::size_t i = 0; i < spans.size(); ++i) keys[i] = seq_length - spans[i].length;
   OpenSequences open(seq_length);
-  std::vector<std::int64_t> sequence(spans.size());
-  for (const std::size_t i : counting_order(keys, static_cast<std::size_t>(seq_length)))
-    sequence[i] = open.place(spans[i].length);
+  std::vector<std::uint32_t> sequence(order.size());
+  for (std::size_t i = 0; i < order.size(); ++i) sequence[i] = open.place(spans[order[i]].length);
 
   out.sequence_offsets.assign(open.size() + 1, 0);
-  for (const std::int64_t s : sequence) ++out.sequence_offsets[static_cast<std::size_t>(s) + 1];
+  for (const std::uint32_t s : sequence) ++out.sequence_offsets[s + std::size_t{1}];
   std::partial_sum(out.sequence_offsets.begin(), out.sequence_offsets.end(), out.sequence_offsets.begin());
-  out.document.reserve(spans.size());
-  out.start.reserve(spans.size());
-  out.length.reserve(spans.size());
-  for (const std::size_t i : counting_order(sequence, open.size())) {  // inside a sequence: document order
-    out.document.push_back(spans[i].document);
-    out.start.push_back(spans[i].start);
-    out.length.push_back(spans[i].length);
+
+  // Another counting sort, by sequence; the order inside a sequence stays longest first.
+  std::vector<std::int64_t> next(out.sequence_offsets.begin(), out.sequence_offsets.end() - 1);
+  out.document.resize(spans.size());
+  out.start.resize(spans.size());
+  out.length.resize(spans.size());
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    const auto slot = static_cast<std::size_t>(next[sequence[i]]++);
+    const Span& span = spans[order[i]];
+    out.document[slot] = span.document;
+    out.start[slot] = span.start;
+    out.length[slot] = span.length;
   }
   return out;
 }

@@ -7,5 +7,5 @@ __version__ = "0.1.0"
 # Megatron warns in each of its modules that Transformer Engine and Apex are absent; on a CPU that is no news.
 warnings.filterwarnings("ignore", message=".*(Transformer Engine and Apex are|Apex is) not installed")
 warnings.filterwarnings("ignore", message="full scope is deprecated")
-warnings.filterwarnings("ignore", message=".*torch.distributed.(reduce_scatter_tensor|all_gather_into_tensor)")
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch\.distributed|megatron\.core)")
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")

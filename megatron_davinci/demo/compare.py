@@ -27,7 +27,9 @@ def compare_logits(recipe: Recipe, exported: Path, corpus: Corpus) -> float:
         ours = packed_logits(trainer, pack_documents_for_logits(documents))
     assert ours is not None  # one process holds every stage
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     theirs_model = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
     with torch.no_grad():
         theirs = torch.cat([theirs_model(torch.tensor([document])).logits[0] for document in documents])

@@ -85,7 +85,7 @@ def _collect_and_build(repository: Path, out: Path, name: str) -> dict[str, Any]
     collected = collect_git(repository, out / "records" / name)
     built = build_samples(out / "records" / name, out / "samples" / name)
     _say(
-        f"{repository}: {collected['records']} changes mined, {built['samples']} Python samples, each proven by replay"
+        f"{repository}: {collected['records']} changes mined, {built['samples']} of them Python samples, proven by replay"
     )
     return {"changes": collected["records"], "samples": built["samples"]}
 
