@@ -76,8 +76,5 @@ PYBIND11_MODULE(_native, module) {
            py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("num_documents", &davinci::IndexedDatasetWriter::num_documents)
       .def_property_readonly("num_tokens", &davinci::IndexedDatasetWriter::num_tokens)
-      .def_property_readonly("num_empty", &davinci::IndexedDatasetWriter::num_empty)
-      .def_property_readonly("bytes_per_token", [](const davinci::IndexedDatasetWriter& writer) {
-        return davinci::bytes_per_token(writer.token_type());
-      });
+      .def_property_readonly("num_empty", &davinci::IndexedDatasetWriter::num_empty);
 }

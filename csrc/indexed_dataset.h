@@ -45,7 +45,6 @@ class IndexedDatasetWriter {
   std::uint64_t num_documents() const { return lengths_.size(); }
   std::uint64_t num_tokens() const { return num_tokens_; }
   std::uint64_t num_empty() const { return num_empty_; }
-  TokenType token_type() const { return type_; }
 
  private:
   void write_ids(const std::int64_t* ids, std::size_t count);

@@ -1,9 +1,9 @@
 """Reading and writing files so that a reader never sees a half-written one."""
 
 import gzip
-import io
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +16,7 @@ from xxhash import xxh3_64
 from data_prep.errors import InputError
 
 PART = ".part"
+_CHUNK_BYTES = 1 << 20
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -46,6 +47,7 @@ def new_directory(path: Path) -> Iterator[Path]:
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path} already exists: remove it, or choose another --out")
+    path = path.resolve()  # "." has no name to put a suffix to
     part = path.with_name(path.name + PART)
     if part.exists():
         shutil.rmtree(part)  # an earlier run was killed
@@ -83,32 +85,50 @@ class JsonlWriter:
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Objects of a .jsonl, .jsonl.gz or .jsonl.zst file, one at a time; InputError names file and line."""
-    with _open_lines(path) as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                record = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise InputError(f"{path}, line {number}, is not JSON: {error}") from None
-            if not isinstance(record, dict):
-                raise InputError(f"{path}, line {number}, holds a {type(record).__name__}; it must be a JSON object")
-            yield record
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise InputError(f"{path}, line {number}, is not JSON: {error}") from None
+        if not isinstance(record, dict):
+            raise InputError(f"{path}, line {number}, holds a {type(record).__name__}; it must be a JSON object")
+        yield record
 
 
-@contextmanager
-def _open_lines(path: Path) -> Iterator[IO[bytes]]:
+def _lines(path: Path) -> Iterator[bytes]:
+    rest = b""
+    try:
+        for chunk in _chunks(path):
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from lines
+    except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+        raise InputError(f"{path} is cut off or damaged ({error}): make or fetch it again") from None
+    yield rest
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    """Decompressed contents; raises where the compressed stream is not whole."""
     if not path.is_file():
         raise InputError(f"{path} does not exist or is no file")
-    if path.suffix == ".gz":
-        with gzip.open(path) as lines:
-            yield lines  # type: ignore[misc]  # GzipFile reads lines as IO[bytes] does
-    elif path.suffix == ".zst":
-        with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-            yield io.BufferedReader(stream)
-    else:
+    if path.suffix == ".zst":
         with path.open("rb") as raw:
-            yield raw
+            yield from _zstd_chunks(raw)
+    else:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield from iter(lambda: file.read(_CHUNK_BYTES), b"")
+
+
+def _zstd_chunks(raw: IO[bytes]) -> Iterator[bytes]:
+    frame = None
+    while block := raw.read(_CHUNK_BYTES):
+        while block:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            yield frame.decompress(block)
+            block, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+    if frame is not None:  # zstandard's own stream reader ends here without a word
+        raise EOFError("the last frame is not complete")
 
 
 def block_checksums(path: Path, block_bytes: int) -> list[str]:

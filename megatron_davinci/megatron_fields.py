@@ -30,6 +30,15 @@ _ELSEWHERE = {
     **dict.fromkeys(("calculate_per_token_loss", "average_in_collective"), "the loss contract (never changed)"),
 }  # fmt: skip
 
+# What training here uses so far. The rest of Megatron-Core's fields would be ignored, or is not proven yet: refused.
+_USED = frozenset(
+    {"tensor_model_parallel_size", "pipeline_model_parallel_size", "sequence_parallel", "deterministic_mode",
+     "recompute_granularity", "recompute_method", "recompute_num_layers", "recompute_modules",
+     "distribute_saved_activations", "optimizer", "weight_decay", "decoupled_weight_decay", "adam_beta1", "adam_beta2",
+     "adam_eps", "sgd_momentum", "clip_grad"}
+)  # fmt: skip
+_CHOICES = {"optimizer": ("adam", "sgd")}
+
 _SIMPLE_TYPES = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 
 
@@ -41,6 +50,10 @@ def check_megatron_fields(values: dict[str, Any]) -> None:
             raise InputError(f"megatron.{name} is settled by {_ELSEWHERE[name]}: leave it out of the megatron section")
         if name not in known:
             raise InputError(f"megatron.{name} is no field of Megatron-Core's configuration{nearest(name, known)}")
+        if name not in _USED:
+            raise InputError(f"megatron.{name} is not used in training yet; what is: {', '.join(sorted(_USED))}")
+        if name in _CHOICES and value not in _CHOICES[name]:
+            raise InputError(f"megatron.{name} is {value!r}; it must be {' or '.join(_CHOICES[name])}")
         types = _SIMPLE_TYPES.get(known[name])
         if types and (not isinstance(value, types) or (bool not in types and isinstance(value, bool))):
             raise InputError(f"megatron.{name} is {value!r}; Megatron-Core wants a value of type {known[name]}")

@@ -59,7 +59,7 @@ class Schedule(_Section):
     lr: Annotated[float, Field(gt=0)]
     """Peak learning rate; daVinci-Dev: 8e-5."""
     min_lr: Annotated[float, Field(ge=0)] = 0.0
-    """Learning rate at the last step."""
+    """Where the decay would arrive one step after the last."""
     warmup_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of all steps over which the learning rate rises linearly; daVinci-Dev: 0.05."""
     decay: Literal["cosine", "constant"] = "cosine"
@@ -88,7 +88,7 @@ class Recipe(_Section):
     tokenizer: str | None = None
     """Directory whose tokenizer goes into checkpoints and exports; the model's directory where absent."""
     megatron: dict[str, Any] = {}
-    """Any field of Megatron-Core's TransformerConfig, OptimizerConfig or DistributedDataParallelConfig."""
+    """Fields of Megatron-Core's TransformerConfig and OptimizerConfig, spelled its way."""
     data: Data
     """What is trained on."""
     batch: Batch
@@ -99,7 +99,7 @@ class Recipe(_Section):
     """What is minimised."""
     checkpoint: Checkpoint
     """Where the run lives."""
-    seed: int = 1234
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1234
     """Settles initial weights and the order of documents."""
 
     def parallel_size(self, name: str) -> int:
@@ -109,23 +109,19 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
         check_megatron_fields(self.megatron)
-        check_built(self.megatron)
-        check_sizes(self, load_model_config(self.model))
+        model = load_model_config(self.model)
+        check_sizes(self, model)
+        if self.init_from is not None:
+            check_source_of_weights(self.init_from, self.model, model)
         return self
 
 
-def check_built(megatron: dict[str, Any]) -> None:
-    """Refuse what Megatron-Core has and this project does not train with yet."""
-    single = ("context_parallel_size", "expert_model_parallel_size", "virtual_pipeline_model_parallel_size")
-    off = (
-        "num_moe_experts", "use_distributed_optimizer", "overlap_param_gather", "fp16", "bf16", "fp8", "fp4",
-        "mtp_num_layers", "multi_latent_attention", "optimizer_cpu_offload", "use_precision_aware_optimizer",
-    )  # fmt: skip
-    dropout = ("hidden_dropout", "attention_dropout")
-    allowed = {**dict.fromkeys(single, (1, None)), **dict.fromkeys(off, (False, None)), **dict.fromkeys(dropout, (0,))}
-    for name, values in allowed.items():
-        if name in megatron and megatron[name] not in values:
-            raise InputError(f"megatron.{name} is {megatron[name]!r}; training here takes only {values[0]} so far")
+def check_source_of_weights(directory: str, name: str, model: ModelConfig) -> None:
+    """Raise InputError unless a directory holds a Hugging Face model of the same architecture as `model`."""
+    if not (Path(directory) / "config.json").is_file():
+        raise InputError(f"init_from {directory} has no config.json: give a Hugging Face directory with weights")
+    if not load_model_config(directory).same_architecture(model):
+        raise InputError(f"init_from {directory} has another architecture than model {name}: give the same for both")
 
 
 def check_sizes(recipe: Recipe, model: ModelConfig) -> None:
@@ -174,8 +170,8 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
     """Read and check a recipe; `overrides` are key=value with dots between levels. Raises InputError."""
     try:
         values = yaml.load(path.read_bytes(), _Loader)  # noqa: S506  # a SafeLoader
-    except FileNotFoundError:
-        raise InputError(f"recipe {path} does not exist") from None
+    except OSError as error:
+        raise InputError(f"recipe {path} cannot be read: {error.strerror}") from None
     except yaml.YAMLError as error:
         raise InputError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
@@ -202,15 +198,22 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals:
         raise InputError(f"override '{override}' is not key=value")
+    try:
+        value = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
+    except yaml.YAMLError:
+        raise InputError(f"override '{override}': {text!r} is not YAML") from None
     *parents, last = path.split(".")
     target: Any = values
     for key in parents:
-        target = target[int(key)] if isinstance(target, list) and key.isdigit() else target.setdefault(key, {})
-        if not isinstance(target, dict | list):
-            raise InputError(f"override '{override}': {key} holds a single value, not a section")
-    if isinstance(target, list):
-        raise InputError(f"override '{override}': name an element of the list and a key in it, such as stages.0.epochs")
-    target[last] = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
+        if isinstance(target, list) and key.isdigit() and int(key) < len(target):
+            target = target[int(key)]
+        elif isinstance(target, dict):
+            target = target.setdefault(key, {})
+        else:
+            raise InputError(f"override '{override}': the recipe has no section {key} there")
+    if not isinstance(target, dict):
+        raise InputError(f"override '{override}' names no key of a section")
+    target[last] = value
 
 
 def _sentence(error: ValidationError) -> str:

@@ -2,7 +2,7 @@
 
 from data_prep.corpus.indexed import Corpus, CorpusWriter
 from data_prep.corpus.packing import LongDocuments, PackPlan, load_plan, pack_documents, save_plan
-from data_prep.corpus.tokenizers import QWEN_PATTERN, load_tokenizer, tokenizer_file
+from data_prep.corpus.tokenizers import QWEN_PATTERN, load_tokenizer, tokenizer_file, tokenizer_fingerprint
 
 __all__ = [
     "QWEN_PATTERN",
@@ -15,4 +15,5 @@ __all__ = [
     "pack_documents",
     "save_plan",
     "tokenizer_file",
+    "tokenizer_fingerprint",
 ]

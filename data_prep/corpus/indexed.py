@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from xxhash import xxh3_64
 
 from data_prep._native import IndexedDatasetWriter
 from data_prep.errors import InputError
@@ -32,9 +33,8 @@ class CorpusWriter:
 
     def __init__(self, prefix: Path, tokenizer: dict[str, Any]) -> None:
         self._files = corpus_files(prefix)
-        existing = [str(path) for path in self._files.values() if path.exists()]
-        if existing:
-            raise InputError(f"{existing[0]} already exists: remove it, or choose another --out")
+        if self._files["idx"].exists():  # it comes last: without it, what lies there is an unfinished attempt
+            raise InputError(f"{self._files['idx']} already exists: remove it, or choose another --out")
         prefix.parent.mkdir(parents=True, exist_ok=True)
         self._parts = {name: path.with_name(path.name + PART) for name, path in self._files.items()}
         self._tokenizer = tokenizer
@@ -64,9 +64,9 @@ class CorpusWriter:
                 **{name: block_checksums(self._parts[name], CHECKSUM_BLOCK_BYTES) for name in ("bin", "idx")},
             },
         }
-        self._parts["bin"].replace(self._files["bin"])
-        write_json(self._files["manifest.json"], manifest)
-        self._parts["idx"].replace(self._files["idx"])
+        write_json(self._parts["manifest.json"], manifest)
+        for name, part in self._parts.items():
+            part.replace(self._files[name])
         return manifest
 
     def discard(self) -> None:
@@ -89,6 +89,8 @@ class Corpus:
             if not path.is_file():
                 raise InputError(f"{path} does not exist: a corpus is PREFIX.bin, .idx and .manifest.json")
         self.manifest: dict[str, Any] = read_json(files["manifest.json"])
+        if not {"tokenizer", "checksum"} <= self.manifest.keys():
+            raise InputError(f"{files['manifest.json']} is no manifest of a corpus: write the corpus again")
         element, self.lengths, self._offsets = _read_index(files["idx"])
         needed = int(self.lengths.sum()) * element.itemsize
         found = files["bin"].stat().st_size
@@ -113,6 +115,12 @@ class Corpus:
         """Kind, vocab_size, fingerprint and end-of-document id of the tokenizer that made the ids."""
         tokenizer: dict[str, Any] = self.manifest["tokenizer"]
         return tokenizer
+
+    @property
+    def checksum(self) -> str:
+        """xxh3 over the manifest's checksums of index and tokens: the identity of the contents."""
+        blocks = self.manifest["checksum"]
+        return xxh3_64("".join([*blocks["idx"], *blocks["bin"]]).encode()).hexdigest()
 
     @classmethod
     def open_all(cls, prefixes: Sequence[Path | str]) -> list[Self]:

@@ -21,6 +21,10 @@ LongDocuments = Literal["error", "split", "drop"]
 Int64s = npt.NDArray[np.int64]
 
 
+_ARRAYS = ("document", "start", "length", "sequence_offsets")
+_NUMBERS = ("seq_length", "num_dropped", "num_split")
+
+
 @dataclass(frozen=True)
 class PackPlan:
     """Spans of documents, grouped by sequence.
@@ -57,6 +61,14 @@ class PackPlan:
             zip(self.document[spans].tolist(), self.start[spans].tolist(), self.length[spans].tolist(), strict=True)
         )
 
+    @property
+    def checksum(self) -> str:
+        """xxh3 of the arrays."""
+        digest = xxh3_64()
+        for name in _ARRAYS:
+            digest.update(np.ascontiguousarray(getattr(self, name)).data)
+        return digest.hexdigest()
+
     def summary(self) -> dict[str, Any]:
         """What a person wants to know of a plan."""
         return {
@@ -85,21 +97,19 @@ def pack_documents(lengths: npt.NDArray[np.integer], seq_length: int, long_docum
 
 def describe_corpora(corpora: Sequence[Corpus]) -> list[dict[str, Any]]:
     """What ties a plan to the corpora it was made for."""
-    return [
-        {"prefix": corpus.prefix.name, "documents": len(corpus), "tokens": int(corpus.lengths.sum())}
-        for corpus in corpora
-    ]
-
-
-_ARRAYS = ("document", "start", "length", "sequence_offsets")
-_NUMBERS = ("seq_length", "num_dropped", "num_split")
+    return [{"prefix": corpus.prefix.name, "checksum": corpus.checksum} for corpus in corpora]
 
 
 def save_plan(plan: PackPlan, corpora: Sequence[Corpus], path: Path) -> None:
-    """Write a plan as one safetensors file with a checksum over its arrays; it appears by rename."""
+    """Write a plan as one safetensors file with a checksum over its arrays; it appears by rename.
+
+    Raises InputError when `path` exists: nothing is ever overwritten.
+    """
+    if path.exists():
+        raise InputError(f"{path} already exists: remove it, or choose another --out")
     arrays = {name: np.ascontiguousarray(getattr(plan, name)) for name in _ARRAYS}
     head = {name: getattr(plan, name) for name in _NUMBERS}
-    head |= {"corpora": describe_corpora(corpora), "xxh3_64": _checksum(arrays)}
+    head |= {"corpora": describe_corpora(corpora), "xxh3_64": plan.checksum}
     part = path.with_name(path.name + PART)
     part.parent.mkdir(parents=True, exist_ok=True)
     part.write_bytes(save(arrays, metadata={"pack_plan": orjson.dumps(head).decode()}))
@@ -116,16 +126,10 @@ def load_plan(path: Path, corpora: Sequence[Corpus]) -> PackPlan:
         raise InputError(f"{path} does not exist: make it with davinci data pack") from None
     except (SafetensorError, KeyError):
         raise InputError(f"{path} is not a pack plan: make it again with davinci data pack") from None
-    if _checksum(arrays) != head["xxh3_64"]:
+    plan = PackPlan(**{name: head[name] for name in _NUMBERS}, **arrays)
+    if plan.checksum != head["xxh3_64"]:
         raise InputError(f"{path} was altered after it was written: make it again with davinci data pack")
     if head["corpora"] != describe_corpora(corpora):
         names = ", ".join(entry["prefix"] for entry in head["corpora"])
         raise InputError(f"{path} was made for {names}, not for these corpora: make it again with davinci data pack")
-    return PackPlan(**{name: head[name] for name in _NUMBERS}, **arrays)
-
-
-def _checksum(arrays: dict[str, npt.NDArray[Any]]) -> str:
-    digest = xxh3_64()
-    for name in _ARRAYS:
-        digest.update(arrays[name].data)
-    return digest.hexdigest()
+    return plan

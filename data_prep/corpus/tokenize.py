@@ -24,6 +24,9 @@ def tokenize_files(
 
     `on_progress` gets the number of documents of each batch. Raises InputError on bad input, and then leaves nothing.
     """
+    missing = [path for path in inputs if not path.is_file()]
+    if missing:
+        raise InputError(f"{missing[0]} does not exist or is no file")
     tokenizer, description = load_tokenizer(tokenizer_path)
     end = []
     if append_eod:

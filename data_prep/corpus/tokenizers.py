@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import orjson
 import tiktoken
 import tokenizers
 from xxhash import xxh3_64
@@ -39,11 +40,16 @@ class HuggingFaceTokenizer:
     """A tokenizer.json, run by the tokenizers library."""
 
     def __init__(self, path: Path) -> None:
+        definition = read_json(path)
+        # "<|im_end|>" or "<tool_call>" inside a document is text. The library can treat special tokens so, and what
+        # Hugging Face adds as not special is a control token to the model all the same.
+        for token in definition.get("added_tokens") or []:
+            token["special"] = True
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            self._tokenizer = tokenizers.Tokenizer.from_str(orjson.dumps(definition).decode())
         except Exception as error:  # the library raises plain Exception
             raise InputError(f"{path} is not a Hugging Face tokenizer.json: {error}") from None
-        self._tokenizer.encode_special_tokens = True  # "<|im_end|>" inside a document is text, not a control token
+        self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
@@ -116,10 +122,14 @@ def load_tokenizer(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
         kind, tokenizer = "qwen-tiktoken", QwenTiktokenTokenizer(file)
     else:
         kind, tokenizer = "huggingface", HuggingFaceTokenizer(file)
-    fingerprint = xxh3_64(file.read_bytes()).hexdigest()
     return tokenizer, {
         "kind": kind,
         "vocab_size": tokenizer.vocab_size,
         "eod": tokenizer.eod,
-        "fingerprint": f"xxh3_64:{fingerprint}",
+        "fingerprint": tokenizer_fingerprint(file),
     }
+
+
+def tokenizer_fingerprint(file: Path) -> str:
+    """Identity of a tokenizer: xxh3 of the file that defines it."""
+    return f"xxh3_64:{xxh3_64(file.read_bytes()).hexdigest()}"

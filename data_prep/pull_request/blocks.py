@@ -1,5 +1,6 @@
 """From two versions of a file to search-replace blocks, each unique in the file as it then is."""
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from difflib import SequenceMatcher
 
@@ -46,9 +47,19 @@ def _hunks(old: list[str], new: list[str]) -> Iterator[tuple[int, int, int, int]
 def _unique_window(lines: list[str], start: int, end: int) -> tuple[int, int]:
     """The smallest window around [start, end), grown evenly, whose text occurs once in the file."""
     text = "".join(lines)
-    context = CONTEXT_LINES
-    while True:
-        first, last = max(0, start - context), min(len(lines), end + context)
-        if (first, last) == (0, len(lines)) or occurs_once(text, "".join(lines[first:last])):
-            return first, last
-        context += 1
+
+    def window(context: int) -> tuple[int, int]:
+        return max(0, start - context), min(len(lines), end + context)
+
+    def is_unique(context: int) -> bool:
+        first, last = window(context)
+        return (first, last) == (0, len(lines)) or occurs_once(text, "".join(lines[first:last]))
+
+    # A window that holds a unique one is unique: double, then bisect.
+    enough = CONTEXT_LINES
+    while not is_unique(enough):
+        enough *= 2
+    if enough == CONTEXT_LINES:
+        return window(enough)
+    contexts = range(enough // 2 + 1, enough + 1)
+    return window(contexts[bisect_left(contexts, True, key=is_unique)])

@@ -10,10 +10,12 @@ from typing import Any
 
 from data_prep.errors import InputError
 from data_prep.files import jsonl_writer, new_directory, read_jsonl, write_json
+from data_prep.pull_request.edits import CannotApply
 from data_prep.pull_request.filters import reject_python
+from data_prep.pull_request.proof import prove
 from data_prep.pull_request.reconstruct import Rejected, reconstruct
 from data_prep.pull_request.record import Change
-from data_prep.pull_request.render_python import render_python
+from data_prep.pull_request.render_python import read_python, render_python
 from data_prep.sample import Sample
 from data_prep.sources.git import GitSource
 
@@ -69,4 +71,9 @@ def _sample(change: Change) -> Sample:
     reason = reject_python(change)
     if reason is not None:
         raise Rejected(reason)
-    return render_python(change, reconstruct(change))
+    sample = render_python(change, reconstruct(change))
+    try:
+        prove(change, *read_python(sample.text))
+    except CannotApply:
+        raise Rejected("does_not_replay") from None
+    return sample

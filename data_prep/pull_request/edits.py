@@ -1,6 +1,6 @@
 """Edits as an agent would make them: search-replace blocks and file operations, written as Markdown and read back.
 
-The Markdown of an edit is its only authority: `parse_edits(render_edits(edits))` is what the replay proof applies.
+The Markdown is the only authority: what is read back from a finished sample is what the replay proof applies.
 
     ### Edit `path`              ### Create `path` (mode 100644)      ### Delete `path`
     <<<<<<< SEARCH               ```                                  ### Rename `old` to `new`
@@ -9,11 +9,12 @@ The Markdown of an edit is its only authority: `parse_edits(render_edits(edits))
     new lines
     >>>>>>> REPLACE
 
-Markers and fences are longer than any run of the same character that starts a line inside.
+Markers and fences are longer than any run of the same character that starts a line inside. Between edits stand blank
+lines, headings of commits (`## ...`) and quoted speech (`> ...`), which change nothing.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,7 +84,7 @@ def split_lines(text: str) -> list[str]:
     return [line + "\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
 
 
-def render_edits(edits: list[Edit]) -> str:
+def render_edits(edits: Iterable[Edit]) -> str:
     """Markdown of edits, in order."""
     return "\n".join(_render(edit) for edit in edits)
 
@@ -91,11 +92,17 @@ def render_edits(edits: list[Edit]) -> str:
 def _render(edit: Edit) -> str:
     if edit.kind == "edit":
         n = max(7, *(_longest_run(edit.search + "\n" + edit.text, mark) + 1 for mark in "<=>"))
-        parts = ["<" * n + " SEARCH\n", _body(edit.search), "=" * n + "\n", _body(edit.text), ">" * n + " REPLACE\n"]
+        parts = [
+            "<" * n + " SEARCH\n",
+            with_newline_marker(edit.search),
+            "=" * n + "\n",
+            with_newline_marker(edit.text),
+            ">" * n + " REPLACE\n",
+        ]
         return f"### Edit `{edit.path}`\n{''.join(parts)}"
     if edit.kind == "create":
         mark = fence(edit.text)
-        return f"### Create `{edit.path}` (mode {edit.mode})\n{mark}\n{_body(edit.text)}{mark}\n"
+        return f"### Create `{edit.path}` (mode {edit.mode})\n{mark}\n{with_newline_marker(edit.text)}{mark}\n"
     if edit.kind == "rename":
         return f"### Rename `{edit.path}` to `{edit.target}`\n"
     if edit.kind == "mode":
@@ -112,16 +119,22 @@ def _longest_run(text: str, mark: str) -> int:
     return max((len(run) for run in re.findall(f"^[ \t]*({re.escape(mark)}+)", text, re.MULTILINE)), default=0)
 
 
-def _body(text: str) -> str:
+def with_newline_marker(text: str) -> str:
+    """Text as lines: one without a final newline is followed by a line that says so."""
     return text if not text or text.endswith("\n") else f"{text}\n{NO_NEWLINE}\n"
 
 
-def parse_edits(markdown: str) -> list[Edit]:
-    """Inverse of render_edits. Raises CannotApply on anything else."""
-    lines = iter(split_lines(markdown))
+def quote(speech: str) -> str:
+    """What a person said, as quoted lines: no line of it can be taken for a heading or for an edit."""
+    return "".join(f"> {line}".rstrip(" ") + "\n" for line in speech.strip().split("\n"))
+
+
+def parse_edits(markdown: str | Iterable[str]) -> list[Edit]:
+    """Edits of a text or of its lines: the inverse of render_edits. Raises CannotApply where it is none of ours."""
+    lines = iter(split_lines(markdown) if isinstance(markdown, str) else markdown)
     edits = []
     for line in lines:
-        if line == "\n":
+        if line == "\n" or line.startswith((">", "## ")):
             continue
         match = _HEADING.fullmatch(line.rstrip("\n"))
         if match is None:
@@ -132,7 +145,7 @@ def parse_edits(markdown: str) -> list[Edit]:
 
 def _parse_one(match: re.Match[str], lines: Iterator[str]) -> Edit:
     if match["create"]:
-        text = _until(lines, next(lines, ""))
+        text = read_until(lines, next(lines, ""))
         return Edit("create", match["create"], text=text, mode=match["mode"])
     if match["old"]:
         return Edit("rename", match["old"], target=match["new"])
@@ -141,11 +154,12 @@ def _parse_one(match: re.Match[str], lines: Iterator[str]) -> Edit:
     if match["kind"] == "Delete":
         return Edit("delete", match["path"])
     n = len(next(lines, "").removesuffix(" SEARCH\n"))
-    search = _until(lines, "=" * n + "\n")
-    return Edit("edit", match["path"], search=search, text=_until(lines, ">" * n + " REPLACE\n"))
+    search = read_until(lines, "=" * n + "\n")
+    return Edit("edit", match["path"], search=search, text=read_until(lines, ">" * n + " REPLACE\n"))
 
 
-def _until(lines: Iterator[str], closing: str) -> str:
+def read_until(lines: Iterator[str], closing: str) -> str:
+    """The text up to a closing line, its newline marker resolved. Raises CannotApply where it is not closed."""
     body: list[str] = []
     for line in lines:
         if line == closing:

@@ -1,9 +1,9 @@
-"""A change as an agent would make it: the files it reads at the base, then edits commit by commit, proven by replay."""
+"""A change as an agent would make it: the files it reads at the base, then edits, commit by commit."""
 
 from dataclasses import dataclass
 
 from data_prep.pull_request.blocks import block_edits
-from data_prep.pull_request.edits import CannotApply, Edit, TextFile, Tree, apply_edit, parse_edits, render_edits
+from data_prep.pull_request.edits import CannotApply, Edit, TextFile, Tree, apply_edit
 from data_prep.pull_request.record import SUBMODULE, SYMLINK, Change, Commit, FileChange
 
 
@@ -13,10 +13,10 @@ class Rejected(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """One commit: what was said, and the edits as Markdown."""
+    """One commit: what was said, and the edits."""
 
     message: str
-    edits: str
+    edits: list[Edit]
 
 
 @dataclass(frozen=True)
@@ -28,27 +28,24 @@ class Reconstruction:
 
 
 def reconstruct(change: Change) -> Reconstruction:
-    """Rebuild a change. Raises Rejected unless the emitted Markdown turns the base into the head, byte for byte."""
-    base, head = _files_at_base(change), _files_at_head(change)
-    relevant = {path: file.text for path, file in base.items()}
-    tree = dict(base)
+    """Rebuild a change. Raises Rejected where it cannot be told as edits of text files."""
+    tree = files_at_base(change)
+    relevant = {path: file.text for path, file in tree.items()}
     steps = []
     for commit in change.commits:
-        markdown = render_edits(_commit_edits(change, commit, tree))
+        edits = _commit_edits(change, commit, tree)
         try:
-            for edit in parse_edits(markdown):
+            for edit in edits:
                 apply_edit(tree, edit)
         except CannotApply:
             raise Rejected("does_not_replay") from None
-        steps.append(Step(commit.message, markdown))
-    if tree != head:
-        raise Rejected("does_not_replay")
+        steps.append(Step(commit.message, edits))
     return Reconstruction(relevant, steps)
 
 
 def _commit_edits(change: Change, commit: Commit, tree: Tree) -> list[Edit]:
     # Renames first, so that a path that one file leaves and another one takes is free by then.
-    changes = sorted(commit.files, key=lambda file: (file.status not in "R", file.status != "D"))
+    changes = sorted(commit.files, key=lambda file: (file.status != "R", file.status != "D"))
     return [edit for file in changes for edit in _file_edits(change, file, tree)]
 
 
@@ -73,7 +70,7 @@ def _file_edits(change: Change, file: FileChange, tree: Tree) -> list[Edit]:
     return edits
 
 
-def _files_at_base(change: Change) -> Tree:
+def files_at_base(change: Change) -> Tree:
     """What each touched path held before the first commit that touches it, where it held anything."""
     seen: set[str] = set()
     tree: Tree = {}
@@ -85,7 +82,8 @@ def _files_at_base(change: Change) -> Tree:
     return tree
 
 
-def _files_at_head(change: Change) -> Tree:
+def files_at_head(change: Change) -> Tree:
+    """What each touched path holds after the last commit, where it holds anything."""
     tree: dict[str, FileChange] = {}
     for commit in change.commits:
         for file in commit.files:

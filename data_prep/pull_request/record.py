@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from data_prep.errors import InputError
 
 MAX_BLOB_BYTES = 1 << 20  # larger files are named, not included
-EXECUTABLE, REGULAR, SYMLINK, SUBMODULE = "100755", "100644", "120000", "160000"
+SYMLINK, SUBMODULE = "120000", "160000"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Changes out of a git clone, without network: merged pull requests, squashed ones, or plain commits."""
 
 import re
+import secrets
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,9 +13,13 @@ from data_prep.sources.git_command import GitClone
 
 _MERGE_SUBJECT = re.compile(r"Merge pull request #(\d+) from \S+")
 _SQUASH_SUBJECT = re.compile(r"(?P<title>.*\S)\s*\(#(?P<number>\d+)\)$")
-# \x01 opens a commit among the raw diff entries; NUL separates everything.
-_LOG_FORMAT = "--format=%x01%H%x00%P%x00%an%x00%aI%x00%B"
+# A mark that no path can hold opens each commit among the raw diff entries; NUL separates everything.
+_MARK = f"davinci {secrets.token_hex(16)} /"
+_LOG_FORMAT = f"--format={_MARK}%H%x00%P%x00%an%x00%aI%x00%B"
 _RAW_DIFF = ("--raw", "-z", "-M", "--no-abbrev", "--diff-merges=off")
+
+
+_Planned = tuple[str, int, str, str, str, str]  # kind, number, title, body, head, range of commits
 
 
 class NotReplayable(Exception):
@@ -51,23 +56,35 @@ class GitSource:
     def changes(self) -> Iterator[Change]:
         """Every merged pull request of the history, oldest first; where it has none, every plain commit."""
         try:
-            found = False
-            for entry in self._history():
-                planned = self._pull_request(entry)
-                if planned is not None:
-                    found = True
-                    yield from self._record(*planned)
-            if not found:
+            pull_requests = self._pull_requests()
+            for planned in pull_requests:
+                yield from self._record(*planned)
+            if not pull_requests:
                 for entry in self._history("--no-merges"):
                     yield from self._record("commit", None, entry.subject, entry.body, entry.sha, entry.sha + "^!")
         finally:
             self._git.close()
 
+    def _pull_requests(self) -> list[_Planned]:
+        """One entry per number, oldest first. A fork's history may bring numbers of its own: the main line's win."""
+        main_line = {entry.sha for entry in self._history("--first-parent")}
+        chosen: dict[int, tuple[bool, _Planned]] = {}
+        for entry in self._history():
+            planned = self._pull_request(entry)
+            if planned is None:
+                continue
+            on_main_line, number = entry.sha in main_line, planned[1]
+            if number in chosen:
+                self.skipped["number_seen_before"] += 1
+            if number not in chosen or (on_main_line and not chosen[number][0]):
+                chosen[number] = (on_main_line, planned)
+        return [planned for _, planned in chosen.values()]
+
     def _history(self, *options: str) -> Iterator[_LogEntry]:
         yield from self._log("--topo-order", "--reverse", "--no-patch", *options, "HEAD")
 
-    def _pull_request(self, entry: _LogEntry) -> tuple[str, int, str, str, str, str] | None:
-        """(kind, number, title, body, head, commit range) where `entry` brought a pull request in."""
+    def _pull_request(self, entry: _LogEntry) -> _Planned | None:
+        """What `entry` brought in, where that was a pull request."""
         merge = _MERGE_SUBJECT.match(entry.subject)
         if merge and len(entry.parents) == 2:
             title, _, body = entry.body.partition("\n")
@@ -86,7 +103,9 @@ class GitSource:
         """The pull request's own commits where they make the same patch as the squash, else the squash itself."""
         head = self._pull_heads.get(f"refs/pull/{number}/head")
         fork = head and self._git.merge_base(entry.parents[0], head)
-        if head and fork and self._git.patch_id(fork, head) == self._git.patch_id(entry.parents[0], entry.sha):
+        patch = head and fork and self._git.patch_id(fork, head)
+        if patch and patch == self._git.patch_id(entry.parents[0], entry.sha):
+            assert head is not None
             return head, f"{fork}..{head}"
         return entry.sha, entry.sha + "^!"
 
@@ -103,7 +122,7 @@ class GitSource:
             repository=self.repository,
             kind=kind,  # type: ignore[arg-type]  # one of the three literals above
             number=number,
-            title=title,
+            title=title or entries[0].subject,
             body=body,
             base=base,
             head=head,
@@ -125,10 +144,10 @@ class GitSource:
         head: list[str] = []
         raw: list[str] = []
         for field in fields:
-            if field.startswith("\x01"):
+            if field.startswith(_MARK):
                 if head:
                     yield _log_entry(head, raw)
-                head, raw = [field[1:]], []
+                head, raw = [field.removeprefix(_MARK)], []
             elif len(head) < 5:
                 head.append(field)
             else:
@@ -157,8 +176,11 @@ def _log_entry(head: list[str], raw: list[str]) -> _LogEntry:
 
 def _file_changes(raw: list[str]) -> Iterator[FileChange]:
     """Parse ":old_mode new_mode old_blob new_blob status" NUL path [NUL new path]."""
-    fields = iter(field.lstrip("\n") for field in raw if field.strip("\n"))
-    for entry in fields:
+    fields = iter(raw)
+    for field in fields:
+        entry = field.lstrip("\n")
+        if not entry:  # what separates the message from the diff
+            continue
         old_mode, new_mode, old_blob, new_blob, status = entry.removeprefix(":").split(" ")
         old_path = next(fields)
         path = next(fields) if status[0] in "RC" else old_path

@@ -3,7 +3,6 @@
 git itself and not a binding, because only git reads a partial (blobless) clone.
 """
 
-import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -11,11 +10,18 @@ from pathlib import Path
 from typing import IO
 
 from data_prep.errors import InputError
+from data_prep.sources.git_environment import environment_without_git
 
-# Nothing that the clone's own configuration names may run.
-_SAFE = ("--no-replace-objects", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
+# Nothing that the clone's own configuration names may run, and none of its settings may change an output.
+_SETTINGS = {
+    "core.fsmonitor": "false",
+    "core.hooksPath": "/dev/null",
+    "log.showSignature": "false",
+    "color.ui": "false",
+}
+_SAFE = ("--no-replace-objects", *(word for item in _SETTINGS.items() for word in ("-c", "=".join(item))))
 _NEVER_RUN = {"log": ("--no-ext-diff", "--no-textconv"), "diff": ("--no-ext-diff", "--no-textconv")}
-_REMOTE_NAME = re.compile(r"[/:]([^/:]+/[^/:]+?)(?:\.git)?/*$")
+_REMOTE_NAME = re.compile(r"^(?:(?!file)\w+://[^/]+/|[\w.@-]+:(?!//))(?:[^:]*/)?([^/:]+/[^/:]+?)(?:\.git)?/*$")
 _MISSING = b"missing\n"
 
 
@@ -26,12 +32,15 @@ class GitClone:
         if not path.is_dir():
             raise InputError(f"{path} is no directory: give the path of a git clone")
         self._path = path
-        self._environment = {**os.environ, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
+        # An empty list of protocols: a partial clone may not fetch what it lacks, whatever its configuration says.
+        offline = {"GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0"}
+        self._environment = {**environment_without_git(), **offline, "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
         try:
-            if self._ask("rev-parse", "--git-dir") is None:
-                raise InputError(f"{path} is not a git repository: give the path of a clone")
+            top = self._ask("rev-parse", "--show-toplevel") or self._ask("rev-parse", "--absolute-git-dir")
         except FileNotFoundError:
             raise InputError("the git command is not installed: install git") from None
+        if top is None or Path(top).resolve() != path.resolve():
+            raise InputError(f"{path} is not a git repository: give the path of a clone")
         if self._ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}") is None:
             raise InputError(f"{path} has no commits on its current branch: there is nothing to collect")
         self._cat_file: subprocess.Popen[bytes] | None = None
@@ -39,7 +48,7 @@ class GitClone:
     def repository_name(self) -> str:
         """owner/name out of the remote's address, else the folder's name."""
         remote = self._ask("config", "--get", "remote.origin.url") or ""
-        match = _REMOTE_NAME.search(remote) if "://" in remote or "@" in remote else None
+        match = _REMOTE_NAME.match(remote)
         return match[1] if match else self._path.resolve().name.removesuffix(".git")
 
     def refs(self, pattern: str) -> dict[str, str]:
@@ -56,7 +65,7 @@ class GitClone:
         with self._start("diff", "--full-index", "--binary", old, new) as diff:
             command = [*self._command("patch-id"), "--stable"]
             found = subprocess.run(command, stdin=diff.stdout, capture_output=True, check=True, env=self._environment)
-        return found.stdout.decode().partition(" ")[0] or None
+        return found.stdout.decode().partition(" ")[0] if diff.returncode == 0 else None
 
     def stream(self, *arguments: str) -> Iterator[str]:
         """NUL-separated fields of a command's output, as they come; bytes that are not UTF-8 become U+FFFD."""

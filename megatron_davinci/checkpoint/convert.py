@@ -1,5 +1,6 @@
 """Export of a torch_dist checkpoint to a Hugging Face directory. Needs no process group and builds no model."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,11 @@ def export_to_hf(checkpoint: Path, out: Path, tokenizer: Path | None) -> Path:
     with new_directory(out) as part:
         if tokenizer is not None and not copy_tokenizer(tokenizer, part):
             raise InputError(f"{tokenizer} has none of {', '.join(TOKENIZER_FILES)}: name a tokenizer's directory")
-        if tokenizer is None:
-            copy_tokenizer(directory / "hf", part)
+        if tokenizer is None and "tokenizer.json" not in copy_tokenizer(directory / "hf", part):
+            print(f"{directory} has no tokenizer: name one with --tokenizer to have it in {out}", file=sys.stderr)
         tensors = _huggingface_tensors(directory, model)
         save_file(tensors, part / "model.safetensors", metadata={"format": "pt"})
+        (part / "model.safetensors").chmod(0o644)  # the library writes for the owner alone
         dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
         # transformers 5 writes "dtype"; "torch_dtype" is what every release reads
         write_json(part / "config.json", {**config, "torch_dtype": dtype})
@@ -69,8 +71,7 @@ def _huggingface_tensors(directory: Path, model: ModelConfig) -> dict[str, Tenso
 
 def _layers(reader: _Reader, stored: dict[str, Any], mapping: Mapping, num_layers: int) -> list[tuple[int, Tensor]]:
     """(layer, tensor) of one parameter; Megatron stacks a parameter of all layers into one tensor with a first axis."""
-    key = f"model.{mapping.megatron.replace('layers.*.', 'layers.')}"
-    key = key if key in stored else key.removeprefix("model.")
+    key = mapping.megatron.replace("layers.*.", "layers.")
     entry = stored.get(key)
     if not isinstance(entry, TensorStorageMetadata):
         raise InputError(f"{reader.path} holds no tensor {key}: is it a checkpoint of this model?")

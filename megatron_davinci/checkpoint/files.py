@@ -9,7 +9,7 @@ from xxhash import xxh3_64
 
 from data_prep import InputError
 from data_prep.files import read_json
-from megatron_davinci.checkpoint.metadata import check_metadata
+from megatron_davinci.checkpoint.metadata import read_metadata
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt",
@@ -23,6 +23,15 @@ def latest_checkpoint(run: Path) -> Path | None:
     return run / pointer.read_text().strip() if pointer.is_file() else None
 
 
+def prune(newest: Path, keep: int) -> None:
+    """Leave the `keep` newest checkpoints up to `newest`; later ones belong to a course that the run has left."""
+    existing = sorted(newest.parent.glob("step_*[0-9]"))
+    kept = [path for path in existing if path.name <= newest.name][-keep:]
+    for path in existing:
+        if path not in kept:
+            shutil.rmtree(path)
+
+
 def check_checkpoint(directory: Path) -> None:
     """Raise InputError when a file is missing or altered, or `.metadata` names code that Megatron's never does."""
     for name, known in read_json(directory / "manifest.json")["files"].items():
@@ -31,7 +40,7 @@ def check_checkpoint(directory: Path) -> None:
             raise InputError(
                 f"{path} is missing or altered: name an earlier checkpoint in {directory.parent / 'latest'}"
             )
-    check_metadata(directory / ".metadata")
+    read_metadata(directory / ".metadata")  # Megatron will read it with a plain unpickler
 
 
 def copy_tokenizer(source: Path, target: Path) -> list[str]:

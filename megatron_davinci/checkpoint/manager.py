@@ -15,7 +15,7 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 
 from data_prep.files import PART, write_json
-from megatron_davinci.checkpoint.files import check_checkpoint, copy_tokenizer, latest_checkpoint, take_inventory
+from megatron_davinci.checkpoint.files import check_checkpoint, copy_tokenizer, latest_checkpoint, prune, take_inventory
 from megatron_davinci.models.config import ModelConfig
 from megatron_davinci.recipe import Recipe, dump_recipe
 from megatron_davinci.train.parallel import is_main_rank
@@ -44,20 +44,25 @@ class CheckpointManager:
             self._complete(part, final)
         dist.barrier()
 
-    def load(self) -> dict[str, Any] | None:
-        """Restore the latest checkpoint; returns its progress, None where the run has none yet."""
+    def read_progress(self) -> dict[str, Any] | None:
+        """Progress of the latest checkpoint, which is checked for damage first; None where the run has none yet."""
         directory = latest_checkpoint(self.directory)
         if directory is None:
             return None
         if is_main_rank():
             check_checkpoint(directory)
         dist.barrier()
+        progress: dict[str, Any] = dist_checkpointing.load_common_state_dict(str(directory))["progress"]
+        return progress
+
+    def load(self) -> None:
+        """Restore model and optimizer from the latest checkpoint, which `read_progress` has found."""
+        directory = latest_checkpoint(self.directory)
+        assert directory is not None
         state = dist_checkpointing.load(self._sharded_state(loading=True), str(directory))
         self._model.module.load_state_dict(state["model"])
         with torch.no_grad():
             self._optimizer.load_state_dict(state["optimizer"])
-        progress: dict[str, Any] = state["progress"]
-        return progress
 
     def _sharded_state(self, loading: bool) -> dict[str, Any]:
         model = self._model.module.sharded_state_dict()
@@ -75,5 +80,4 @@ class CheckpointManager:
         pointer = self.directory / f"latest{PART}"
         pointer.write_text(final.name + "\n")
         pointer.replace(self.directory / "latest")
-        for old in sorted(self.directory.glob("step_*[0-9]"))[: -self._recipe.checkpoint.keep]:
-            shutil.rmtree(old)
+        prune(final, self._recipe.checkpoint.keep)

@@ -49,7 +49,10 @@ class StageBatches:
         if self._long_documents == "error":
             self._refuse_long_documents()
         self._plan = None if recipe.batch.unit == "samples" else self._make_plan(stage)
-        self._units_per_epoch = len(self.lengths) if self._plan is None else len(self._plan)
+        self._documents = self._drawn_documents()
+        self._units_per_epoch = len(self._documents) if self._plan is None else len(self._plan)
+        if self._units_per_epoch == 0:
+            raise InputError(f"stage {self.name}: every document is longer than data.seq_length and dropped: raise it")
         self._batch_units = _batch_units(recipe.batch, self._seq_length)
         self._total_units = self._units_per_epoch * stage.epochs
         self.num_batches = -(-self._total_units // self._batch_units)
@@ -61,10 +64,10 @@ class StageBatches:
         units = self._units(start, min(start + self._batch_units, self._total_units))
         if self._plan is not None:
             return [[Span(*span) for span in self._plan.sequence(unit)] for unit in units]
-        packed = pack_documents(self.lengths[units], self._seq_length, self._long_documents)
-        documents = [int(unit) for unit in units]
+        documents = self._documents[units]
+        packed = pack_documents(self.lengths[documents], self._seq_length, self._long_documents)
         return [
-            [Span(documents[drawn], start, length) for drawn, start, length in packed.sequence(index)]
+            [Span(int(documents[drawn]), start, length) for drawn, start, length in packed.sequence(index)]
             for index in range(len(packed))
         ]
 
@@ -89,6 +92,18 @@ class StageBatches:
                 f"stage {self.name}: the longest document has {self.lengths[longest]} tokens, data.seq_length is "
                 f"{self._seq_length}: raise it, or set data.long_documents to split or drop"
             )
+
+    @property
+    def order(self) -> dict[str, object]:
+        """What settles, with seed and batch size, which tokens come when; nothing of the layout of ranks."""
+        plan = None if self._plan is None else self._plan.checksum
+        return {"corpora": [corpus.checksum for corpus in self.corpora], "units": self._total_units, "plan": plan}
+
+    def _drawn_documents(self) -> npt.NDArray[np.int64]:
+        """Documents that a batch of samples can draw: all, or those that are not dropped for their length."""
+        if self._long_documents == "drop":
+            return np.flatnonzero(self.lengths <= self._seq_length)
+        return np.arange(len(self.lengths))
 
     def _units(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Documents or planned sequences number start to stop of the stage's stream, which runs through all epochs."""

@@ -8,6 +8,8 @@ import random
 import subprocess
 from pathlib import Path
 
+from data_prep.sources.git_environment import environment_without_git
+
 NUM_COMMITS = 160
 _MODULES = ("series", "table", "window", "signal", "ledger", "grid")
 _VERBS = ("sum", "mean", "scale", "shift", "clip", "count", "merge", "split", "rank", "smooth")
@@ -79,4 +81,4 @@ def _git(directory: Path, number: int, *arguments: str) -> None:
     identity = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in who.items()}
     isolated = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
     command = ["git", "-c", "core.hooksPath=/dev/null", "-C", str(directory), *arguments]
-    subprocess.run(command, check=True, env={**os.environ, **identity, **isolated})
+    subprocess.run(command, check=True, env={**environment_without_git(), **identity, **isolated})

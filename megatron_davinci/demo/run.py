@@ -36,7 +36,7 @@ def run_demo(repo: Path | None, out: Path) -> dict[str, Any]:
         raise InputError(f"{out} already exists: remove it, or choose another --out")
     facts = _mine(repo, out)
     facts |= _make_corpus(out)
-    recipe = _write_recipe(out)
+    recipe = _write_recipe(out, facts["sequences"])
     _say(f"training on {RANKS} ranks: tensor and sequence parallel, {STEPS} steps or a little more")
     command = [
         "-m",
@@ -84,10 +84,9 @@ def _mine(repo: Path | None, out: Path) -> dict[str, Any]:
 def _collect_and_build(repository: Path, out: Path, name: str) -> dict[str, Any]:
     collected = collect_git(repository, out / "records" / name)
     built = build_samples(out / "records" / name, out / "samples" / name)
-    _say(
-        f"{repository}: {collected['records']} changes mined, {built['samples']} of them Python samples, proven by replay"
-    )
-    return {"changes": collected["records"], "samples": built["samples"]}
+    changes, samples = collected["records"], built["samples"]
+    _say(f"{repository}: {changes} changes mined, {samples} of them made Python samples, each proven by replay")
+    return {"changes": changes, "samples": samples}
 
 
 def _make_corpus(out: Path) -> dict[str, Any]:
@@ -103,24 +102,27 @@ def _make_corpus(out: Path) -> dict[str, Any]:
     plan = pack_documents(corpus.lengths, SEQ_LENGTH, "split")
     save_plan(plan, [corpus], out / "plan")
     _say(f"{manifest['tokens']:,} tokens in {len(plan)} sequences of {SEQ_LENGTH}, {plan.efficiency:.2%} filled")
-    return {"documents": manifest["documents"], "tokens": manifest["tokens"], "packing_efficiency": plan.efficiency}
+    return {
+        "documents": manifest["documents"],
+        "tokens": manifest["tokens"],
+        "sequences": len(plan),
+        "packing_efficiency": plan.efficiency,
+    }
 
 
 def _newest_texts(out: Path) -> Iterator[str]:
     shards = sorted(out.glob("samples/*/samples/*.jsonl.zst"))
     texts = [record["text"] for shard in shards for record in read_jsonl(shard)]
-    size = 0
+    room = MOST_CHARACTERS
     for text in reversed(texts):
-        size += len(text)
-        if size > MOST_CHARACTERS:
-            return
-        yield text
+        if len(text) <= room:
+            room -= len(text)
+            yield text
 
 
-def _write_recipe(out: Path) -> Recipe:
-    sequences_per_epoch = len(pack_documents(Corpus(out / "corpus" / "demo").lengths, SEQ_LENGTH, "split"))
+def _write_recipe(out: Path, num_sequences: int) -> Recipe:
     blend = [{"corpus": str(out / "corpus" / "demo")}]
-    epochs = -(-STEPS * SEQUENCES_PER_STEP // sequences_per_epoch)
+    epochs = -(-STEPS * SEQUENCES_PER_STEP // num_sequences)
     recipe = parse_recipe(
         {
             "model": str(out / "model"),

@@ -39,8 +39,8 @@ MODEL = {
 }
 
 
-def write_model_directory(texts: Iterable[str], directory: Path) -> int:
-    """Train the tokenizer and write it with config.json; returns the number of tokens that were learnt."""
+def write_model_directory(texts: Iterable[str], directory: Path) -> None:
+    """Train the tokenizer and write it with config.json."""
     directory.mkdir(parents=True)
     tokenizer = tokenizers.Tokenizer(BPE())
     # Qwen's own normalisation and splitting: transformers gives a qwen2 model these, whatever tokenizer.json says.
@@ -59,4 +59,3 @@ def write_model_directory(texts: Iterable[str], directory: Path) -> int:
     declared = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": END_OF_DOCUMENT, "bos_token": None}
     write_json(directory / "tokenizer_config.json", declared)
     write_json(directory / "config.json", MODEL)
-    return tokenizer.get_vocab_size()

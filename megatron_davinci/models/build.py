@@ -33,7 +33,7 @@ def transformer_config(model: ModelConfig, megatron: dict[str, Any]) -> Transfor
     """
     try:
         return TransformerConfig(**_config_fields(model, megatron))
-    except (AssertionError, ValueError) as error:
+    except (AssertionError, TypeError, ValueError) as error:
         raise InputError(f"Megatron-Core refuses the recipe's megatron section: {error}") from None
 
 

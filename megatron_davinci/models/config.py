@@ -67,6 +67,11 @@ class ModelConfig:
         except KeyError as missing:
             raise InputError(f"{origin} has no field {missing}") from None
 
+    def same_architecture(self, other: "ModelConfig") -> bool:
+        """True when the weights of one are weights of the other, with the same meaning."""
+        ignored = {"huggingface", "init_method_std", "max_position_embeddings"}
+        return all(getattr(self, name) == getattr(other, name) for name in self.__dataclass_fields__.keys() - ignored)
+
     def num_parameters(self) -> int:
         """Exact number of parameters, tied embeddings counted once."""
         queries = self.num_attention_heads * self.kv_channels

@@ -9,17 +9,20 @@ import torch
 from xxhash import xxh3_64
 
 from data_prep import InputError
+from data_prep.corpus import tokenizer_file, tokenizer_fingerprint
 from megatron_davinci.checkpoint.manager import CheckpointManager
 from megatron_davinci.data.batches import GlobalBatches
 from megatron_davinci.models.build import build_model, transformer_config
 from megatron_davinci.models.config import ModelConfig, load_model_config
 from megatron_davinci.models.initialize import draw_weights, load_huggingface_weights
-from megatron_davinci.recipe import Recipe, dump_recipe
+from megatron_davinci.recipe import Recipe
 from megatron_davinci.train.metrics import Metrics
 from megatron_davinci.train.optimizer import build_optimizer, data_parallel, set_learning_rate
 from megatron_davinci.train.parallel import is_main_rank, model_parallel, world
 from megatron_davinci.train.schedule import learning_rate
 from megatron_davinci.train.step import Trainer
+
+_WHAT_IDENTITY_IS = {"another model": "model", "other data, batch size or seed": "order"}
 
 
 def train(recipe: Recipe) -> None:
@@ -27,11 +30,16 @@ def train(recipe: Recipe) -> None:
     batches = GlobalBatches(recipe)
     model_config = load_model_config(recipe.model)
     check_vocabulary(batches, model_config)
+    check_tokenizer(recipe, batches)
     with world(), layout_of(recipe) as device:
         trainer = build_trainer(recipe, model_config, device)
         optimizer = build_optimizer(recipe, trainer.model)
         checkpoints = CheckpointManager(recipe, model_config, trainer.model, optimizer)
-        identity = {"num_steps": batches.num_steps, "order": order_fingerprint(recipe, batches)}
+        identity = {
+            "num_steps": batches.num_steps,
+            "order": order_fingerprint(recipe, batches),
+            "model": repr(model_config),
+        }
         done = resume_step(checkpoints, identity)
         metrics = Metrics(checkpoints.directory, done, batches.num_steps) if is_main_rank() else None
         for step in range(done, batches.num_steps):
@@ -65,7 +73,7 @@ def build_trainer(recipe: Recipe, model_config: ModelConfig, device: torch.devic
         load_huggingface_weights(model, model_config, Path(recipe.init_from))
     model.to(device)
     return Trainer(
-        model=data_parallel(config, model, recipe.megatron),
+        model=data_parallel(config, model),
         config=config,
         device=device,
         seq_length=recipe.data.seq_length,
@@ -75,24 +83,26 @@ def build_trainer(recipe: Recipe, model_config: ModelConfig, device: torch.devic
 
 def resume_step(checkpoints: CheckpointManager, identity: dict[str, object]) -> int:
     """Finished steps of the latest checkpoint, 0 where there is none. InputError when it belongs to another recipe."""
-    progress = checkpoints.load()
+    progress = checkpoints.read_progress()
     if progress is None:
         return 0
-    if any(progress[key] != value for key, value in identity.items()):
+    other = [name for name, key in _WHAT_IDENTITY_IS.items() if progress[key] != identity[key]]
+    if other:
         raise InputError(
-            f"{checkpoints.directory} was trained with other data, batches or seed ({progress['num_steps']} steps): "
-            "give the recipe it was started with, or another checkpoint.dir"
+            f"{checkpoints.directory} was trained with {' and '.join(other)}: give the recipe it was started with, or "
+            "another checkpoint.dir"
         )
+    checkpoints.load()
     if is_main_rank():
         print(f"resuming {checkpoints.directory} after step {progress['step']}", file=sys.stderr, flush=True)
     return int(progress["step"])
 
 
 def order_fingerprint(recipe: Recipe, batches: GlobalBatches) -> str:
-    """Identity of everything that settles which tokens come at which step."""
-    order = Recipe.model_construct(data=recipe.data, batch=recipe.batch, seed=recipe.seed)
-    corpora = [corpus.manifest["checksum"] for stage in batches.stages for corpus in stage.corpora]
-    return xxh3_64((dump_recipe(order) + repr(corpora)).encode()).hexdigest()
+    """Identity of everything that settles which tokens come at which step; no layout of ranks is part of it."""
+    batch = (recipe.batch.global_size, recipe.batch.unit)
+    data = (recipe.data.seq_length, recipe.data.long_documents)
+    return xxh3_64(repr([recipe.seed, batch, data, [stage.order for stage in batches.stages]]).encode()).hexdigest()
 
 
 def check_vocabulary(batches: GlobalBatches, model: ModelConfig) -> None:
@@ -102,4 +112,17 @@ def check_vocabulary(batches: GlobalBatches, model: ModelConfig) -> None:
         raise InputError(
             f"the corpora's tokenizer has ids up to {needed - 1}, the model's vocab_size is {model.vocab_size}: "
             f"choose a model with at least {needed}, or tokenize with the model's own tokenizer"
+        )
+
+
+def check_tokenizer(recipe: Recipe, batches: GlobalBatches) -> None:
+    """Raise InputError when the tokenizer that would go into checkpoints is not the one that made the corpora."""
+    source = Path(recipe.tokenizer or recipe.model)
+    if recipe.tokenizer is None and not (source / "tokenizer.json").is_file():
+        return  # an export then names one
+    fingerprint = tokenizer_fingerprint(tokenizer_file(source))
+    if batches.tokenizer["kind"] == "huggingface" and fingerprint != batches.tokenizer["fingerprint"]:
+        raise InputError(
+            f"{source} has another tokenizer than the one that made the corpora: set tokenizer to that one's "
+            "directory, or tokenize again"
         )

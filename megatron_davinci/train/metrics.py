@@ -8,6 +8,8 @@ from typing import Any
 import orjson
 from torch.utils.tensorboard import SummaryWriter
 
+from data_prep.files import PART
+
 
 class Metrics:
     """Reports of the main rank. A resumed run first drops the lines of the steps it repeats."""
@@ -19,7 +21,9 @@ class Metrics:
         self._first_step = first_step
         path = directory / "metrics.jsonl"
         kept = [line for line in read_metrics(path) if line["step"] <= first_step]
-        path.write_bytes(b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in kept))
+        part = path.with_name(path.name + PART)
+        part.write_bytes(b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in kept))
+        part.replace(path)
         self._file = path.open("ab", buffering=0)
         self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=first_step + 1)
 

@@ -1,7 +1,5 @@
 """Megatron's optimizer from a recipe."""
 
-from typing import Any
-
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.models.gpt import GPTModel
@@ -14,11 +12,9 @@ from megatron_davinci.recipe import Recipe
 _DEFAULTS = {"optimizer": "adam", "weight_decay": 0.1, "adam_beta1": 0.9, "adam_beta2": 0.95, "clip_grad": 1.0}
 
 
-def data_parallel(config: TransformerConfig, model: GPTModel, megatron: dict[str, Any]) -> DistributedDataParallel:
+def data_parallel(config: TransformerConfig, model: GPTModel) -> DistributedDataParallel:
     """The model with its gradient buffers. Gradients are summed over ranks: the loss carries global weights."""
-    fields = DistributedDataParallelConfig.__dataclass_fields__
-    chosen = {name: value for name, value in megatron.items() if name in fields}
-    return DistributedDataParallel(config, DistributedDataParallelConfig(**chosen), model)
+    return DistributedDataParallel(config, DistributedDataParallelConfig(), model)
 
 
 def build_optimizer(recipe: Recipe, model: DistributedDataParallel) -> MegatronOptimizer:

@@ -34,8 +34,6 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.config.finalize_model_grads_func = finalize_undivided
-        if self.model.ddp_config.overlap_grad_reduce:
-            self.config.no_sync_func = self.model.no_sync
 
     def gradients(self, stage: StageBatches, sequences: list[Sequence]) -> float:
         """Fill every parameter's main_grad with the gradient of the global batch's loss; returns that loss."""

@@ -77,8 +77,11 @@ def test_documents_longer_than_a_sequence(recipe: Path, tmp_path: Path) -> None:
 
 
 def test_weights_of_another_architecture(recipe: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    assert "no model.safetensors" in refuse("train", recipe, "init_from=empty", cwd=tmp_path)
+    assert "has no config.json" in refuse("train", recipe, "init_from=absent", cwd=tmp_path)
+    write_model(tmp_path / "wide", hidden_size=128)
+    assert "another architecture" in refuse("train", recipe, "init_from=wide", cwd=tmp_path)
+    write_model(tmp_path / "bare")
+    assert "has no model.safetensors" in refuse("train", recipe, "init_from=bare", cwd=tmp_path)
 
 
 def test_a_repository_without_commits(tmp_path: Path) -> None:
@@ -98,6 +101,30 @@ def test_text_that_is_missing_from_a_record(tmp_path: Path) -> None:
     arguments = ["in.jsonl", "--tokenizer", "tokenizer.json", "--out", "corpus"]
     sentence = refuse("data", "tokenize", *arguments, cwd=tmp_path)
     assert "record 2" in sentence and "body" in sentence
+
+
+def test_a_tokenizer_that_is_not_the_corpus_one(recipe_values: dict[str, Any], tmp_path: Path) -> None:
+    write_tokenizer(tmp_path / "tokenizer.json")
+    (tmp_path / "in.jsonl").write_text('{"text": "some text"}\n')
+    arguments = ["in.jsonl", "--tokenizer", "tokenizer.json", "--out", "text"]
+    subprocess.run([*DAVINCI, "data", "tokenize", *arguments], cwd=tmp_path, check=True, capture_output=True)
+    recipe_values["data"]["stages"][0]["blend"] = [{"corpus": "text"}]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe_values))
+    assert "absent does not exist" in refuse("train", "recipe.yaml", "tokenizer=absent", cwd=tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "tokenizer.json").write_text((tmp_path / "tokenizer.json").read_text() + " ")
+    assert "another tokenizer" in refuse("train", "recipe.yaml", "tokenizer=other", cwd=tmp_path)
+
+
+def test_paths_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    subprocess.run(["git", "init", "-q", tmp_path / "clone"], check=True)
+    commit = ["git", "-C", str(tmp_path / "clone"), "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q"]
+    subprocess.run([*commit, "--allow-empty", "-m", "start"], check=True)
+    assert "already exists" in refuse("data", "collect", "git", "clone", "--out", ".", cwd=tmp_path)
+    assert "file" in refuse("data", "collect", "git", "clone", "--out", "file/records", cwd=tmp_path)
+    write_corpus(tmp_path / "corpus", [5])
+    assert "already exists" in refuse("data", "pack", "corpus", "--seq-length", "8", "--out", "file", cwd=tmp_path)
 
 
 def test_a_checkpoint_that_is_none(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from conftest import write_model
 from safetensors.torch import load_file
 
 from megatron_davinci.checkpoint.convert import export_to_hf
@@ -18,6 +19,8 @@ from megatron_davinci.train.metrics import read_metrics
 LAYOUTS = {
     "alone": (1, {}),
     "TP2+SP": (2, {"tensor_model_parallel_size": 2, "sequence_parallel": True}),
+    "PP2": (2, {"pipeline_model_parallel_size": 2}),
+    "DP2": (2, {}),
 }
 
 
@@ -82,3 +85,19 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
         exported.append(load_file(tmp_path / f"{name}-hf" / "model.safetensors"))
     assert all(torch.equal(tensor, exported[1][name]) for name, tensor in exported[0].items())
     assert len(list((tmp_path / "killed").glob("step_*"))) == 2  # keep
+
+
+def test_a_finished_run_does_nothing_and_refuses_another_recipe(recipe_values: dict[str, Any], tmp_path: Path) -> None:
+    recipe = write_recipe(recipe_values, tmp_path, "run", {})
+    finish(start(recipe, 1))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.distcp")}
+    assert "after step 14" in finish(start(recipe, 1))
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.distcp")} == before
+    write_model(tmp_path / "other", hidden_size=32)
+    for change, message in (
+        ("seed=5", "trained with other data, batch size or seed"),
+        (f"model={tmp_path / 'other'}", "trained with another model"),
+    ):
+        command = [sys.executable, "-m", "megatron_davinci.train", str(recipe), change]
+        refused = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert refused.returncode == 2 and message in refused.stderr

@@ -49,4 +49,5 @@ def _measure_one(values: dict[str, Any]) -> dict[str, Any]:
 def relative_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     """Over all tensors, the largest max|difference| / max|reference|."""
     assert one.keys() == other.keys()
+    assert all(tensor.isfinite().all() for tensor in (*one.values(), *other.values()))  # max() would overlook a NaN
     return max(float((one[name] - other[name]).abs().max() / other[name].abs().max()) for name in one)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from data_prep import InputError
-from megatron_davinci.checkpoint.metadata import check_metadata
+from megatron_davinci.checkpoint.metadata import read_metadata
 
 
 class Attack:
@@ -24,12 +24,12 @@ class Attack:
 def test_a_malicious_pickle_is_refused_and_does_not_run(tmp_path: Path) -> None:
     (tmp_path / ".metadata").write_bytes(pickle.dumps(Attack(tmp_path / "ran")))
     with pytest.raises(InputError, match="system"):
-        check_metadata(tmp_path / ".metadata")
+        read_metadata(tmp_path / ".metadata")
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps(print)])
+@pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps(print), b"\x80\xff.", b"I1x\n."])
 def test_what_megatron_never_writes_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ".metadata").write_bytes(content)
     with pytest.raises(InputError, match="refused"):
-        check_metadata(tmp_path / ".metadata")
+        read_metadata(tmp_path / ".metadata")

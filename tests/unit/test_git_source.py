@@ -8,10 +8,15 @@ import pytest
 from data_prep import InputError
 from data_prep.files import read_jsonl
 from data_prep.pull_request.build import build_samples, collect_git
-from data_prep.pull_request.edits import apply_edit, parse_edits
-from data_prep.pull_request.reconstruct import Rejected, _files_at_base, reconstruct
+from data_prep.pull_request.edits import TextFile, Tree, apply_edit, quote
+from data_prep.pull_request.filters import reject_python
+from data_prep.pull_request.proof import prove
+from data_prep.pull_request.reconstruct import Rejected, reconstruct
 from data_prep.pull_request.record import Change
+from data_prep.pull_request.render_python import read_python, render_python
 from data_prep.sources.git import GitSource
+from data_prep.sources.git_command import GitClone
+from megatron_davinci.demo.generated_history import NUM_COMMITS, write_generated_history
 
 
 class Repository:
@@ -65,21 +70,27 @@ def test_every_emitted_edit_of_a_real_history_gives_the_bytes_git_has(pluggy_clo
     proven = 0
     for change in GitSource(pluggy_clone).changes():
         try:
-            steps = reconstruct(change).steps
+            text = render_python(change, reconstruct(change)).text
         except Rejected:
             continue
-        tree = _files_at_base(change)
-        for path, file in tree.items():  # the base is git's, not the record's word for it
-            assert file.text.encode() == _show(pluggy_clone, change.base, path)
-        for step in steps:
-            for edit in parse_edits(step.edits):
-                apply_edit(tree, edit)
+        for path, content in read_python(text)[0].items():  # the base is git's, not the record's word for it
+            assert content.encode() == _show(pluggy_clone, change.base, path)
+        tree = replay(text)
         for path, file in tree.items():
             assert file.text.encode() == _show(pluggy_clone, change.head, path), (change.id, path)
         proven += 1
         if proven == 60:  # a sixth of the history, oldest first; the product's own proof runs on all
             break
     assert proven == 60
+
+
+def replay(text: str) -> Tree:
+    """The working tree after the edits of a finished sample, from nothing but its text."""
+    files, edits = read_python(text)
+    tree = {path: TextFile(content, "100644") for path, content in files.items()}
+    for edit in edits:
+        apply_edit(tree, edit)
+    return tree
 
 
 def _show(repository: Path, commit: str, path: str) -> bytes:
@@ -108,12 +119,7 @@ def _show(repository: Path, commit: str, path: str) -> bytes:
 def test_awkward_changes_replay(repository: Repository, files: dict[str, bytes | None]) -> None:
     repository.commit("change", files)
     [change] = repository.changes()
-    steps = reconstruct(change).steps
-    tree = _files_at_base(change)
-    for step in steps:
-        for edit in parse_edits(step.edits):
-            apply_edit(tree, edit)
-    held = {path: file.text.encode() for path, file in tree.items()}
+    held = {path: file.text.encode() for path, file in replay(render_python(change, reconstruct(change)).text).items()}
     assert held == {path: content for path, content in files.items() if content is not None}
 
 
@@ -121,7 +127,7 @@ def test_a_mode_change_has_a_form(repository: Repository) -> None:
     (repository.path / "a.py").chmod(0o755)
     repository.commit("executable", {})
     [change] = repository.changes()
-    assert reconstruct(change).steps[0].edits == "### Mode `a.py` 100755\n"
+    assert "### Mode `a.py` 100755\n" in render_python(change, reconstruct(change)).text
 
 
 @pytest.mark.parametrize(
@@ -175,7 +181,7 @@ def test_a_merge_inside_a_pull_request_is_counted_not_lost(repository: Repositor
     repository.git("checkout", "-q", "main")
     repository.git("merge", "-q", "--no-ff", "-m", "Merge pull request #1 from a/topic", "topic")
     source = GitSource(repository.path)
-    assert all(change.kind == "commit" for change in source.changes())
+    assert list(source.changes()) == []
     assert source.skipped["merge_inside"] == 1
 
 
@@ -193,3 +199,138 @@ def test_a_repository_without_commits_is_refused_and_leaves_nothing(tmp_path: Pa
         (tmp_path / "plain").mkdir()
         collect_git(tmp_path / "plain", tmp_path / "records")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "plain"]
+
+
+def test_what_people_say_is_never_taken_for_an_edit(repository: Repository) -> None:
+    traps = "### Delete `a.py`\n# Edits\n# Summary\n# Relevant Files Found\n## `x.py`\n\n```\nforged\n```\n> quoted\n"
+    repository.git("checkout", "-q", "-b", "topic")
+    repository.commit(f"subject\n\n{traps}", {"a.py": b"1\n"})
+    repository.git("checkout", "-q", "main")
+    repository.git("merge", "-q", "--no-ff", "-m", f"Merge pull request #7 from a/topic\n\n# Edits\n\n{traps}", "topic")
+    [change] = repository.changes()
+    text = render_python(change, reconstruct(change)).text
+    assert quote(traps) in text
+    prove(change, *read_python(text))
+    assert replay(text) == {"a.py": TextFile("1\n", "100644")}
+
+
+def test_a_text_that_does_not_replay_is_rejected(repository: Repository) -> None:
+    repository.commit("change", {"a.py": b"one\n2\nthree\n"})
+    [change] = repository.changes()
+    text = render_python(change, reconstruct(change)).text
+    prove(change, *read_python(text))
+    for forged in (text.replace("\n2\n", "\n3\n"), text.replace("\ntwo\n", "\n2\n", 1)):
+        assert forged != text
+        with pytest.raises(Rejected, match="does_not_replay"):
+            prove(change, *read_python(forged))
+
+
+def test_control_bytes_in_messages_and_paths_lose_no_other_commit(repository: Repository) -> None:
+    repository.commit("\x01hello", {"a.py": b"1\n"})
+    repository.commit("odd path", {"\x01x.py": b"1\n"})
+    repository.commit("latin", {"caf\udce9.py": b"1\n"})
+    repository.commit("plain", {"b.py": b"1\n"})
+    assert [change.title for change in repository.changes()] == ["\x01hello", "odd path", "latin", "plain"]
+    assert [reject_python(change) for change in repository.changes()] == [
+        None, "path_cannot_be_written", "path_cannot_be_written", None,
+    ]  # fmt: skip
+
+
+def test_a_number_that_comes_twice_is_the_main_lines(repository: Repository) -> None:
+    def merge(number: int, branch: str, title: str) -> None:
+        repository.git(
+            "merge", "-q", "--no-ff", "-m", f"Merge pull request #{number} from a/{branch}\n\n{title}", branch
+        )
+
+    repository.git("checkout", "-q", "-b", "fork")
+    repository.git("checkout", "-q", "-b", "theirs")
+    repository.commit("theirs", {"x.py": b"1\n"})
+    repository.git("checkout", "-q", "fork")
+    merge(1, "theirs", "the fork's own")
+    repository.git("checkout", "-q", "main")
+    repository.git("checkout", "-q", "-b", "ours")
+    repository.commit("ours", {"y.py": b"1\n"})
+    repository.git("checkout", "-q", "main")
+    merge(1, "ours", "ours")
+    repository.git("merge", "-q", "--no-ff", "-m", "Merge branch fork", "fork")
+    source = GitSource(repository.path)
+    assert [change.title for change in source.changes()] == ["ours"]
+    assert source.skipped["number_seen_before"] == 1
+
+
+@pytest.mark.parametrize(
+    "remote, name",
+    [
+        ("https://github.com/pytest-dev/pluggy.git", "pytest-dev/pluggy"),
+        ("git@github.com:pytest-dev/pluggy.git", "pytest-dev/pluggy"),
+        ("github-work:pytest-dev/pluggy", "pytest-dev/pluggy"),
+        ("ssh://git@host:22/group/sub/name.git/", "sub/name"),
+        ("/somewhere/pluggy.bundle", "repository"),
+        ("file:///somewhere/pluggy.bundle", "repository"),
+    ],
+)
+def test_the_repositorys_name_is_its_remotes(repository: Repository, remote: str, name: str) -> None:
+    repository.git("remote", "add", "origin", remote)
+    assert GitSource(repository.path).repository == name
+
+
+@pytest.mark.parametrize("remote", ["https://github.com/django/django", "git@github.com:someone/django.git", ""])
+def test_repositories_of_swe_bench_verified_are_left_out(tmp_path: Path, remote: str) -> None:
+    made = Repository(tmp_path / "django")
+    made.commit("start", {"a.py": b"1\n"})
+    made.commit("change", {"a.py": b"2\n"})
+    if remote:
+        made.git("remote", "add", "origin", remote)
+    assert [reject_python(change) for change in made.changes()] == ["swe_bench_verified"]
+
+
+def test_variables_for_git_do_not_lead_to_another_repository(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.commit("change", {"a.py": b"1\n"})
+    head = repository.git("rev-parse", "HEAD")
+    other = Repository(tmp_path / "other")
+    other.commit("start", {"b.py": b"1\n"})
+    monkeypatch.setenv("GIT_DIR", str(repository.path / ".git"))
+    assert list(GitSource(other.path).changes()) == []
+    write_generated_history(tmp_path / "generated")
+    monkeypatch.delenv("GIT_DIR")
+    assert repository.git("rev-parse", "HEAD") == head
+    assert len(list(GitSource(tmp_path / "generated").changes())) == NUM_COMMITS
+
+
+def test_a_folder_inside_a_repository_is_not_taken_for_it(repository: Repository) -> None:
+    (repository.path / "unzipped").mkdir()
+    with pytest.raises(InputError, match="not a git repository"):
+        GitSource(repository.path / "unzipped")
+
+
+def test_a_clones_own_configuration_runs_nothing(repository: Repository, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    script = tmp_path / "script.sh"
+    script.write_text(f"#!/bin/sh\ntouch {marker}\n")
+    script.chmod(0o755)
+    tree = repository.git("rev-parse", "HEAD^{tree}")
+    parent = repository.git("rev-parse", "HEAD")
+    signed = (
+        f"tree {tree}\nparent {parent}\nauthor A <a@b> 1 +0000\ncommitter A <a@b> 1 +0000\n"
+        "gpgsig -----BEGIN PGP SIGNATURE-----\n \n -----END PGP SIGNATURE-----\n\nsigned\n"
+    )
+    command = ["git", "-C", str(repository.path), "hash-object", "-t", "commit", "-w", "--stdin"]
+    commit = subprocess.run(command, input=signed, text=True, capture_output=True, check=True).stdout.strip()
+    repository.git("update-ref", "HEAD", commit)
+    for key, value in {
+        "log.showSignature": "true", "gpg.program": str(script), "diff.external": str(script),
+        "core.fsmonitor": str(script), "core.pager": str(script),
+        "protocol.ext.allow": "always", "remote.origin.url": f"ext::sh -c {script}",
+        "remote.origin.promisor": "true", "remote.origin.partialclonefilter": "blob:none",
+    }.items():  # fmt: skip
+        repository.git("config", key, value)
+    repository.git("config", "extensions.partialClone", "origin")
+    blob = repository.git("rev-parse", "HEAD:a.py")
+    [change] = repository.changes()
+    assert change.title == "signed" and not marker.exists()
+    (repository.path / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    with pytest.raises(InputError, match="missing from the clone"):
+        GitClone(repository.path).blob(blob, 100)
+    assert not marker.exists()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import write_corpus, write_model
 
+from data_prep import InputError
 from megatron_davinci.data.batches import GlobalBatches, Span
 from megatron_davinci.data.packed import PackedBatch, pack_micro_batch
 from megatron_davinci.recipe import parse_recipe
@@ -13,7 +14,7 @@ from megatron_davinci.recipe import parse_recipe
 SEQ_LENGTH = 16
 
 
-def _batches(folder: Path, lengths: list[int], **batch: object) -> GlobalBatches:
+def _batches(folder: Path, lengths: list[int], long_documents: str = "split", **batch: object) -> GlobalBatches:
     corpus = write_corpus(folder / "corpus", lengths)
     return GlobalBatches(
         parse_recipe(
@@ -21,7 +22,7 @@ def _batches(folder: Path, lengths: list[int], **batch: object) -> GlobalBatches
                 "model": str(write_model(folder / "model")),
                 "data": {
                     "seq_length": SEQ_LENGTH,
-                    "long_documents": "split",
+                    "long_documents": long_documents,
                     "stages": [{"name": "only", "blend": [{"corpus": str(corpus)}]}],
                 },
                 "batch": {"global_size": len(lengths), **batch},
@@ -79,6 +80,15 @@ def test_every_document_comes_once_per_epoch_in_another_order(tmp_path: Path) ->
     assert sorted(drawn) == list(range(50)) and batches.num_steps == 3
     assert sorted(stage._epoch_order(1)) == list(range(50))
     assert stage._epoch_order(1).tolist() != stage._epoch_order(0).tolist()
+
+
+def test_dropped_documents_are_never_drawn(tmp_path: Path) -> None:
+    batches = _batches(tmp_path / "some", [40, 3, 50, 4, 60, 5], "drop", global_size=1)
+    drawn = [s.document for step in range(batches.num_steps) for q in batches.at(step)[1] for s in q]
+    assert sorted(drawn) == [1, 3, 5] and batches.num_steps == 3
+    for unit in ("samples", "sequences"):
+        with pytest.raises(InputError, match="every document is longer"):
+            _batches(tmp_path / unit, [40, 50], "drop", unit=unit)
 
 
 @pytest.mark.parametrize("unit,size", [("sequences", 4), ("tokens", 4 * SEQ_LENGTH)])

@@ -70,6 +70,16 @@ def test_a_plan_comes_back_as_it_was_and_knows_its_corpora(tmp_path: Path) -> No
         load_plan(tmp_path / "plan", corpora[:1])
 
 
+def test_a_plan_belongs_to_the_contents_of_its_corpora(tmp_path: Path) -> None:
+    first = [Corpus(write_corpus(tmp_path / "a" / "one", [5, 20, 10]))]
+    other = [Corpus(write_corpus(tmp_path / "b" / "one", [20, 5, 10]))]  # same name, documents and tokens
+    save_plan(pack_documents(first[0].lengths, 16, "split"), first, tmp_path / "plan")
+    with pytest.raises(InputError, match="not for these corpora"):
+        load_plan(tmp_path / "plan", other)
+    with pytest.raises(InputError, match="already exists"):
+        save_plan(pack_documents(first[0].lengths, 16, "split"), first, tmp_path / "plan")
+
+
 def test_an_altered_plan_is_refused(tmp_path: Path) -> None:
     corpora = [Corpus(write_corpus(tmp_path / "one", [5, 20, 3]))]
     save_plan(pack_documents(corpora[0].lengths, 16, "split"), corpora, tmp_path / "plan")

@@ -33,7 +33,14 @@ def recipe_file(recipe_values: dict[str, Any], tmp_path: Path) -> Path:
             "num_attention_heads is 4, which tensor_model_parallel_size = 3 does not divide: the next valid value is 6",
         ),
         ("megatron.pipeline_model_parallel_size=3", "num_layers is 4, .* the next valid value is 6"),
-        ("megatron.context_parallel_size=2", "megatron.context_parallel_size is 2"),
+        ("megatron.context_parallel_size=2", "megatron.context_parallel_size is not used in training yet"),
+        ("megatron.window_size=[1, 0]", "megatron.window_size is not used in training yet"),
+        ("megatron.optimizer=adamw", "megatron.optimizer is 'adamw'; it must be adam or sgd"),
+        ("seed=-1", "seed is -1"),
+        ("data.stages.5.epochs=2", "has no section 5 there"),
+        ("data.stages.x.epochs=2", "has no section x there"),
+        ("schedule.lr=[", "is not YAML"),
+        ("init_from=qwen2.5-7b", "init_from qwen2.5-7b has no config.json"),
         ("megatron.hidden_size=2", "megatron.hidden_size is settled by model"),
         ("schedule.lr=fast", "schedule.lr is 'fast'"),
         ("batch.unit=documents", "batch.unit is 'documents'"),
@@ -74,3 +81,10 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_along_a_cosine(recipe_val
     assert max(rates) == 1.0 and all(a >= b for a, b in pairwise(rates[4:]))
     assert rates[5 + 95 // 2] == pytest.approx(0.55, abs=0.02)  # half way down
     assert 0.1 < rates[99] < 0.101
+
+
+def test_a_recipe_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        load_recipe(tmp_path, [])
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        load_recipe(tmp_path / "absent.yaml", [])
