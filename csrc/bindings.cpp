@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "indexed_dataset.h"
+#include "ngram_index.h"
 #include "packing.h"
 
 namespace py = pybind11;
@@ -60,10 +61,61 @@ void add_documents(davinci::IndexedDatasetWriter& writer, const Int64Array& ids,
                        static_cast<std::size_t>(lengths.size()));
 }
 
+// Benchmark instances end to end; `offsets` has one entry more than there are instances.
+davinci::NgramIndex make_index(std::size_t n, const Int64Array& tokens, const Int64Array& offsets) {
+  require_vector(tokens, "tokens");
+  require_vector(offsets, "offsets");
+  const std::span<const std::int64_t> ids(tokens.data(), static_cast<std::size_t>(tokens.size()));
+  std::vector<std::size_t> ends;
+  for (const std::int64_t offset : std::span(offsets.data(), static_cast<std::size_t>(offsets.size()))) {
+    if (offset < 0 || static_cast<std::size_t>(offset) > ids.size() ||
+        (!ends.empty() && static_cast<std::size_t>(offset) < ends.back()))
+      throw std::invalid_argument("offsets must rise from 0 to the number of tokens");
+    ends.push_back(static_cast<std::size_t>(offset));
+  }
+  std::vector<std::uint32_t> narrow;
+  narrow.reserve(ids.size());
+  for (const std::int64_t id : ids) {
+    if (id < 0 || id > std::numeric_limits<std::int32_t>::max()) throw std::invalid_argument("a token id is out of range");
+    narrow.push_back(static_cast<std::uint32_t>(id));
+  }
+  py::gil_scoped_release release;
+  return davinci::NgramIndex(n, std::move(narrow), ends);
+}
+
+// Calls `use` with the tokens of a corpus as a span of their own type: uint16 or int32, one dimension, contiguous.
+template <typename Use>
+auto with_tokens(const py::array& tokens, Use&& use) {
+  if (tokens.ndim() != 1 || !(tokens.flags() & py::array::c_style))
+    throw std::invalid_argument("tokens must be contiguous and have one dimension");
+  const auto size = static_cast<std::size_t>(tokens.size());
+  if (py::isinstance<py::array_t<std::uint16_t>>(tokens))
+    return use(std::span(static_cast<const std::uint16_t*>(tokens.data()), size));
+  if (py::isinstance<py::array_t<std::int32_t>>(tokens))
+    return use(std::span(static_cast<const std::int32_t*>(tokens.data()), size));
+  throw std::invalid_argument("tokens must be uint16 or int32");
+}
+
+void scan_documents(davinci::LeakageScan& scan, const py::array& tokens, const Int64Array& starts,
+                    const Int64Array& lengths, std::int64_t first_document, std::size_t num_threads) {
+  require_vector(starts, "starts");
+  require_vector(lengths, "lengths");
+  with_tokens(tokens, [&](auto ids) {
+    py::gil_scoped_release release;
+    scan.add(ids, std::span(starts.data(), static_cast<std::size_t>(starts.size())),
+             std::span(lengths.data(), static_cast<std::size_t>(lengths.size())), first_document, num_threads);
+  });
+}
+
+template <typename T>
+py::array_t<std::int64_t> copy_to_numpy(const std::vector<T>& values) {
+  return to_numpy(std::vector<std::int64_t>(values.begin(), values.end()));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
-  module.doc() = "C++ core of data_prep: indexed datasets and packing.";
+  module.doc() = "C++ core of data_prep: indexed datasets, packing and n-gram leakage.";
 
   module.def("pack_best_fit", &pack_best_fit, py::arg("lengths"), py::arg("seq_length"), py::arg("long_documents"),
              "Best-fit decreasing packing; see csrc/packing.h.");
@@ -77,4 +129,25 @@ PYBIND11_MODULE(_native, module) {
       .def_property_readonly("num_documents", &davinci::IndexedDatasetWriter::num_documents)
       .def_property_readonly("num_tokens", &davinci::IndexedDatasetWriter::num_tokens)
       .def_property_readonly("num_empty", &davinci::IndexedDatasetWriter::num_empty);
+
+  py::class_<davinci::NgramIndex>(module, "NgramIndex", "n-grams of benchmark instances; see csrc/ngram_index.h.")
+      .def(py::init(&make_index), py::arg("n"), py::arg("tokens"), py::arg("offsets"))
+      .def_property_readonly("num_grams",
+                             [](const davinci::NgramIndex& index) { return copy_to_numpy(index.num_grams()); });
+
+  py::class_<davinci::LeakageScan>(module, "LeakageScan", "Running leakage of documents; see csrc/ngram_index.h.")
+      .def(py::init<const davinci::NgramIndex&, double>(), py::arg("index"), py::arg("tau"), py::keep_alive<1, 2>())
+      .def("add", &scan_documents, py::arg("tokens"), py::arg("starts"), py::arg("lengths"), py::arg("first_document"),
+           py::arg("num_threads"))
+      .def("shared_starts",
+           [](const davinci::LeakageScan& scan, const py::array& document, std::size_t instance) {
+             return with_tokens(document, [&](auto ids) { return to_numpy(scan.shared_starts(ids, instance)); });
+           },
+           py::arg("document"), py::arg("instance"))
+      .def_property_readonly("most_shared",
+                             [](const davinci::LeakageScan& scan) { return copy_to_numpy(scan.most_shared()); })
+      .def_property_readonly("worst_document",
+                             [](const davinci::LeakageScan& scan) { return copy_to_numpy(scan.worst_document()); })
+      .def_property_readonly("leaking_documents",
+                             [](const davinci::LeakageScan& scan) { return copy_to_numpy(scan.leaking_documents()); });
 }

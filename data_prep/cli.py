@@ -85,6 +85,59 @@ def tokenize(
 
 
 @app.command()
+def decontaminate(
+    prefixes: Annotated[list[Path], typer.Argument(help="PREFIX of each corpus.")],
+    benchmark: Annotated[
+        list[str], typer.Option(help="FILE or FILE:field+field: JSON Lines or Parquet; prompt and solution are joined.")
+    ],
+    tokenizer: Annotated[Path, typer.Option(help="The tokenizer that made the corpora.")],
+    out: Annotated[Path, typer.Option(help="Report to write, as JSON.")],
+    n: Annotated[int, typer.Option("-n", help="Tokens of an n-gram.")] = 13,
+    tau: Annotated[float, typer.Option(help="Score from which an instance is contaminated.")] = 0.10,
+    threads: Annotated[int | None, typer.Option(help="Threads; default: as many as there are cores.")] = None,
+    clean_benchmark: Annotated[
+        Path | None, typer.Option(help="Directory to make: the benchmarks without contaminated instances.")
+    ] = None,
+    drop_to: Annotated[
+        Path | None, typer.Option(help="PREFIX of a new corpus without the documents that leak (score >= tau).")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Page to write: every hit in its context.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Exact n-gram leakage of benchmarks into corpora: the worst document and the matching span for every instance.
+
+    Example: davinci data decontaminate corpus/py --benchmark HumanEval.jsonl.gz:prompt+canonical_solution
+    --tokenizer qwen.tiktoken --out leakage.json --html leakage.html
+    """
+    from data_prep.corpus.benchmarks import read_benchmark
+    from data_prep.corpus.decontaminate import measure_leakage, write_clean_benchmarks, write_without
+    from data_prep.corpus.indexed import Corpus
+    from data_prep.corpus.leakage_page import write_page
+    from data_prep.files import refuse_existing, write_json
+    from data_prep.progress import counter
+
+    for path in (out, html, clean_benchmark):
+        refuse_existing(path)
+    corpora = Corpus.open_all(prefixes)
+    benchmarks = [read_benchmark(argument) for argument in benchmark]
+    total = sum(int(corpus.lengths.sum()) for corpus in corpora)
+    with counter("tokens", total, quiet=as_json) as advance:
+        leakage = measure_leakage(corpora, benchmarks, tokenizer, n, tau, threads, advance)
+    if drop_to is not None:
+        write_without(corpora, leakage.leaking, drop_to)
+    if clean_benchmark is not None:
+        write_clean_benchmarks(benchmarks, leakage.report["instances"], clean_benchmark)
+    if html is not None:
+        write_page(leakage.report, benchmarks, corpora, tokenizer, html)
+    write_json(out, leakage.report)
+    facts = {
+        Path(entry["file"]).name: {key: entry[key] for key in ("instances", "contaminated", "too_short")}
+        for entry in leakage.report["benchmarks"]
+    }
+    report({**facts, "leaking_documents": len(leakage.leaking), "report": str(out)}, as_json)
+
+
+@app.command()
 def pack(
     prefixes: Annotated[list[Path], typer.Argument(help="PREFIX of each corpus.")],
     seq_length: Annotated[int, typer.Option(help="Tokens of a packed sequence.")],

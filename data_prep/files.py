@@ -39,6 +39,12 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not JSON: {error}") from None
 
 
+def refuse_existing(path: Path | None) -> None:
+    """Raise InputError when an output is there already: nothing is ever overwritten."""
+    if path is not None and path.exists():
+        raise InputError(f"{path} already exists: remove it, or choose another name")
+
+
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """A directory that appears under its name only when the block ends well.

@@ -78,7 +78,8 @@ class CorpusWriter:
 class Corpus:
     """A corpus on disk, memory-mapped: `corpus[i]` are the ids of document i.
 
-    `lengths` (documents,) int64 in tokens; `manifest` as written. Raises InputError when a file is missing or the sizes
+    `tokens` (tokens,) uint16 or int32, all documents end to end; `starts` and `lengths` (documents,) int64 in tokens;
+    `manifest` as written. Raises InputError when a file is missing or the sizes
     of the files contradict the index.
     """
 
@@ -91,12 +92,12 @@ class Corpus:
         self.manifest: dict[str, Any] = read_json(files["manifest.json"])
         if not {"tokenizer", "checksum"} <= self.manifest.keys():
             raise InputError(f"{files['manifest.json']} is no manifest of a corpus: write the corpus again")
-        element, self.lengths, self._offsets = _read_index(files["idx"])
+        element, self.lengths, self.starts = _read_index(files["idx"])
         needed = int(self.lengths.sum()) * element.itemsize
         found = files["bin"].stat().st_size
         if found != needed:
             raise InputError(f"{files['bin']} has {found} bytes where its index needs {needed}: write the corpus again")
-        self._tokens = np.memmap(files["bin"], dtype=element, mode="r")
+        self.tokens: npt.NDArray[Any] = np.memmap(files["bin"], dtype=element, mode="r")
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -106,9 +107,9 @@ class Corpus:
 
     def span(self, document: int, start: int, length: int) -> npt.NDArray[np.int64]:
         """Ids of at most `length` tokens of a document from `start`: fewer where the document ends."""
-        begin = int(self._offsets[document])
+        begin = int(self.starts[document])
         end = begin + int(self.lengths[document])
-        return np.asarray(self._tokens[begin + start : min(begin + start + length, end)], dtype=np.int64)
+        return np.asarray(self.tokens[begin + start : min(begin + start + length, end)], dtype=np.int64)
 
     @property
     def tokenizer(self) -> dict[str, Any]:

@@ -1,0 +1,177 @@
+"""13-gram leakage of benchmarks into corpora: exact scores, the worst document, and what to do about it.
+
+daVinci-Dev's appendix, after XCoder: G_e is the set of n-grams of an instance's reference text, the score of an
+instance is the maximum over documents x of |G_e and G_x| / |G_e|, and at tau or above it is contaminated.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep._native import LeakageScan, NgramIndex
+from data_prep.corpus.benchmarks import Benchmark
+from data_prep.corpus.indexed import Corpus, CorpusWriter
+from data_prep.corpus.tokenizers import load_tokenizer
+from data_prep.errors import InputError
+from data_prep.files import jsonl_writer, new_directory
+
+TOKENS_PER_CALL = 64 << 20  # between two calls of the scan the user sees progress, and can interrupt
+DOCUMENTS_PER_COPY = 4096
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """Scores of all instances of all benchmarks, in order. `leaking` are (corpus, document) with a score >= tau."""
+
+    report: dict[str, Any]
+    leaking: list[tuple[int, int]]
+
+
+def measure_leakage(
+    corpora: Sequence[Corpus],
+    benchmarks: Sequence[Benchmark],
+    tokenizer_path: Path,
+    n: int = 13,
+    tau: float = 0.10,
+    threads: int | None = None,
+    on_progress: Callable[[int], None] = lambda tokens: None,
+) -> Leakage:
+    """Scan every document once for all benchmarks. Raises InputError when a corpus has another tokenizer."""
+    tokenizer, description = load_tokenizer(tokenizer_path)
+    for corpus in corpora:
+        if corpus.tokenizer["fingerprint"] != description["fingerprint"]:
+            raise InputError(f"{corpus.prefix} was not made by {tokenizer_path}: give the corpus's own tokenizer")
+    if not 2 <= n <= 1024:
+        raise InputError(f"n is {n}; an n-gram has 2 to 1024 tokens")
+    if not 0 < tau <= 1:
+        raise InputError(f"tau is {tau}; it must be above 0 and at most 1")
+    references = [ids for benchmark in benchmarks for ids in tokenizer.encode(benchmark.texts())]
+    index = NgramIndex(n, np.concatenate([np.asarray(ids, np.int64) for ids in references]), _offsets(references))
+    scan = LeakageScan(index, tau)
+    first_document = np.cumsum([0] + [len(corpus) for corpus in corpora])
+    for corpus, first in zip(corpora, first_document.tolist(), strict=False):
+        _scan_corpus(scan, corpus, first, threads or os.cpu_count() or 1, on_progress)
+    instances = _instances(corpora, benchmarks, scan, index.num_grams, n, tau, first_document, tokenizer.decode)
+    report = {
+        "n": n,
+        "tau": tau,
+        "tokenizer": description["fingerprint"],
+        "corpora": [{"prefix": str(c.prefix), "documents": len(c), "tokens": int(c.lengths.sum())} for c in corpora],
+        "benchmarks": [_summary(benchmark, instances) for benchmark in benchmarks],
+        "instances": instances,
+    }
+    return Leakage(report, [_place(first_document, document) for document in scan.leaking_documents.tolist()])
+
+
+def _scan_corpus(
+    scan: LeakageScan, corpus: Corpus, first: int, threads: int, on_progress: Callable[[int], None]
+) -> None:
+    ends = np.cumsum(corpus.lengths)
+    document = 0
+    while document < len(corpus):
+        done = int(ends[document - 1]) if document else 0
+        stop = max(document + 1, int(np.searchsorted(ends, done + TOKENS_PER_CALL, side="right")))
+        chunk = slice(document, stop)
+        scan.add(corpus.tokens, corpus.starts[chunk], corpus.lengths[chunk], first + document, threads)
+        on_progress(int(ends[stop - 1]) - done)
+        document = stop
+
+
+def _instances(
+    corpora: Sequence[Corpus],
+    benchmarks: Sequence[Benchmark],
+    scan: LeakageScan,
+    num_grams: npt.NDArray[np.int64],
+    n: int,
+    tau: float,
+    first_document: npt.NDArray[np.int64],
+    decode: Callable[[Sequence[int]], str],
+) -> list[dict[str, Any]]:
+    names = [(str(benchmark.path), name) for benchmark in benchmarks for name in benchmark.ids()]
+    found = []
+    for number, ((benchmark, name), grams) in enumerate(zip(names, num_grams.tolist(), strict=True)):
+        shared, document = int(scan.most_shared[number]), int(scan.worst_document[number])
+        score = shared / grams if grams else 0.0
+        entry: dict[str, Any] = {
+            "id": name,
+            "benchmark": benchmark,
+            "score": score,
+            "contaminated": bool(grams) and score >= tau,
+            "ngrams": grams,
+            "too_short": grams == 0,
+            "worst_document": None,
+            "span": None,
+        }
+        if shared:
+            corpus, local = _place(first_document, document)
+            ids = corpora[corpus][local]
+            start, end = longest_run(scan.shared_starts(ids.astype(np.int32), number), n)
+            entry["worst_document"] = {"corpus": str(corpora[corpus].prefix), "document": local}
+            entry["span"] = {"start": start, "end": end, "text": decode(ids[start:end].tolist())}
+        found.append(entry)
+    return found
+
+
+def longest_run(starts: npt.NDArray[np.int64], n: int) -> tuple[int, int]:
+    """The longest stretch of tokens [start, end) that overlapping n-grams at `starts` (ascending) cover."""
+    breaks = np.flatnonzero(np.diff(starts) > n - 1) + 1
+    runs = np.split(starts, breaks)
+    best = max(runs, key=lambda run: run[-1] - run[0])
+    return int(best[0]), int(best[-1]) + n
+
+
+def write_clean_benchmarks(benchmarks: Sequence[Benchmark], instances: list[dict[str, Any]], out: Path) -> None:
+    """Write each benchmark without its contaminated instances to OUT/STEM.jsonl.zst; what is too short stays."""
+    stems = [benchmark.path.name.partition(".")[0] for benchmark in benchmarks]
+    if len(set(stems)) != len(stems):
+        raise InputError("two benchmarks have the same file name: rename one, their cleaned files would be one")
+    verdicts = iter(instances)
+    with new_directory(out) as part:
+        for benchmark, stem in zip(benchmarks, stems, strict=True):
+            with jsonl_writer(part / f"{stem}.jsonl.zst") as writer:
+                for row in benchmark.rows:
+                    if not next(verdicts)["contaminated"]:
+                        writer.write(row)
+
+
+def write_without(corpora: Sequence[Corpus], leaking: list[tuple[int, int]], prefix: Path) -> dict[str, Any]:
+    """Write the documents of all corpora but the leaking ones as a new corpus; returns its manifest."""
+    dropped = set(leaking)
+    writer = CorpusWriter(prefix, corpora[0].tokenizer)
+    try:
+        for number, corpus in enumerate(corpora):
+            kept = [document for document in range(len(corpus)) if (number, document) not in dropped]
+            for start in range(0, len(kept), DOCUMENTS_PER_COPY):
+                writer.add([corpus[document] for document in kept[start : start + DOCUMENTS_PER_COPY]])
+        return writer.commit(
+            {"from": [str(corpus.prefix) for corpus in corpora], "leaking_documents_dropped": len(dropped)}
+        )
+    except BaseException:
+        writer.discard()
+        raise
+
+
+def _summary(benchmark: Benchmark, instances: list[dict[str, Any]]) -> dict[str, Any]:
+    own = [entry for entry in instances if entry["benchmark"] == str(benchmark.path)]
+    return {
+        "file": str(benchmark.path),
+        "fields": list(benchmark.fields),
+        "instances": len(own),
+        "contaminated": sum(entry["contaminated"] for entry in own),
+        "too_short": sum(entry["too_short"] for entry in own),
+    }
+
+
+def _offsets(documents: Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:
+    return np.cumsum([0] + [len(document) for document in documents]).astype(np.int64)
+
+
+def _place(first_document: npt.NDArray[np.int64], document: int) -> tuple[int, int]:
+    """(corpus, document in it) of a document numbered over all corpora."""
+    corpus = int(np.searchsorted(first_document, document, side="right")) - 1
+    return corpus, document - int(first_document[corpus])
