@@ -19,11 +19,16 @@ PART = ".part"
 _CHUNK_BYTES = 1 << 20
 
 
+def json_bytes(value: Any) -> bytes:
+    """Readable JSON, always the same for the same value."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write readable JSON; the file appears by rename."""
     part = path.with_name(path.name + PART)
     with part.open("wb") as file:
-        file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        file.write(json_bytes(value))
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)

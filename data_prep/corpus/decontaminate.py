@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from data_prep._native import LeakageScan, NgramIndex
 from data_prep.corpus.benchmarks import Benchmark
-from data_prep.corpus.indexed import Corpus, CorpusWriter
-from data_prep.corpus.tokenizers import load_tokenizer
+from data_prep.corpus.indexed import Corpus
+from data_prep.corpus.merge import copy_documents
+from data_prep.corpus.tokenizers import load_tokenizer_of
 from data_prep.errors import InputError
 from data_prep.files import jsonl_writer, new_directory
 
 TOKENS_PER_CALL = 64 << 20  # between two calls of the scan the user sees progress, and can interrupt
-DOCUMENTS_PER_COPY = 4096
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,8 @@ def measure_leakage(
     threads: int | None = None,
     on_progress: Callable[[int], None] = lambda tokens: None,
 ) -> Leakage:
-    """Scan every document once for all benchmarks. Raises InputError when a corpus has another tokenizer."""
-    tokenizer, description = load_tokenizer(tokenizer_path)
-    for corpus in corpora:
-        if corpus.tokenizer["fingerprint"] != description["fingerprint"]:
-            raise InputError(f"{corpus.prefix} was not made by {tokenizer_path}: give the corpus's own tokenizer")
+    """Scan every document once for all benchmarks. Raises InputError unless `tokenizer_path` made the corpora."""
+    tokenizer = load_tokenizer_of(corpora[0].tokenizer, tokenizer_path)
     if not 2 <= n <= 1024:
         raise InputError(f"n is {n}; an n-gram has 2 to 1024 tokens")
     if not 0 < tau <= 1:
@@ -60,7 +57,7 @@ def measure_leakage(
     report = {
         "n": n,
         "tau": tau,
-        "tokenizer": description["fingerprint"],
+        "tokenizer": corpora[0].tokenizer["fingerprint"],
         "corpora": [{"prefix": str(c.prefix), "documents": len(c), "tokens": int(c.lengths.sum())} for c in corpora],
         "benchmarks": [_summary(benchmark, instances) for benchmark in benchmarks],
         "instances": instances,
@@ -141,19 +138,12 @@ def write_clean_benchmarks(benchmarks: Sequence[Benchmark], instances: list[dict
 
 def write_without(corpora: Sequence[Corpus], leaking: list[tuple[int, int]], prefix: Path) -> dict[str, Any]:
     """Write the documents of all corpora but the leaking ones as a new corpus; returns its manifest."""
-    dropped = set(leaking)
-    writer = CorpusWriter(prefix, corpora[0].tokenizer)
-    try:
-        for number, corpus in enumerate(corpora):
-            kept = [document for document in range(len(corpus)) if (number, document) not in dropped]
-            for start in range(0, len(kept), DOCUMENTS_PER_COPY):
-                writer.add([corpus[document] for document in kept[start : start + DOCUMENTS_PER_COPY]])
-        return writer.commit(
-            {"from": [str(corpus.prefix) for corpus in corpora], "leaking_documents_dropped": len(dropped)}
-        )
-    except BaseException:
-        writer.discard()
-        raise
+    kept = [np.ones(len(corpus), dtype=bool) for corpus in corpora]
+    for corpus, document in leaking:
+        kept[corpus][document] = False
+    chosen = [np.flatnonzero(mask) for mask in kept]
+    provenance = {"from": [str(corpus.prefix) for corpus in corpora], "leaking_documents_dropped": len(leaking)}
+    return copy_documents(corpora, chosen, prefix, provenance)
 
 
 def _summary(benchmark: Benchmark, instances: list[dict[str, Any]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 from xxhash import xxh3_64
 
 from data_prep._native import IndexedDatasetWriter
@@ -23,6 +24,12 @@ _ELEMENT_TYPES: dict[int, np.dtype[Any]] = {4: np.dtype(np.int32), 8: np.dtype(n
 def corpus_files(prefix: Path) -> dict[str, Path]:
     """The three files of a corpus, in the order in which they appear: the index comes last."""
     return {name: prefix.with_name(prefix.name + f".{name}") for name in ("bin", "manifest.json", "idx")}
+
+
+def seal_of(manifest: dict[str, Any]) -> str:
+    """xxh3 of a manifest's contents: what is altered in the manifest itself shows too."""
+    content = {key: value for key, value in manifest.items() if key != "seal"}
+    return xxh3_64(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 class CorpusWriter:
@@ -61,9 +68,11 @@ class CorpusWriter:
             "checksum": {
                 "algorithm": "xxh3_64",
                 "block_bytes": CHECKSUM_BLOCK_BYTES,
+                **{f"{name}_bytes": self._parts[name].stat().st_size for name in ("bin", "idx")},
                 **{name: block_checksums(self._parts[name], CHECKSUM_BLOCK_BYTES) for name in ("bin", "idx")},
             },
         }
+        manifest["seal"] = seal_of(manifest)
         write_json(self._parts["manifest.json"], manifest)
         for name, part in self._parts.items():
             part.replace(self._files[name])

@@ -130,6 +130,14 @@ def load_tokenizer(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
     }
 
 
+def load_tokenizer_of(description: dict[str, Any], path: Path) -> Tokenizer:
+    """The tokenizer at `path`. Raises InputError unless it is the one that a corpus's manifest describes."""
+    tokenizer, found = load_tokenizer(path)
+    if found["fingerprint"] != description["fingerprint"]:
+        raise InputError(f"{path} is not the tokenizer that made the corpus: give that one")
+    return tokenizer
+
+
 def tokenizer_fingerprint(file: Path) -> str:
     """Identity of a tokenizer: xxh3 of the file that defines it."""
     return f"xxh3_64:{xxh3_64(file.read_bytes()).hexdigest()}"

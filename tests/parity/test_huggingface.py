@@ -1,15 +1,11 @@
 """Law: the exported model is the trained one, and a Hugging Face model is taken over as it is."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))  # ranks import `huggingface` by name
-
-import huggingface
 from conftest import write_model
 from transformers import AutoConfig, AutoModelForCausalLM
 

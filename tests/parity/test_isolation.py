@@ -1,14 +1,9 @@
 """Law: packed documents never see each other, on any pipeline stage."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # ranks import `isolation` by name
-
 import isolation
+import pytest
 
 from megatron_davinci.testing import run_on_ranks
 

@@ -1,14 +1,10 @@
 """Law: loss, gradients and weights do not depend on how a batch is split over ranks, micro-batches and sequences."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # ranks import `layouts` by name
-
 import layouts
+import pytest
 from conftest import write_corpus, write_model
 
 from megatron_davinci.testing import run_on_ranks

@@ -192,5 +192,5 @@ def test_a_corpus_of_another_tokenizer_is_refused(real: tuple[Path, Path, Path],
     writer = CorpusWriter(tmp_path / "other", {"kind": "x", "vocab_size": 9, "eod": None, "fingerprint": "other"})
     writer.add([[1, 2, 3]])
     writer.commit({})
-    with pytest.raises(InputError, match="was not made by"):
+    with pytest.raises(InputError, match="is not the tokenizer that made"):
         measure_leakage([Corpus(tmp_path / "other")], [read_benchmark(str(humaneval))], tokenizer)

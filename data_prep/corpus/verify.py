@@ -1,0 +1,44 @@
+"""Whole or not: every byte of a corpus against its manifest."""
+
+from pathlib import Path
+from typing import Any
+
+from data_prep.corpus.indexed import Corpus, corpus_files, seal_of
+from data_prep.errors import InputError
+from data_prep.files import block_checksums, json_bytes, read_json
+
+
+def verify_corpus(prefix: Path) -> list[str]:
+    """What is wrong with a corpus, one sentence each; nothing where every byte is as it was written.
+
+    Raises InputError where there is no corpus at all.
+    """
+    files = corpus_files(prefix)
+    missing = [path for path in files.values() if not path.is_file()]
+    if len(missing) == len(files):
+        raise InputError(f"{prefix} is no corpus: {', '.join(path.name for path in files.values())} do not exist")
+    if missing:
+        return [f"{path} is missing" for path in missing]
+    try:
+        manifest = read_json(files["manifest.json"])
+        intact = manifest["seal"] == seal_of(manifest) and json_bytes(manifest) == files["manifest.json"].read_bytes()
+    except (InputError, KeyError, TypeError):
+        intact = False
+    if not intact:
+        return [f"{files['manifest.json']} is altered: without it nothing else can be checked"]
+    faults = [fault for name in ("bin", "idx") for fault in _altered_blocks(files[name], name, manifest["checksum"])]
+    if not faults:
+        Corpus(prefix)  # what was written is also what a reader takes
+    return faults
+
+
+def _altered_blocks(path: Path, name: str, recorded: dict[str, Any]) -> list[str]:
+    size, block = path.stat().st_size, recorded["block_bytes"]
+    if size != recorded[f"{name}_bytes"]:
+        return [f"{path} has {size} bytes, {recorded[f'{name}_bytes']} were written"]
+    pairs = zip(block_checksums(path, block), recorded[name], strict=True)
+    return [
+        f"{path} is altered between bytes {number * block} and {min((number + 1) * block, size)}"
+        for number, (found, written) in enumerate(pairs)
+        if found != written
+    ]
