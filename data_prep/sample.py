@@ -1,9 +1,7 @@
 """The record that flows through the pipeline after a source: one training document and where it came from."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
-
-from data_prep.errors import InputError
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -24,11 +22,3 @@ class Sample:
     def to_json(self) -> dict[str, Any]:
         """A JSON object without the fields that are absent."""
         return {key: value for key, value in asdict(self).items() if value is not None}
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Self:
-        """Raises InputError when a required field is missing."""
-        missing = {"id", "text", "source"} - record.keys()
-        if missing:
-            raise InputError(f"a sample lacks {', '.join(sorted(missing))}; it needs id, text and source")
-        return cls(**{key: record[key] for key in cls.__dataclass_fields__ if key in record})
