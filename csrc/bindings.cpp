@@ -1,8 +1,13 @@
 // The only file that knows Python: checks shapes, releases the GIL, hands arrays over without copying.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <array>
 #include <memory>
+#include <optional>
+#include <span>
+#include <system_error>
 #include <vector>
 
 #include "indexed_dataset.h"
@@ -19,6 +24,10 @@ void require_vector(const Int64Array& array, const char* name) {
   if (array.ndim() != 1) throw std::invalid_argument(std::string(name) + " must have one dimension");
 }
 
+std::span<const std::int64_t> as_span(const Int64Array& array) {
+  return {array.data(), static_cast<std::size_t>(array.size())};
+}
+
 // A numpy array that owns the vector's memory.
 py::array_t<std::int64_t> to_numpy(std::vector<std::int64_t>&& values) {
   auto owner = std::make_unique<std::vector<std::int64_t>>(std::move(values));
@@ -28,6 +37,13 @@ py::array_t<std::int64_t> to_numpy(std::vector<std::int64_t>&& values) {
   return py::array_t<std::int64_t>(size, data, release);
 }
 
+davinci::ElementType parse_element_type(const std::string& name) {
+  if (name == "uint8") return davinci::ElementType::kUint8;
+  if (name == "uint16") return davinci::ElementType::kUint16;
+  if (name == "int32") return davinci::ElementType::kInt32;
+  throw std::invalid_argument("the element type is '" + name + "'; it must be uint8, uint16 or int32");
+}
+
 davinci::LongDocuments parse_long_documents(const std::string& name) {
   if (name == "error") return davinci::LongDocuments::kError;
   if (name == "split") return davinci::LongDocuments::kSplit;
@@ -35,13 +51,14 @@ davinci::LongDocuments parse_long_documents(const std::string& name) {
   throw std::invalid_argument("long_documents is '" + name + "'; it must be error, split or drop");
 }
 
-py::dict pack_best_fit(const Int64Array& lengths, std::int64_t seq_length, const std::string& long_documents) {
+py::dict pack_best_fit(const Int64Array& lengths, std::int64_t seq_length, std::int64_t document_alignment,
+                       const std::string& long_documents) {
   require_vector(lengths, "lengths");
   const auto policy = parse_long_documents(long_documents);
   davinci::PackedSpans packed;
   {
     py::gil_scoped_release release;
-    packed = davinci::pack_best_fit(lengths.data(), static_cast<std::size_t>(lengths.size()), seq_length, policy);
+    packed = davinci::pack_best_fit(as_span(lengths), seq_length, document_alignment, policy);
   }
   py::dict out;
   out["document"] = to_numpy(std::move(packed.document));
@@ -53,21 +70,55 @@ py::dict pack_best_fit(const Int64Array& lengths, std::int64_t seq_length, const
   return out;
 }
 
-void add_documents(davinci::IndexedDatasetWriter& writer, const Int64Array& ids, const Int64Array& lengths) {
-  require_vector(ids, "ids");
+// Calls `use` with the array's elements as a span of their own type; one of the types that ids and masks come in.
+template <typename Use>
+void with_elements(const py::array& array, Use&& use) {
+  if (array.ndim() != 1 || !(array.flags() & py::array::c_style))
+    throw std::invalid_argument("ids must be contiguous and have one dimension");
+  const auto try_type = [&]<typename T>(T) {
+    if (!py::isinstance<py::array_t<T>>(array)) return false;
+    use(std::span(static_cast<const T*>(array.data()), static_cast<std::size_t>(array.size())));
+    return true;
+  };
+  if (try_type(std::uint32_t{}) || try_type(std::int32_t{}) || try_type(std::uint16_t{}) || try_type(std::uint8_t{}) ||
+      try_type(std::int64_t{}))
+    return;
+  throw std::invalid_argument("ids must be uint8, uint16, uint32, int32 or int64");
+}
+
+void add_to_dataset(davinci::IndexedDatasetWriter& writer, const py::array& ids, const Int64Array& lengths,
+                    const std::optional<Int64Array>& sequences_per_document, std::optional<std::int64_t> end) {
   require_vector(lengths, "lengths");
-  py::gil_scoped_release release;
-  writer.add_documents(ids.data(), static_cast<std::size_t>(ids.size()), lengths.data(),
-                       static_cast<std::size_t>(lengths.size()));
+  std::span<const std::int64_t> sequences;
+  if (sequences_per_document) {
+    require_vector(*sequences_per_document, "sequences_per_document");
+    sequences = as_span(*sequences_per_document);
+  }
+  with_elements(ids, [&](auto elements) {
+    py::gil_scoped_release release;
+    writer.add(elements, as_span(lengths), sequences, end.value_or(-1));
+  });
+}
+
+davinci::IndexedDatasetWriter make_writer(std::string bin_path, std::string scratch_path, const std::string& type,
+                                          std::uint64_t limit, const std::array<std::uint64_t, 4>& position) {
+  const auto [tokens, sequences, documents, empty] = position;
+  return {std::move(bin_path), std::move(scratch_path), parse_element_type(type), limit,
+          {tokens, sequences, documents, empty}};
+}
+
+std::array<std::uint64_t, 4> position_of(const davinci::IndexedDatasetWriter& writer) {
+  const auto& at = writer.position();
+  return {at.tokens, at.sequences, at.documents, at.empty};
 }
 
 // Benchmark instances end to end; `offsets` has one entry more than there are instances.
 davinci::NgramIndex make_index(std::size_t n, const Int64Array& tokens, const Int64Array& offsets) {
   require_vector(tokens, "tokens");
   require_vector(offsets, "offsets");
-  const std::span<const std::int64_t> ids(tokens.data(), static_cast<std::size_t>(tokens.size()));
+  const std::span<const std::int64_t> ids = as_span(tokens);
   std::vector<std::size_t> ends;
-  for (const std::int64_t offset : std::span(offsets.data(), static_cast<std::size_t>(offsets.size()))) {
+  for (const std::int64_t offset : as_span(offsets)) {
     if (offset < 0 || static_cast<std::size_t>(offset) > ids.size() ||
         (!ends.empty() && static_cast<std::size_t>(offset) < ends.back()))
       throw std::invalid_argument("offsets must rise from 0 to the number of tokens");
@@ -102,8 +153,7 @@ void scan_documents(davinci::LeakageScan& scan, const py::array& tokens, const I
   require_vector(lengths, "lengths");
   with_tokens(tokens, [&](auto ids) {
     py::gil_scoped_release release;
-    scan.add(ids, std::span(starts.data(), static_cast<std::size_t>(starts.size())),
-             std::span(lengths.data(), static_cast<std::size_t>(lengths.size())), first_document, num_threads);
+    scan.add(ids, as_span(starts), as_span(lengths), first_document, num_threads);
   });
 }
 
@@ -115,20 +165,31 @@ py::array_t<std::int64_t> copy_to_numpy(const std::vector<T>& values) {
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
+  // A full disk or a missing directory is an OSError to Python, with its number.
+  py::register_local_exception_translator([](std::exception_ptr raised) {
+    try {
+      if (raised) std::rethrow_exception(raised);
+    } catch (const std::system_error& error) {
+      PyErr_SetObject(PyExc_OSError, py::make_tuple(error.code().value(), error.what()).ptr());
+    }
+  });
+
   module.doc() = "C++ core of data_prep: indexed datasets, packing and n-gram leakage.";
 
-  module.def("pack_best_fit", &pack_best_fit, py::arg("lengths"), py::arg("seq_length"), py::arg("long_documents"),
+  module.def("pack_best_fit", &pack_best_fit, py::arg("lengths"), py::arg("seq_length"),
+             py::arg("document_alignment"), py::arg("long_documents"),
              "Best-fit decreasing packing; see csrc/packing.h.");
 
   py::class_<davinci::IndexedDatasetWriter>(module, "IndexedDatasetWriter",
                                             "Streaming writer of a .bin/.idx pair; see csrc/indexed_dataset.h.")
-      .def(py::init<std::string, std::uint64_t>(), py::arg("bin_path"), py::arg("vocabulary_size"))
-      .def("add_documents", &add_documents, py::arg("ids"), py::arg("lengths"))
+      .def(py::init(&make_writer), py::arg("bin_path"), py::arg("scratch_path"), py::arg("type"), py::arg("limit"),
+           py::arg("position"))
+      .def("add", &add_to_dataset, py::arg("ids"), py::arg("lengths"), py::arg("sequences_per_document") = std::nullopt,
+           py::arg("end") = std::nullopt)
+      .def("flush", &davinci::IndexedDatasetWriter::flush, py::call_guard<py::gil_scoped_release>())
       .def("finish", &davinci::IndexedDatasetWriter::finish, py::arg("idx_path"),
            py::call_guard<py::gil_scoped_release>())
-      .def_property_readonly("num_documents", &davinci::IndexedDatasetWriter::num_documents)
-      .def_property_readonly("num_tokens", &davinci::IndexedDatasetWriter::num_tokens)
-      .def_property_readonly("num_empty", &davinci::IndexedDatasetWriter::num_empty);
+      .def_property_readonly("position", &position_of, "(tokens, sequences, documents, empty documents dropped)");
 
   py::class_<davinci::NgramIndex>(module, "NgramIndex", "n-grams of benchmark instances; see csrc/ngram_index.h.")
       .def(py::init(&make_index), py::arg("n"), py::arg("tokens"), py::arg("offsets"))

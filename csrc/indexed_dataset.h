@@ -3,26 +3,30 @@
 // Layout of the index, little endian (megatron.core.datasets.indexed_dataset):
 //   "MMIDIDX\0\0" | u64 version=1 | u8 element code | u64 sequences | u64 documents+1
 //   | i32 length[sequences] | i64 byte_offset[sequences] | i64 document_index[documents+1]
-// One document is one sequence here.
+// A document is one sequence, or several where it is split into sentences.
+//
+// Memory does not grow with the data: lengths go to a scratch file, from which the index is made at the end. A writer
+// can go on where an earlier one, killed, was known to be (Position).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 namespace davinci {
 
-// Megatron's element codes (its DType enumeration), for the types a token id can have.
-enum class TokenType : std::uint8_t { kInt32 = 4, kUint16 = 8 };
+// Megatron's element codes (its DType enumeration), for token ids and masks.
+enum class ElementType : std::uint8_t { kUint8 = 1, kInt32 = 4, kUint16 = 8 };
 
 // Ids fit in uint16 below this vocabulary size (Megatron's rule); above it int32 is used.
 inline constexpr std::uint64_t kUint16VocabularyLimit = 65500;
 
-TokenType token_type_for_vocabulary(std::uint64_t vocabulary_size);
-std::size_t bytes_per_token(TokenType type);
+ElementType element_type_for_vocabulary(std::uint64_t vocabulary_size);
+std::size_t bytes_per_element(ElementType type);
 
 struct FileCloser {
   void operator()(std::FILE* file) const noexcept { std::fclose(file); }
@@ -31,32 +35,46 @@ using File = std::unique_ptr<std::FILE, FileCloser>;
 
 class IndexedDatasetWriter {
  public:
-  // Opens `bin_path` for writing; `vocabulary_size` settles the element type and bounds every id.
-  IndexedDatasetWriter(std::string bin_path, std::uint64_t vocabulary_size);
+  struct Position {
+    std::uint64_t tokens = 0;
+    std::uint64_t sequences = 0;
+    std::uint64_t documents = 0;
+    std::uint64_t empty = 0;  // documents without a token: dropped and counted
+  };
 
-  // Appends documents laid end to end in `ids`; an empty document is dropped and counted.
-  // Throws std::invalid_argument, before anything of this call is written, when an id is outside the vocabulary.
-  void add_documents(const std::int64_t* ids, std::size_t num_ids, const std::int64_t* lengths,
-                     std::size_t num_documents);
+  // Writes `bin_path`, and lengths into `scratch_path`; `limit` bounds every element from above. From a position other
+  // than the start both files must hold at least what had been written there; what lies behind it is cut off.
+  IndexedDatasetWriter(std::string bin_path, std::string scratch_path, ElementType type, std::uint64_t limit,
+                       Position from);
 
-  // Flushes the ids and writes the index; both files are on disk (fsync) when this returns.
+  // Appends sequences laid end to end in `ids`. Each is a document, unless `sequences_per_document` says how many make
+  // one. Empty sequences are dropped; with `end` >= 0 that element closes each document that is not empty.
+  // Throws std::invalid_argument, before anything of this call is written, when an element is not below the limit.
+  template <typename T>
+  void add(std::span<const T> ids, std::span<const std::int64_t> lengths,
+           std::span<const std::int64_t> sequences_per_document, std::int64_t end);
+
+  // Hands everything to the operating system: a killed process loses nothing that was added before.
+  void flush();
+
+  // Writes the index, removes the scratch file; .bin and .idx are on disk (fsync) when this returns.
   void finish(const std::string& idx_path);
 
-  std::uint64_t num_documents() const { return lengths_.size(); }
-  std::uint64_t num_tokens() const { return num_tokens_; }
-  std::uint64_t num_empty() const { return num_empty_; }
+  const Position& position() const { return position_; }
 
  private:
-  void write_ids(const std::int64_t* ids, std::size_t count);
+  std::vector<std::size_t> cut_documents(std::span<const std::int64_t> lengths,
+                                          std::span<const std::int64_t> sequences_per_document, bool closed);
+  template <typename T, typename Element>
+  void write_elements(std::span<const T> ids, const std::vector<std::size_t>& document_tokens, std::int64_t end);
+  void write_index(std::FILE* idx, const std::string& idx_path);
 
-  std::string bin_path_;
-  std::uint64_t vocabulary_size_;
-  TokenType type_;
-  File bin_;
-  std::vector<std::int32_t> lengths_;
-  std::vector<std::uint8_t> buffer_;
-  std::uint64_t num_tokens_ = 0;
-  std::uint64_t num_empty_ = 0;
+  std::string bin_path_, scratch_path_;
+  ElementType type_;
+  std::uint64_t limit_;
+  Position position_;
+  File bin_, scratch_;
+  std::vector<std::int32_t> signed_lengths_;  // of the current call; the last sequence of a document: negative
 };
 
 }  // namespace davinci

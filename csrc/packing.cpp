@@ -109,11 +109,11 @@ struct Span {
   std::int64_t document, start, length;
 };
 
-std::vector<Span> cut_documents(const std::int64_t* lengths, std::size_t num_documents, std::int64_t seq_length,
-                                LongDocuments policy, PackedSpans& report) {
+std::vector<Span> cut_documents(std::span<const std::int64_t> lengths, std::int64_t seq_length, LongDocuments policy,
+                                PackedSpans& report) {
   std::vector<Span> spans;
-  spans.reserve(num_documents);
-  for (std::size_t d = 0; d < num_documents; ++d) {
+  spans.reserve(lengths.size());
+  for (std::size_t d = 0; d < lengths.size(); ++d) {
     const auto document = static_cast<std::int64_t>(d);
     if (lengths[d] < 0) throw std::invalid_argument("a document length is negative");
     if (lengths[d] > seq_length) {
@@ -148,18 +148,24 @@ std::vector<std::uint32_t> longest_first(const std::vector<Span>& spans, std::in
 
 }  // namespace
 
-PackedSpans pack_best_fit(const std::int64_t* lengths, std::size_t num_documents, std::int64_t seq_length,
-                          LongDocuments long_documents) {
+PackedSpans pack_best_fit(std::span<const std::int64_t> lengths, std::int64_t seq_length,
+                          std::int64_t document_alignment, LongDocuments long_documents) {
   if (seq_length < 1 || seq_length > kMaxSeqLength)
     throw std::invalid_argument("a sequence length of " + std::to_string(seq_length) + " is outside 1 to " +
                                 std::to_string(kMaxSeqLength));
+  if (document_alignment < 1 || seq_length % document_alignment != 0)
+    throw std::invalid_argument("a document alignment of " + std::to_string(document_alignment) +
+                                " does not divide the sequence length of " + std::to_string(seq_length));
+  const auto aligned = [&](std::int64_t length) {
+    return (length + document_alignment - 1) / document_alignment * document_alignment;
+  };
   PackedSpans out;
-  const std::vector<Span> spans = cut_documents(lengths, num_documents, seq_length, long_documents, out);
+  const std::vector<Span> spans = cut_documents(lengths, seq_length, long_documents, out);
   const std::vector<std::uint32_t> order = longest_first(spans, seq_length);
 
   OpenSequences open(seq_length);
   std::vector<std::uint32_t> sequence(order.size());
-  for (std::size_t i = 0; i < order.size(); ++i) sequence[i] = open.place(spans[order[i]].length);
+  for (std::size_t i = 0; i < order.size(); ++i) sequence[i] = open.place(aligned(spans[order[i]].length));
 
   out.sequence_offsets.assign(open.size() + 1, 0);
   for (const std::uint32_t s : sequence) ++out.sequence_offsets[s + std::size_t{1}];

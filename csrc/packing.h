@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace davinci {
@@ -20,11 +21,12 @@ struct PackedSpans {
   std::uint64_t num_split = 0;
 };
 
-// Packs documents of `lengths` tokens into sequences of `seq_length`. O(documents + seq_length): a counting sort by
-// length, then each span goes to the fullest sequence it fits into, found through a bitmap over free space.
-// Deterministic; empty documents take no span. Throws std::invalid_argument on a negative length, on seq_length
-// outside [1, 2^24], and on a longer document under LongDocuments::kError.
-PackedSpans pack_best_fit(const std::int64_t* lengths, std::size_t num_documents, std::int64_t seq_length,
-                          LongDocuments long_documents);
+// Packs documents of `lengths` tokens into sequences of `seq_length`. Each span takes room up to the next multiple of
+// `document_alignment`, which must divide seq_length (context parallelism cuts every document into 2 * CP equal parts).
+// O(documents + seq_length): a counting sort by length, then each span goes to the fullest sequence it fits into, found
+// through a bitmap over free space. Deterministic; empty documents take no span. Throws std::invalid_argument on a
+// negative length, on seq_length outside [1, 2^24], and on a longer document under LongDocuments::kError.
+PackedSpans pack_best_fit(std::span<const std::int64_t> lengths, std::int64_t seq_length,
+                          std::int64_t document_alignment, LongDocuments long_documents);
 
 }  // namespace davinci

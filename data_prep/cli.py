@@ -66,24 +66,75 @@ def build(
 
 @app.command()
 def tokenize(
-    inputs: Annotated[list[Path], typer.Argument(help="JSON Lines files: .jsonl, .jsonl.gz or .jsonl.zst.")],
-    tokenizer: Annotated[Path, typer.Option(help="tokenizer.json, a directory with one, or a Qwen .tiktoken file.")],
-    out: Annotated[Path, typer.Option(help="PREFIX of PREFIX.bin, PREFIX.idx and PREFIX.manifest.json.")],
-    json_key: Annotated[str, typer.Option(help="Field that holds the text.")] = "text",
+    inputs: Annotated[
+        list[str],
+        typer.Argument(help="JSON Lines (.jsonl, .gz, .zst), Parquet, saved datasets, directories of these, patterns."),
+    ],
+    tokenizer: Annotated[
+        Path, typer.Option(help="tokenizer.json, a directory with one, a Qwen .tiktoken or a SentencePiece .model.")
+    ],
+    out: Annotated[Path, typer.Option(help="PREFIX of PREFIX.bin, .idx, .manifest.json; several keys: PREFIX_KEY.")],
+    json_key: Annotated[list[str] | None, typer.Option(help="Field that holds the text; may be repeated.")] = None,
     append_eod: Annotated[bool, typer.Option("--append-eod", help="End each document with the EOD token.")] = False,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Fields hold messages (default: 'messages'); writes a loss mask too.")
+    ] = False,
+    chat_template: Annotated[
+        Path | None, typer.Option(help="Jinja template for --chat; default: the tokenizer's own.")
+    ] = None,
+    split_sentences: Annotated[
+        bool, typer.Option("--split-sentences", help="A sequence per sentence; white space stays with the one before.")
+    ] = False,
+    punkt: Annotated[
+        Path | None, typer.Option(help="Punkt model: a language of NLTK's punkt_tab; default: learned from the input.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at a broken record instead of counting it.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes that encode.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Texts to a corpus that Megatron reads.
+    """Texts or conversations to a corpus that Megatron reads. Killed, and started again, it goes on where it was.
 
-    Example: davinci data tokenize samples/samples/*.jsonl.zst --tokenizer qwen.tiktoken --out corpus/py --append-eod
+    Example: davinci data tokenize 'samples/**/*.jsonl.zst' --tokenizer qwen.tiktoken --out corpus/py --append-eod
     """
-    from data_prep.corpus.tokenize import tokenize_files
+    from data_prep.corpus.tokenize import TokenizeJob, outputs_of
+    from data_prep.corpus.tokenize import tokenize as run
     from data_prep.progress import counter
 
+    keys = json_key or ["messages" if chat else "text"]
+    job = TokenizeJob(
+        inputs=tuple(inputs),
+        tokenizer=tokenizer,
+        outputs=outputs_of(out, keys),
+        append_eod=append_eod,
+        conversations=chat,
+        chat_template=chat_template,
+        split_sentences=split_sentences,
+        punkt=punkt,
+        strict=strict,
+        workers=workers,
+    )
     with counter("documents", quiet=as_json) as advance:
-        manifest = tokenize_files(inputs, tokenizer, out, json_key, append_eod, advance)
-    keys = ("documents", "tokens", "empty_documents_dropped")
-    report({"corpus": str(out), **{key: manifest[key] for key in keys}}, as_json)
+        manifests = run(job, advance)
+    for key, manifest in manifests.items():
+        warn_of_records(manifest["provenance"])
+        report({"corpus": str(job.outputs[key]), **tokenize_facts(manifest)}, as_json)
+
+
+def tokenize_facts(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What a person wants to know of a corpus just made; counts of what did not happen are left out."""
+    facts = {key: manifest[key] for key in ("documents", "tokens", "empty_documents_dropped")}
+    if "trained_tokens" in manifest:
+        facts["trained_tokens"] = manifest["trained_tokens"]
+    notes = {key: manifest["provenance"][key] for key in ("broken_records", "changed_turns")}
+    return facts | {key: count for key, count in notes.items() if count}
+
+
+def warn_of_records(provenance: dict[str, Any]) -> None:
+    """Say on stderr which records were left out, and which turns the chat template changed."""
+    texts = {"broken": "broken records were left out", "changed": "turns of the assistant were changed by the template"}
+    for kind, counter in (("broken", "broken_records"), ("changed", "changed_turns")):
+        if count := provenance[counter]:
+            typer.echo(f"warning: {count:,} {texts[kind]}: {'; '.join(provenance['examples'][kind][:3])}", err=True)
 
 
 @app.command()
@@ -110,8 +161,12 @@ def inspect(
     document: Annotated[int, typer.Option(help="Number of the first document to show.")] = 0,
     count: Annotated[int, typer.Option(help="How many documents to show.")] = 1,
 ) -> None:
-    """Show documents of a corpus as text. Example: davinci data inspect corpus/py --tokenizer qwen.tiktoken"""
+    """Show documents of a corpus as text; what a loss mask leaves out stands between ⟦ and ⟧.
+
+    Example: davinci data inspect corpus/py --tokenizer qwen.tiktoken
+    """
     from data_prep.corpus.indexed import Corpus
+    from data_prep.corpus.masks import masked_text
     from data_prep.corpus.tokenizers import load_tokenizer_of
 
     corpus = Corpus(prefix)
@@ -120,7 +175,7 @@ def inspect(
         raise InputError(f"--document is {document}; the corpus has documents 0 to {len(corpus) - 1}")
     for number in range(document, min(document + count, len(corpus))):
         typer.secho(f"--- document {number}: {corpus.lengths[number]:,} tokens", bold=True)
-        typer.echo(decoder.decode(corpus[number].tolist()))
+        typer.echo(masked_text(corpus, number, decoder.decode))
 
 
 @app.command()

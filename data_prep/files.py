@@ -17,6 +17,7 @@ from data_prep.errors import InputError
 
 PART = ".part"
 _CHUNK_BYTES = 1 << 20
+_USUAL_RATIO = 4  # of text under zstd
 
 
 def json_bytes(value: Any) -> bytes:
@@ -42,6 +43,16 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} does not exist") from None
     except orjson.JSONDecodeError as error:
         raise InputError(f"{path} is not JSON: {error}") from None
+
+
+def read_text(path: Path) -> str:
+    """Text of a file; InputError when it is missing or is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error}") from None
 
 
 def refuse_existing(path: Path | None) -> None:
@@ -110,30 +121,41 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 def _lines(path: Path) -> Iterator[bytes]:
     rest = b""
-    try:
-        for chunk in _chunks(path):
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield from lines
-    except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
-        raise InputError(f"{path} is cut off or damaged ({error}): make or fetch it again") from None
+    for chunk in read_chunks(path, _CHUNK_BYTES):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
     yield rest
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
-    """Decompressed contents; raises where the compressed stream is not whole."""
+def read_chunks(path: Path, chunk_bytes: int, skip: int = 0) -> Iterator[bytes]:
+    """Contents of a plain, .gz or .zst file from byte `skip` of the contents on, in pieces of about `chunk_bytes`.
+
+    Raises InputError where the file is missing, or the compressed stream is not whole.
+    """
     if not path.is_file():
         raise InputError(f"{path} does not exist or is no file")
-    if path.suffix == ".zst":
+    try:
         with path.open("rb") as raw:
-            yield from _zstd_chunks(raw)
-    else:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            yield from iter(lambda: file.read(_CHUNK_BYTES), b"")
+            if path.suffix == ".zst":
+                yield from _drop(_zstd_chunks(raw, chunk_bytes), skip)
+                return
+            file = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+            file.seek(skip)
+            yield from iter(lambda: file.read(chunk_bytes), b"")
+    except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+        raise InputError(f"{path} is cut off or damaged ({error}): make or fetch it again") from None
 
 
-def _zstd_chunks(raw: IO[bytes]) -> Iterator[bytes]:
+def _drop(chunks: Iterator[bytes], skip: int) -> Iterator[bytes]:
+    for chunk in chunks:
+        if skip < len(chunk):
+            yield chunk[skip:]
+        skip = max(0, skip - len(chunk))
+
+
+def _zstd_chunks(raw: IO[bytes], chunk_bytes: int) -> Iterator[bytes]:
     frame = None
-    while block := raw.read(_CHUNK_BYTES):
+    while block := raw.read(chunk_bytes // _USUAL_RATIO):
         while block:
             frame = frame or zstandard.ZstdDecompressor().decompressobj()
             yield frame.decompress(block)
@@ -144,5 +166,12 @@ def _zstd_chunks(raw: IO[bytes]) -> Iterator[bytes]:
 
 def block_checksums(path: Path, block_bytes: int) -> list[str]:
     """xxh3 (64 bit, hexadecimal) of each block of a file; the last one may be shorter."""
+    digests = []
     with path.open("rb") as file:
-        return [xxh3_64(block).hexdigest() for block in iter(lambda: file.read(block_bytes), b"")]
+        for start in range(0, path.stat().st_size, block_bytes):
+            file.seek(start)
+            digest = xxh3_64()
+            for at in range(0, block_bytes, _CHUNK_BYTES):  # small pieces stay in the cache
+                digest.update(file.read(min(_CHUNK_BYTES, block_bytes - at)))
+            digests.append(digest.hexdigest())
+    return digests

@@ -1,5 +1,6 @@
 """The `davinci` command. Imports nothing heavy before a command runs."""
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -76,6 +77,11 @@ def run_and_exit(command: typer.Typer, *arguments: str) -> None:
             raise
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(f"error: {error.strerror}: make room, and start the same command again", file=sys.stderr)
+        sys.exit(1)
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
 """Tokens on disk: tokenizers, indexed datasets, packing."""
 
-from data_prep.corpus.indexed import Corpus, CorpusWriter
+from data_prep.corpus.indexed import Corpus
 from data_prep.corpus.packing import LongDocuments, PackPlan, load_plan, pack_documents, save_plan
 from data_prep.corpus.tokenizers import QWEN_PATTERN, load_tokenizer, tokenizer_file, tokenizer_fingerprint
+from data_prep.corpus.writer import CorpusWriter
 
 __all__ = [
     "QWEN_PATTERN",

@@ -1,4 +1,7 @@
-"""A corpus: PREFIX.bin and PREFIX.idx as Megatron writes them, and PREFIX.manifest.json beside them."""
+"""Reading a corpus: PREFIX.bin and PREFIX.idx as Megatron writes them, PREFIX.manifest.json, a loss mask.
+
+The aligned sidecar PREFIX.loss_mask.{bin,idx} (uint8, 1 where a token is trained) is there only where one was made.
+"""
 
 import struct
 from collections.abc import Sequence
@@ -10,20 +13,20 @@ import numpy.typing as npt
 import orjson
 from xxhash import xxh3_64
 
-from data_prep._native import IndexedDatasetWriter
 from data_prep.errors import InputError
-from data_prep.files import PART, block_checksums, read_json, write_json
+from data_prep.files import read_json
 
-CHECKSUM_BLOCK_BYTES = 64 << 20
 _INDEX_MAGIC = b"MMIDIDX\x00\x00"
 _INDEX_HEADER = struct.Struct("<QBQQ")  # version, element code, sequences, documents + 1
-# Megatron's DType codes that can hold token ids.
-_ELEMENT_TYPES: dict[int, np.dtype[Any]] = {4: np.dtype(np.int32), 8: np.dtype(np.uint16)}
+# Megatron's DType codes that can hold token ids, or a mask.
+_TOKEN_TYPES: dict[int, np.dtype[Any]] = {4: np.dtype(np.int32), 8: np.dtype(np.uint16)}
+_MASK_TYPES: dict[int, np.dtype[Any]] = {1: np.dtype(np.uint8)}
 
 
-def corpus_files(prefix: Path) -> dict[str, Path]:
-    """The three files of a corpus, in the order in which they appear: the index comes last."""
-    return {name: prefix.with_name(prefix.name + f".{name}") for name in ("bin", "manifest.json", "idx")}
+def corpus_files(prefix: Path, masked: bool) -> dict[str, Path]:
+    """The files of a corpus in the order in which they appear: the index comes last."""
+    masks = ("loss_mask.bin", "loss_mask.idx") if masked else ()
+    return {name: prefix.with_name(f"{prefix.name}.{name}") for name in (*masks, "bin", "manifest.json", "idx")}
 
 
 def seal_of(manifest: dict[str, Any]) -> str:
@@ -32,81 +35,33 @@ def seal_of(manifest: dict[str, Any]) -> str:
     return xxh3_64(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-class CorpusWriter:
-    """Writes a corpus as a stream; nothing appears under its name before `commit`.
-
-    `tokenizer` is the description that goes into the manifest; its `vocab_size` settles the element type.
-    """
-
-    def __init__(self, prefix: Path, tokenizer: dict[str, Any]) -> None:
-        self._files = corpus_files(prefix)
-        if self._files["idx"].exists():  # it comes last: without it, what lies there is an unfinished attempt
-            raise InputError(f"{self._files['idx']} already exists: remove it, or choose another --out")
-        prefix.parent.mkdir(parents=True, exist_ok=True)
-        self._parts = {name: path.with_name(path.name + PART) for name, path in self._files.items()}
-        self._tokenizer = tokenizer
-        self._writer = IndexedDatasetWriter(str(self._parts["bin"]), tokenizer["vocab_size"])
-
-    def add(self, documents: Sequence[npt.NDArray[np.integer] | Sequence[int]]) -> None:
-        """Append documents, each the ids of one; an empty one is dropped and counted."""
-        lengths = np.array([len(document) for document in documents], dtype=np.int64)
-        ids = np.concatenate([np.asarray(document, dtype=np.int64) for document in documents])
-        self._writer.add_documents(ids, lengths)
-
-    def commit(self, provenance: dict[str, Any]) -> dict[str, Any]:
-        """Write index and manifest, then rename all three; returns the manifest."""
-        if self._writer.num_documents == 0:
-            raise InputError("the input holds no document with text: there is nothing to write")
-        self._writer.finish(str(self._parts["idx"]))
-        manifest = {
-            "format": 1,
-            "documents": self._writer.num_documents,
-            "tokens": self._writer.num_tokens,
-            "empty_documents_dropped": self._writer.num_empty,
-            "tokenizer": self._tokenizer,
-            "provenance": provenance,
-            "checksum": {
-                "algorithm": "xxh3_64",
-                "block_bytes": CHECKSUM_BLOCK_BYTES,
-                **{f"{name}_bytes": self._parts[name].stat().st_size for name in ("bin", "idx")},
-                **{name: block_checksums(self._parts[name], CHECKSUM_BLOCK_BYTES) for name in ("bin", "idx")},
-            },
-        }
-        manifest["seal"] = seal_of(manifest)
-        write_json(self._parts["manifest.json"], manifest)
-        for name, part in self._parts.items():
-            part.replace(self._files[name])
-        return manifest
-
-    def discard(self) -> None:
-        """Remove what an interrupted run has written so far."""
-        for part in self._parts.values():
-            part.unlink(missing_ok=True)
-
-
 class Corpus:
     """A corpus on disk, memory-mapped: `corpus[i]` are the ids of document i.
 
-    `tokens` (tokens,) uint16 or int32, all documents end to end; `starts` and `lengths` (documents,) int64 in tokens;
-    `manifest` as written. Raises InputError when a file is missing or the sizes
+    `tokens` (tokens,) uint16 or int32, all documents end to end; `loss_mask` (tokens,) uint8 or None; `starts` and
+    `lengths` (documents,) int64 in tokens; `manifest` as written. Raises InputError when a file is missing or the sizes
     of the files contradict the index.
     """
 
     def __init__(self, prefix: Path | str) -> None:
         self.prefix = Path(prefix)
-        files = corpus_files(self.prefix)
-        for path in files.values():
+        for path in corpus_files(self.prefix, masked=False).values():
             if not path.is_file():
                 raise InputError(f"{path} does not exist: a corpus is PREFIX.bin, .idx and .manifest.json")
-        self.manifest: dict[str, Any] = read_json(files["manifest.json"])
-        if not {"tokenizer", "checksum"} <= self.manifest.keys():
-            raise InputError(f"{files['manifest.json']} is no manifest of a corpus: write the corpus again")
-        element, self.lengths, self.starts = _read_index(files["idx"])
-        needed = int(self.lengths.sum()) * element.itemsize
-        found = files["bin"].stat().st_size
-        if found != needed:
-            raise InputError(f"{files['bin']} has {found} bytes where its index needs {needed}: write the corpus again")
-        self.tokens: npt.NDArray[Any] = np.memmap(files["bin"], dtype=element, mode="r")
+        manifest_file = corpus_files(self.prefix, masked=False)["manifest.json"]
+        self.manifest: dict[str, Any] = read_json(manifest_file)
+        if not isinstance(self.manifest, dict) or not {"tokenizer", "checksum"} <= self.manifest.keys():
+            raise InputError(f"{manifest_file} is no manifest of a corpus: write the corpus again")
+        files = corpus_files(self.prefix, self.masked)
+        self.tokens, self._sequences, self._documents = _map(files["bin"], files["idx"], _TOKEN_TYPES)
+        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._sequences)])[self._documents]
+        self.lengths: npt.NDArray[np.int64] = np.diff(ends).astype(np.int64)
+        self.starts: npt.NDArray[np.int64] = ends[:-1]
+        self.loss_mask: npt.NDArray[np.uint8] | None = None
+        if self.masked:
+            self.loss_mask, sequences, documents = _map(files["loss_mask.bin"], files["loss_mask.idx"], _MASK_TYPES)
+            if not (np.array_equal(sequences, self._sequences) and np.array_equal(documents, self._documents)):
+                raise InputError(f"{files['loss_mask.idx']} does not fit {files['idx']}: write the corpus again")
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -120,6 +75,19 @@ class Corpus:
         end = begin + int(self.lengths[document])
         return np.asarray(self.tokens[begin + start : min(begin + start + length, end)], dtype=np.int64)
 
+    def run_of(self, first: int, stop: int) -> tuple[slice, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Documents first to stop - 1: where they lie in `tokens` and `loss_mask`, the length of each of their
+        sequences (one a document, or its sentences where it was split), and how many sequences each document has.
+        """
+        sequences = self._sequences[self._documents[first] : self._documents[stop]].astype(np.int64)
+        begin = int(self.starts[first])
+        return slice(begin, begin + int(sequences.sum())), sequences, np.diff(self._documents[first : stop + 1])
+
+    @property
+    def masked(self) -> bool:
+        """Whether a loss mask lies beside the tokens."""
+        return "loss_mask.bin" in self.manifest["checksum"]
+
     @property
     def tokenizer(self) -> dict[str, Any]:
         """Kind, vocab_size, fingerprint and end-of-document id of the tokenizer that made the ids."""
@@ -128,9 +96,10 @@ class Corpus:
 
     @property
     def checksum(self) -> str:
-        """xxh3 over the manifest's checksums of index and tokens: the identity of the contents."""
+        """xxh3 over the manifest's checksums of all files: the identity of the contents."""
         blocks = self.manifest["checksum"]
-        return xxh3_64("".join([*blocks["idx"], *blocks["bin"]]).encode()).hexdigest()
+        names = [name for name in ("idx", "bin", "loss_mask.bin") if name in blocks]
+        return xxh3_64("".join(digest for name in names for digest in blocks[name]).encode()).hexdigest()
 
     @classmethod
     def open_all(cls, prefixes: Sequence[Path | str]) -> list[Self]:
@@ -145,18 +114,45 @@ class Corpus:
         return corpora
 
 
-def _read_index(path: Path) -> tuple[np.dtype[Any], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Element type, document lengths and first tokens of documents, both (documents,)."""
-    data = path.read_bytes()
+def _map(
+    bin_file: Path, idx_file: Path, types: dict[int, np.dtype[Any]]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Elements, lengths of sequences, and the first sequence of each document and of the end; all of them on disk."""
+    for path in (bin_file, idx_file):
+        if not path.is_file():
+            raise InputError(f"{path} does not exist: write the corpus again")
+    element, sequences, documents = read_index(idx_file, types)
+    needed = int(sequences.sum(dtype=np.int64)) * element.itemsize
+    found = bin_file.stat().st_size
+    if found != needed:
+        raise InputError(f"{bin_file} has {found} bytes where its index needs {needed}: write the corpus again")
+    return np.memmap(bin_file, dtype=element, mode="r"), sequences, documents
+
+
+def read_index(
+    path: Path, types: dict[int, np.dtype[Any]] = _TOKEN_TYPES
+) -> tuple[np.dtype[Any], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Element type, lengths of sequences (sequences,) and first sequence of each document and the end (documents + 1,).
+
+    Raises InputError for whatever is no index: nothing that it gives points outside the tokens.
+    """
+    size = path.stat().st_size
     start = len(_INDEX_MAGIC) + _INDEX_HEADER.size
-    if len(data) < start or not data.startswith(_INDEX_MAGIC):
+    with path.open("rb") as file:
+        head = file.read(start)
+    if len(head) < start or not head.startswith(_INDEX_MAGIC):
         raise InputError(f"{path} is not a Megatron index")
-    version, code, sequences, entries = _INDEX_HEADER.unpack_from(data, len(_INDEX_MAGIC))
-    if version != 1 or code not in _ELEMENT_TYPES:
-        raise InputError(f"{path} has version {version} and element code {code}; token ids need version 1, code 4 or 8")
-    if len(data) != start + sequences * 12 + entries * 8:
+    version, code, sequences, entries = _INDEX_HEADER.unpack_from(head, len(_INDEX_MAGIC))
+    if version != 1 or code not in types:
+        known = " or ".join(map(str, types))
+        raise InputError(f"{path} has version {version} and element code {code}; it must be version 1, code {known}")
+    if size != start + sequences * 12 + entries * 8 or not sequences or not entries:
         raise InputError(f"{path} is truncated or altered: its size does not fit its {sequences} sequences")
-    lengths = np.frombuffer(data, np.int32, sequences, start).astype(np.int64)
-    documents = np.frombuffer(data, np.int64, entries, start + sequences * 12)
-    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])[documents]
-    return _ELEMENT_TYPES[code], np.diff(ends).astype(np.int64), ends[:-1]
+    lengths = np.memmap(path, np.int32, "r", start, (sequences,))
+    offsets = np.memmap(path, np.int64, "r", start + sequences * 4, (sequences,))
+    documents = np.memmap(path, np.int64, "r", start + sequences * 12, (entries,))
+    ends = np.cumsum(lengths, dtype=np.int64) * types[code].itemsize
+    whole = bool((lengths > 0).all()) and offsets[0] == 0 and np.array_equal(offsets[1:], ends[:-1])
+    if not whole or documents[0] != 0 or documents[-1] != sequences or (np.diff(documents) < 1).any():
+        raise InputError(f"{path} is altered: its lengths, offsets and documents contradict each other")
+    return types[code], lengths, documents

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.corpus.indexed import Corpus, CorpusWriter
+from data_prep.corpus.indexed import Corpus
+from data_prep.corpus.writer import CorpusWriter
 
 TOKENS_PER_COPY = 4 << 20
 
@@ -21,29 +22,32 @@ def merge_corpora(corpora: Sequence[Corpus], prefix: Path) -> dict[str, Any]:
 def copy_documents(
     corpora: Sequence[Corpus], chosen: Sequence[npt.NDArray[np.int64]], prefix: Path, provenance: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write the chosen documents of each corpus as a new corpus; returns its manifest.
+    """Write the chosen documents of each corpus (numbers, ascending) as a new corpus; returns its manifest.
 
-    Raises InputError when none is chosen, and then leaves nothing.
+    Where one corpus has a loss mask the new one has it: documents of a corpus without are trained whole. Raises
+    InputError when no document is chosen, and then leaves nothing.
     """
-    writer = CorpusWriter(prefix, corpora[0].tokenizer)
+    writer = CorpusWriter(prefix, corpora[0].tokenizer, masked=any(corpus.masked for corpus in corpora))
     try:
         for corpus, documents in zip(corpora, chosen, strict=True):
             for batch in _batches(corpus, documents):
-                writer.add(batch)
+                _copy(corpus, batch, writer)
         return writer.commit(provenance)
     except BaseException:
         writer.discard()
         raise
 
 
-def _batches(corpus: Corpus, documents: npt.NDArray[np.int64]) -> Iterator[list[npt.NDArray[np.int64]]]:
-    batch: list[npt.NDArray[np.int64]] = []
-    size = 0
-    for document in documents.tolist():
-        batch.append(corpus[document])
-        size += len(batch[-1])
-        if size >= TOKENS_PER_COPY:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+def _copy(corpus: Corpus, documents: npt.NDArray[np.int64], writer: CorpusWriter) -> None:
+    for run in np.split(documents, np.flatnonzero(np.diff(documents) != 1) + 1):
+        place, sequences, per_document = corpus.run_of(int(run[0]), int(run[-1]) + 1)
+        ids = corpus.tokens[place]
+        mask = np.ones(len(ids), np.uint8) if corpus.loss_mask is None else corpus.loss_mask[place]
+        writer.add_flat(ids, sequences, per_document, loss_mask=mask)
+
+
+def _batches(corpus: Corpus, documents: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+    """Cut a list of documents where another TOKENS_PER_COPY tokens are full."""
+    ends = np.cumsum(corpus.lengths[documents])
+    full = np.searchsorted(ends, np.arange(TOKENS_PER_COPY, ends[-1] if len(ends) else 0, TOKENS_PER_COPY)) + 1
+    yield from (batch for batch in np.split(documents, np.unique(full)) if len(batch))

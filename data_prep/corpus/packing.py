@@ -89,7 +89,7 @@ def pack_documents(lengths: npt.NDArray[np.integer], seq_length: int, long_docum
     Raises InputError when a document is longer than `seq_length` and `long_documents` is "error".
     """
     try:
-        packed = pack_best_fit(np.asarray(lengths, dtype=np.int64), seq_length, long_documents)
+        packed = pack_best_fit(np.asarray(lengths, dtype=np.int64), seq_length, 1, long_documents)
     except ValueError as error:
         raise InputError(str(error)) from None
     return PackPlan(seq_length=seq_length, **packed)

@@ -13,12 +13,11 @@ def verify_corpus(prefix: Path) -> list[str]:
 
     Raises InputError where there is no corpus at all.
     """
-    files = corpus_files(prefix)
-    missing = [path for path in files.values() if not path.is_file()]
-    if len(missing) == len(files):
+    files = corpus_files(prefix, masked=False)
+    if not any(path.is_file() for path in files.values()):
         raise InputError(f"{prefix} is no corpus: {', '.join(path.name for path in files.values())} do not exist")
-    if missing:
-        return [f"{path} is missing" for path in missing]
+    if not files["manifest.json"].is_file():
+        return [f"{files['manifest.json']} is missing"]
     try:
         manifest = read_json(files["manifest.json"])
         intact = manifest["seal"] == seal_of(manifest) and json_bytes(manifest) == files["manifest.json"].read_bytes()
@@ -26,13 +25,17 @@ def verify_corpus(prefix: Path) -> list[str]:
         intact = False
     if not intact:
         return [f"{files['manifest.json']} is altered: without it nothing else can be checked"]
-    faults = [fault for name in ("bin", "idx") for fault in _altered_blocks(files[name], name, manifest["checksum"])]
+    files = corpus_files(prefix, "loss_mask.bin" in manifest["checksum"])
+    del files["manifest.json"]
+    faults = [fault for name, path in files.items() for fault in _altered_blocks(path, name, manifest["checksum"])]
     if not faults:
         Corpus(prefix)  # what was written is also what a reader takes
     return faults
 
 
 def _altered_blocks(path: Path, name: str, recorded: dict[str, Any]) -> list[str]:
+    if not path.is_file():
+        return [f"{path} is missing"]
     size, block = path.stat().st_size, recorded["block_bytes"]
     if size != recorded[f"{name}_bytes"]:
         return [f"{path} has {size} bytes, {recorded[f'{name}_bytes']} were written"]

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from data_prep import InputError
 from data_prep.corpus import Corpus, pack_documents, save_plan
-from data_prep.corpus.tokenize import tokenize_files
+from data_prep.corpus.tokenize import TokenizeJob, tokenize
 from data_prep.files import jsonl_writer, read_jsonl, write_json
 from data_prep.pull_request.build import build_samples, collect_git
 from megatron_davinci.demo.generated_history import write_generated_history
@@ -97,7 +97,8 @@ def _make_corpus(out: Path) -> dict[str, Any]:
             writer.write({"text": text})
     write_model_directory((record["text"] for record in read_jsonl(texts)), out / "model")
     prefix = out / "corpus" / "demo"
-    manifest = tokenize_files([texts], out / "model", prefix, append_eod=True)
+    job = TokenizeJob(inputs=(str(texts),), tokenizer=out / "model", outputs={"text": prefix}, append_eod=True)
+    manifest = tokenize(job)["text"]
     corpus = Corpus(prefix)
     plan = pack_documents(corpus.lengths, SEQ_LENGTH, "split")
     save_plan(plan, [corpus], out / "plan")

@@ -7,14 +7,14 @@ import pytest
 from conftest import write_corpus
 
 from data_prep import InputError
-from data_prep.corpus import Corpus, indexed
+from data_prep.corpus import Corpus, writer
 from data_prep.corpus.merge import merge_corpora
 from data_prep.corpus.verify import verify_corpus
 
 
 @pytest.fixture
 def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(indexed, "CHECKSUM_BLOCK_BYTES", 1000)  # several blocks
+    monkeypatch.setattr(writer, "CHECKSUM_BLOCK_BYTES", 1000)  # several blocks
     return write_corpus(tmp_path / "corpus", [50, 700, 1, 900, 33, 2000])
 
 

@@ -1,0 +1,14 @@
+"""Tokenizers of corpora: one contract, three kinds, and the fast path that gives the same ids."""
+
+from data_prep.corpus.tokenizers.base import Tokenizer
+from data_prep.corpus.tokenizers.load import load_tokenizer, load_tokenizer_of, tokenizer_file, tokenizer_fingerprint
+from data_prep.corpus.tokenizers.qwen import QWEN_PATTERN
+
+__all__ = [
+    "QWEN_PATTERN",
+    "Tokenizer",
+    "load_tokenizer",
+    "load_tokenizer_of",
+    "tokenizer_file",
+    "tokenizer_fingerprint",
+]

@@ -1,0 +1,333 @@
+"""Laws of tokenizing: the tokenizer's own ids whatever the input form, and the same bytes after any interruption."""
+
+import gzip
+import hashlib
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import zstandard
+from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
+
+from data_prep import InputError
+from data_prep.corpus import Corpus, load_tokenizer
+from data_prep.corpus.sentences import SentenceSplitter
+from data_prep.corpus.tokenize import TokenizeJob, tokenize
+from data_prep.corpus.tokenizers.encoder import GigatokenEncoder, gigatoken_is_exact
+from data_prep.corpus.verify import verify_corpus
+from data_prep.corpus.writer import CorpusWriter
+
+
+@pytest.fixture(scope="module")
+def qwen(shared_data: Path) -> Path:
+    return shared_data / "tokenizers" / "qwen.tiktoken"
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    """Real source text, some of it not ASCII, a text in NFD and an empty one."""
+    files = sorted(Path(json.__file__).parents[1].rglob("*.py"))[:60]
+    return [*(path.read_text() for path in files), "Cafe\u0301 東京 🙂 <|endoftext|>", "", "x\r\ny\u2028z"]
+
+
+def write_lines(path: Path, texts: list[str], **others: object) -> Path:
+    data = b"".join(json.dumps({"text": text, **others}).encode() + b"\n" for text in texts)
+    pack = {".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)
+    path.write_bytes(pack(data))
+    return path
+
+
+def job_of(path: Path | str, tokenizer: Path, prefix: Path, **others: object) -> TokenizeJob:
+    return TokenizeJob(inputs=(str(path),), tokenizer=tokenizer, outputs={"text": prefix}, **others)
+
+
+def digests(folder: Path, name: str = "corpus") -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob(f"{name}.*"))}
+
+
+def test_documents_are_the_tokenizers_own_ids_and_end_with_eod(qwen: Path, texts: list[str], tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "in.jsonl", texts)
+    manifest = tokenize(job_of(source, qwen, tmp_path / "corpus", append_eod=True))["text"]
+    tokenizer, _ = load_tokenizer(qwen)
+    corpus = Corpus(tmp_path / "corpus")
+    expected = [[*ids, tokenizer.eod] for ids in tokenizer.encode(texts) if ids]
+    assert [document.tolist() for document in corpus] == expected
+    assert manifest["empty_documents_dropped"] == 1 and manifest["documents"] == len(texts) - 1
+    assert verify_corpus(tmp_path / "corpus") == []
+    assert [path.name for path in tmp_path.glob("*.part")] == []
+
+
+def test_every_form_of_input_gives_the_same_corpus(qwen: Path, texts: list[str], tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    forms = tmp_path / "forms"
+    (forms / "directory" / "deeper").mkdir(parents=True)
+    table = pyarrow.table({"text": texts, "other": list(range(len(texts)))})
+    pyarrow.parquet.write_table(table, forms / "rows.parquet", row_group_size=7)
+    Dataset(table).save_to_disk(forms / "saved")
+    DatasetDict(train=Dataset(table)).save_to_disk(forms / "splits")
+    write_lines(forms / "directory" / "a.jsonl", texts[:20])
+    write_lines(forms / "directory" / "deeper" / "b.jsonl.zst", texts[20:])
+    plain = write_lines(forms / "plain.jsonl", texts)
+    plain.write_bytes(plain.read_bytes().removesuffix(b"\n"))  # a last line may lack its end
+    write_lines(forms / "packed.jsonl.gz", texts)
+    write_lines(forms / "packed.jsonl.zst", texts)
+    names = ["plain.jsonl", "packed.jsonl.gz", "packed.jsonl.zst", "rows.parquet", "saved", "splits", "directory"]
+    hashes = set()
+    for number, name in enumerate([*names, "directory/**/*.jsonl*"]):
+        tokenize(job_of(forms / name, qwen, tmp_path / str(number) / "corpus"))
+        found = digests(tmp_path / str(number))
+        hashes.add((found["corpus.bin"], found["corpus.idx"]))
+    assert len(hashes) == 1
+
+
+def test_the_number_of_workers_does_not_matter(qwen: Path, texts: list[str], tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "in.jsonl", texts * 6)  # several chunks
+    for workers in (1, 2):
+        tokenize(job_of(source, qwen, tmp_path / str(workers) / "corpus", workers=workers))
+    assert digests(tmp_path / "1") == digests(tmp_path / "2")
+
+
+def fuzzed(count: int) -> list[str]:
+    """Short texts of anything: all of Unicode, white space, digits, marks, control tokens, pieces of source."""
+    draw = random.Random(1)
+    pieces = [
+        "<|im_end|>",
+        "<|endoftext|>",
+        "  ",
+        "\n\n",
+        "\r\n",
+        "\t",
+        "'s",
+        "'LL",
+        "é",
+        "e\u0301",
+        "123",
+        "_x",
+        "🙂",
+        "\0",
+    ]
+    letters = [chr(draw.choice([draw.randrange(0xD800), draw.randrange(0xE000, 0x110000)])) for _ in range(2000)]
+    return ["".join(draw.choices(pieces + draw.sample(letters, 20), k=draw.randrange(1, 40))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["tiktoken", "huggingface"])
+def test_the_fast_path_gives_the_same_ids_on_anything(shared_data: Path, qwen: Path, tmp_path: Path, kind: str) -> None:
+    path = qwen
+    if kind == "huggingface":
+        path = tmp_path / "tokenizer.json"
+        packed = shared_data / "tokenizers" / "qwen2_tokenizer_built_from_gguf.json.gz"
+        path.write_bytes(gzip.decompress(packed.read_bytes()))
+    tokenizer, _ = load_tokenizer(path)
+    assert gigatoken_is_exact(tokenizer)
+    texts = fuzzed(3000)
+    ids, lengths = GigatokenEncoder(tokenizer).encode(texts)
+    assert np.split(ids, np.cumsum(lengths)[:-1])[-1].tolist() == tokenizer.encode(texts[-1:])[0]
+    expected = tokenizer.encode(texts)
+    assert lengths.tolist() == [len(document) for document in expected]
+    assert ids.tolist() == [token for document in expected for token in document]
+
+
+def test_the_fast_path_gives_the_same_ids_for_every_character(qwen: Path) -> None:
+    tokenizer, _ = load_tokenizer(qwen)
+    codes = [*range(0xD800), *range(0xE000, 0x110000)]
+    texts = ["".join(f"{chr(c)}'t{chr(c)}a 1{chr(c)}" for c in codes[at : at + 64]) for at in range(0, len(codes), 64)]
+    ids, lengths = GigatokenEncoder(tokenizer).encode(texts)
+    for start in range(0, len(texts), 1024):
+        expected = [token for document in tokenizer.encode(texts[start : start + 1024]) for token in document]
+        begin, end = lengths[:start].sum(), lengths[: start + 1024].sum()
+        assert ids[begin:end].tolist() == expected
+
+
+def test_a_tokenizer_that_gigatoken_gets_wrong_falls_back(shared_data: Path, texts: list[str], tmp_path: Path) -> None:
+    for name in ("botchan_en_bpe_1000.model", "botchan_en_unigram_1000.model"):
+        path = shared_data / "tokenizers" / "sentencepiece_testdata" / name
+        tokenizer, description = load_tokenizer(path)
+        with pytest.warns(UserWarning, match="gigatoken"):
+            tokenize(job_of(write_lines(tmp_path / "in.jsonl", texts), path, tmp_path / name / "corpus"))
+        corpus = Corpus(tmp_path / name / "corpus")
+        assert corpus.tokens.dtype == np.uint16 and description["eod"] == 2
+        assert [document.tolist() for document in corpus] == [ids for ids in tokenizer.encode(texts) if ids]
+
+    class Wrong:
+        def __init__(self) -> None:
+            self.encode = tokenizer.encode
+
+        def gigatoken(self) -> object:
+            class Backend:
+                def encode_batch(self, texts: list[str], parallel: bool) -> object:
+                    import awkward
+
+                    return awkward.Array([[1, 2]] * len(texts))
+
+            return Backend()
+
+    with pytest.warns(UserWarning, match="other ids"):
+        assert not gigatoken_is_exact(Wrong())
+
+
+def test_the_encoder_is_made_anew_when_its_memory_grows(qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from data_prep.corpus.tokenizers import encoder as module
+
+    tokenizer, _ = load_tokenizer(qwen)
+    encoder = GigatokenEncoder(tokenizer)
+    first = encoder._backend
+    memory = iter([10**12, 10**12, 10**12, 0, 0])  # grown, not given back, then small again
+    monkeypatch.setattr(GigatokenEncoder, "_memory", lambda self: next(memory))
+    before = encoder.encode(["some text"])
+    assert encoder._backend is not first and encoder._limit == 10**12 + module._LEAST_CACHE_BYTES
+    second = encoder._backend
+    after = encoder.encode(["some text"])
+    assert encoder._backend is second and after[0].tolist() == before[0].tolist()
+
+
+def test_several_keys_give_several_corpora(qwen: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"a": "one", "b": "two words"}\n{"a": "", "b": "three"}\n')
+    outputs = {key: tmp_path / f"out_{key}" for key in "ab"}
+    tokenize(replace(job_of(tmp_path / "in.jsonl", qwen, tmp_path), outputs=outputs))
+    tokenizer, _ = load_tokenizer(qwen)
+    assert [d.tolist() for d in Corpus(tmp_path / "out_a")] == tokenizer.encode(["one"])
+    assert [d.tolist() for d in Corpus(tmp_path / "out_b")] == tokenizer.encode(["two words", "three"])
+
+
+def test_broken_records_are_counted_and_named_or_stop(qwen: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"text": "good"}\n{"text": "cut o\n\n[1]\n{"text": "good too"}\n')
+    provenance = tokenize(job_of(source, qwen, tmp_path / "lenient"))["text"]["provenance"]
+    assert provenance["broken_records"] == 2 and len(Corpus(tmp_path / "lenient")) == 2
+    assert [example[:18] for example in provenance["examples"]["broken"]] == [
+        "in.jsonl, record 2",
+        "in.jsonl, record 4",
+    ]
+    with pytest.raises(InputError, match="record 2, is not JSON"):
+        tokenize(job_of(source, qwen, tmp_path / "strict", strict=True))
+    assert not list(tmp_path.glob("strict*"))
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ('{"content": "x", "n": 1}', "record 1, has no text under 'text'; its text fields are: content"),
+        ('{"text": 3}', "record 1, holds a int under 'text'; it must be a str"),
+        ('{"text": [{"role": "user"}]}', "for conversations give --chat"),
+        ('{"text": ""}', "no document with text"),
+        ("nonsense", "no document with text"),
+    ],
+)
+def test_bad_records_leave_nothing(qwen: Path, tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "in.jsonl").write_text(line + "\n")
+    with pytest.raises(InputError, match=message):
+        tokenize(job_of(tmp_path / "in.jsonl", qwen, tmp_path / "out"))
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("missing.jsonl", "does not exist"),
+        ("*.nothing", "matches no file"),
+        ("empty", "holds no saved dataset and no file"),
+        ("notes.txt", "is no known input"),
+        ("broken.parquet", "not a whole Parquet file"),
+        ("other.parquet", "has no column 'text'; its columns are: content"),
+        ("cut.jsonl.zst", "cut off or damaged"),
+    ],
+)
+def test_bad_inputs_are_named(qwen: Path, tmp_path: Path, argument: str, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1xxxx")
+    pyarrow.parquet.write_table(pyarrow.table({"content": ["x"]}), tmp_path / "other.parquet")
+    (tmp_path / "cut.jsonl.zst").write_bytes(zstandard.compress(b'{"text": "x"}\n' * 99)[:-4])
+    with pytest.raises(InputError, match=message):
+        tokenize(job_of(tmp_path / argument, qwen, tmp_path / "out"))
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_sentences_are_megatrons_sequences(qwen: Path, tmp_path: Path) -> None:
+    texts = ["Mr. Smith came. He left!\n\nIt rained.  Then it stopped.", "One only", "", "A. b? C."] * 20
+    source = write_lines(tmp_path / "in.jsonl", texts)
+    tokenize(job_of(source, qwen, tmp_path / "corpus", split_sentences=True, append_eod=True))
+    tokenizer, _ = load_tokenizer(qwen)
+    splitter = SentenceSplitter(tmp_path / "corpus.punkt", keep_space=True)
+    builder = IndexedDatasetBuilder(str(tmp_path / "theirs.bin"), dtype=np.int32)
+    for text in filter(None, texts):
+        sentences = splitter.split(text)
+        assert "".join(sentences) == text
+        encoded = tokenizer.encode(sentences)
+        encoded[-1].append(tokenizer.eod)
+        builder.add_document(np.concatenate(encoded), [len(ids) for ids in encoded])
+    builder.finalize(str(tmp_path / "theirs.idx"))
+    for suffix in (".bin", ".idx"):
+        assert (tmp_path / f"corpus{suffix}").read_bytes() == (tmp_path / f"theirs{suffix}").read_bytes()
+    assert len(IndexedDataset(str(tmp_path / "corpus"))) > len(Corpus(tmp_path / "corpus")) == 60
+
+
+def test_a_punkt_model_can_be_given_and_white_space_dropped(qwen: Path, tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "in.jsonl", ["We met Dr. Who. He left.", "Dr. No came."] * 50)
+    tokenize(job_of(source, qwen, tmp_path / "a", split_sentences=True))
+    given = SentenceSplitter(tmp_path / "a.punkt", keep_space=False)
+    assert given.split("It was good.  They came.\n") == ["It was good.", "They came."]
+    tokenize(job_of(source, qwen, tmp_path / "b", split_sentences=True, punkt=tmp_path / "a.punkt"))
+    assert (tmp_path / "a.bin").read_bytes() == (tmp_path / "b.bin").read_bytes()
+    with pytest.raises(InputError, match="punkt_tab"):
+        SentenceSplitter(tmp_path, keep_space=True)
+
+
+def test_two_processes_do_not_write_one_corpus(tmp_path: Path) -> None:
+    description = {"kind": "test", "vocab_size": 9, "eod": None, "fingerprint": "f"}
+    writer = CorpusWriter(tmp_path / "corpus", description)
+    with pytest.raises(InputError, match="another process is writing corpus"):
+        CorpusWriter(tmp_path / "corpus", description)
+    writer.add([[1, 2]])
+    writer.commit({})
+    with pytest.raises(InputError, match="already exists"):
+        CorpusWriter(tmp_path / "corpus", description)
+
+
+def test_a_changed_input_is_not_gone_on_with(qwen: Path, texts: list[str], tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "in.jsonl", texts * 20)
+    job = job_of(source, qwen, tmp_path / "corpus")
+    seen = 0
+
+    def stop(records: int) -> None:
+        nonlocal seen
+        seen += records
+        if seen > len(texts) * 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(job, stop, journal_every_bytes=1)
+    time.sleep(0.3)  # the journal is written in the background
+    assert (tmp_path / "corpus.journal.part").exists() and not (tmp_path / "corpus.idx").exists()
+    done = []
+    write_lines(source, texts * 20, changed=True)
+    tokenize(job, done.append)
+    assert sum(done) == len(texts) * 20  # from the beginning
+    assert [path.name for path in tmp_path.glob("*.part")] == []
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(qwen: Path, texts: list[str], tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "in.jsonl", texts * 3)
+    command = [Path(sys.executable).with_name("davinci"), "data", "tokenize", source, "--tokenizer", qwen, "--out"]
+
+    def small_files() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+    out = tmp_path / "out" / "corpus"
+    full = subprocess.run([*command, out], capture_output=True, text=True, preexec_fn=small_files, check=False)
+    assert full.returncode == 1 and full.stderr.startswith("error: cannot write") and full.stderr.count("\n") == 1
+    assert not [path for path in out.parent.iterdir() if path.suffix != ".part"]
+    assert subprocess.run([*command, out], capture_output=True, check=False).returncode == 0
+    assert verify_corpus(out) == []
