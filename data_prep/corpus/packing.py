@@ -22,13 +22,14 @@ Int64s = npt.NDArray[np.int64]
 
 
 _ARRAYS = ("document", "start", "length", "sequence_offsets")
-_NUMBERS = ("seq_length", "num_dropped", "num_split")
+_NUMBERS = ("seq_length", "document_alignment", "pack_alignment", "num_dropped", "num_split")
 
 
 @dataclass(frozen=True)
 class PackPlan:
-    """Spans of documents, grouped by sequence.
+    """Spans of documents, grouped by sequence; each span takes room up to a multiple of `document_alignment`.
 
+    A sequence may be cut after its last span, at a multiple of `pack_alignment` (see `padded_lengths`).
     `document`, `start`, `length` (spans,): document number over all corpora end to end, first token inside the
     document, tokens. `sequence_offsets` (sequences + 1,): sequence s holds spans [offsets[s], offsets[s + 1]).
     """
@@ -38,6 +39,8 @@ class PackPlan:
     start: Int64s
     length: Int64s
     sequence_offsets: Int64s
+    document_alignment: int = 1
+    pack_alignment: int = 1
     num_dropped: int = 0
     num_split: int = 0
 
@@ -53,6 +56,12 @@ class PackPlan:
     def efficiency(self) -> float:
         """Share of the sequences that is filled with documents."""
         return self.num_tokens / (len(self) * self.seq_length) if len(self) else 0.0
+
+    @property
+    def padded_lengths(self) -> Int64s:
+        """Tokens of each sequence (sequences,), padding of spans and of the pack included: at most `seq_length`."""
+        ends = np.cumsum(np.concatenate([[0], round_up(self.length, self.document_alignment)]))
+        return round_up(np.diff(ends[self.sequence_offsets]), self.pack_alignment)
 
     def sequence(self, index: int) -> list[tuple[int, int, int]]:
         """(document, start, length) of each span of one sequence."""
@@ -77,22 +86,49 @@ class PackPlan:
             "spans": len(self.document),
             "tokens": self.num_tokens,
             "padding": len(self) * self.seq_length - self.num_tokens,
+            "padding_of_alignment": int(self.padded_lengths.sum()) - self.num_tokens,
             "efficiency": self.efficiency,
             "documents_split": self.num_split,
             "documents_dropped": self.num_dropped,
         }
 
 
-def pack_documents(lengths: npt.NDArray[np.integer], seq_length: int, long_documents: LongDocuments) -> PackPlan:
-    """Best-fit decreasing packing of documents of `lengths` (documents,) tokens.
+def round_up(lengths: Int64s, multiple: int) -> Int64s:
+    """Each length at the next multiple."""
+    return -(-lengths // multiple) * multiple
 
-    Raises InputError when a document is longer than `seq_length` and `long_documents` is "error".
+
+def pack_documents(
+    lengths: npt.NDArray[np.integer],
+    seq_length: int,
+    long_documents: LongDocuments,
+    document_alignment: int = 1,
+    pack_alignment: int = 1,
+) -> PackPlan:
+    """Best-fit decreasing packing of documents of `lengths` (documents,) tokens: a whole corpus, or one global batch.
+
+    Raises InputError when a document is longer than `seq_length` and `long_documents` is "error", and when an alignment
+    does not divide `seq_length`.
     """
+    if pack_alignment < 1 or seq_length % pack_alignment:
+        raise InputError(
+            f"a pack alignment of {pack_alignment} does not divide the sequence length of {seq_length}: change one"
+        )
     try:
-        packed = pack_best_fit(np.asarray(lengths, dtype=np.int64), seq_length, 1, long_documents)
+        packed = pack_best_fit(np.asarray(lengths, dtype=np.int64), seq_length, document_alignment, long_documents)
     except ValueError as error:
         raise InputError(str(error)) from None
-    return PackPlan(seq_length=seq_length, **packed)
+    return PackPlan(
+        seq_length=seq_length, document_alignment=document_alignment, pack_alignment=pack_alignment, **packed
+    )
+
+
+def repeated(corpora: Sequence[Corpus], repeats: Sequence[int] | None) -> list[Corpus]:
+    """The corpora, each as often as it is to be taken: upsampling by whole copies."""
+    repeats = repeats or [1] * len(corpora)
+    if len(repeats) != len(corpora) or min(repeats) < 1:
+        raise InputError(f"repeat is {list(repeats)} for {len(corpora)} corpora: give a number from 1 on for each")
+    return [corpus for corpus, times in zip(corpora, repeats, strict=True) for _ in range(times)]
 
 
 def describe_corpora(corpora: Sequence[Corpus]) -> list[dict[str, Any]]:

@@ -130,6 +130,11 @@ class StageBatches:
                 f"{stage.plan} packs sequences of {plan.seq_length} tokens, data.seq_length is {self._seq_length}: "
                 "make both the same"
             )
+        if plan.document_alignment != 1:
+            raise InputError(
+                f"{stage.plan} aligns documents to {plan.document_alignment} tokens, which training does not do yet: "
+                "pack without --document-alignment"
+            )
         return plan
 
 

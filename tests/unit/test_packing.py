@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from data_prep import InputError
 from data_prep.corpus import Corpus, load_plan, pack_documents, save_plan
+from data_prep.corpus.length_histogram import LengthHistogram
+from data_prep.corpus.packing import repeated, round_up
 
 LENGTHS = st.lists(st.integers(0, 70), max_size=60)
 
@@ -88,3 +90,54 @@ def test_an_altered_plan_is_refused(tmp_path: Path) -> None:
     (tmp_path / "plan").write_bytes(data)
     with pytest.raises(InputError, match="was altered"):
         load_plan(tmp_path / "plan", corpora)
+
+
+@given(LENGTHS, st.integers(1, 12), st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4, 16]))
+def test_aligned_documents_fit_and_lose_no_token(
+    lengths: list[int], blocks: int, document_alignment: int, pack_alignment: int
+) -> None:
+    seq_length = 16 * blocks
+    plan = pack_documents(np.array(lengths, np.int64), seq_length, "split", document_alignment, pack_alignment)
+    assert plan.num_tokens == sum(lengths)
+    for index, padded in enumerate(plan.padded_lengths.tolist()):
+        room = sum(-(-length // document_alignment) * document_alignment for _, _, length in plan.sequence(index))
+        assert room <= padded <= min(seq_length, room + pack_alignment - 1) and padded % pack_alignment == 0
+    filled = sorted(round_up(plan.length, document_alignment).tolist(), reverse=True)
+    assert len(plan) == len(best_fit_decreasing(filled, seq_length))
+
+
+@pytest.mark.parametrize("document, pack, message", [(3, 1, "document alignment of 3"), (1, 6, "pack alignment of 6")])
+def test_an_alignment_divides_the_sequence(document: int, pack: int, message: str) -> None:
+    with pytest.raises(InputError, match=f"{message} does not divide the sequence length of 16"):
+        pack_documents(np.array([3]), 16, "error", document, pack)
+
+
+def test_a_repeated_corpus_is_packed_that_often(tmp_path: Path) -> None:
+    once, thrice = (Corpus(write_corpus(tmp_path / name, [5, 7])) for name in ("once", "thrice"))
+    corpora = repeated([once, thrice], [1, 3])
+    plan = pack_documents(np.concatenate([corpus.lengths for corpus in corpora]), 16, "error")
+    assert sorted(plan.document.tolist()) == list(range(8)) and plan.num_tokens == 12 * 4
+    save_plan(plan, corpora, tmp_path / "plan")
+    assert load_plan(tmp_path / "plan", [once, thrice, thrice, thrice]).summary() == plan.summary()
+    with pytest.raises(InputError, match="not for these corpora"):
+        load_plan(tmp_path / "plan", [once, thrice])
+    for wrong in ([1], [1, 0]):
+        with pytest.raises(InputError, match="give a number from 1 on for each"):
+            repeated([once, thrice], wrong)
+
+
+@given(LENGTHS)
+def test_the_histogram_counts_every_document_once(lengths: list[int]) -> None:
+    rows = LengthHistogram(np.array(lengths, np.int64)).as_json()
+    assert sum(row["documents"] for row in rows) == sum(length > 0 for length in lengths)
+    assert sum(row["tokens"] for row in rows) == sum(lengths)
+    for row in rows:
+        inside = [length for length in lengths if row["from"] <= length <= row["to"]]
+        assert (row["documents"], row["tokens"]) == (len(inside), sum(inside))
+
+
+def test_the_histogram_is_drawn_and_printed(tmp_path: Path) -> None:
+    histogram = LengthHistogram(np.array([3, 3, 100, 70_000]))
+    histogram.draw(tmp_path / "lengths.png", 32_768)
+    assert (tmp_path / "lengths.png").read_bytes().startswith(b"\x89PNG")
+    assert "65,536-131,071            1          70,000 ####" in histogram.as_text()

@@ -331,3 +331,19 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(qwen: Path, texts
     assert not [path for path in out.parent.iterdir() if path.suffix != ".part"]
     assert subprocess.run([*command, out], capture_output=True, check=False).returncode == 0
     assert verify_corpus(out) == []
+
+
+def test_megatrons_flags_give_megatrons_files(qwen: Path, texts: list[str], tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "in.jsonl", texts)
+    tool = Path(__file__).parents[2] / "tools" / "preprocess_data.py"
+    command = [sys.executable, tool, "--input", source, "--output-prefix", tmp_path / "out", "--workers", "1"]
+    flags = ["--tokenizer-type", "TikTokenizer", "--tokenizer-model", qwen, "--append-eod", "--partitions", "1"]
+    subprocess.run([*command, *flags], check=True, capture_output=True)
+    tokenize(job_of(source, qwen, tmp_path / "ours", append_eod=True))
+    for suffix in ("bin", "idx"):
+        megatrons = tmp_path / f"out_text_document.{suffix}"
+        assert megatrons.read_bytes() == (tmp_path / f"ours.{suffix}").read_bytes()
+    subprocess.run([*command, *flags, "--split-sentences"], check=True, capture_output=True, env={})
+    assert (tmp_path / "out_text_sentence.idx").is_file()
+    wrong = subprocess.run([*command[:-1], "0", *flags[2:4]], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2 and wrong.stderr.startswith("error: --workers is 0")

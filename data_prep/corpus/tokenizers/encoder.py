@@ -92,8 +92,8 @@ class GigatokenEncoder:
 def has_unassigned(text: str) -> bool:
     """Whether a text holds a character that Unicode, as this Python knows it, has not assigned.
 
-    gigatoken and the references are built with different versions of Unicode: what one calls a letter the other does not
-    know, and splits differently.
+    gigatoken and the references are built with different versions of Unicode: what one calls a letter the other does
+    not know, and splits differently.
     """
     if text.isascii():
         return False

@@ -33,12 +33,13 @@ class HuggingFaceTokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_str(orjson.dumps(self._definition).decode())
         except Exception as error:  # the library raises plain Exception
             raise InputError(f"{path} is not a Hugging Face tokenizer.json: {error}") from None
-        self.control_tokens = {text: self._tokenizer.token_to_id(text) for text in control}
-        self.markup_tokens = {text: self._tokenizer.token_to_id(text) for text in markup}
+        ids = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.control_tokens = {text: ids[text] for text in control}
+        self.markup_tokens = {text: ids[text] for text in markup}
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        self.vocab_size = max(ids.values()) + 1
         # Instruct variants declare the end of a turn as eos_token; documents still end with <|endoftext|>.
         self.eod = self._tokenizer.token_to_id(_END_OF_DOCUMENT)
         if self.eod is None and (declared := _declared_eos(path)):
