@@ -9,6 +9,7 @@ import typer
 from data_prep.errors import InputError
 
 LongDocuments = Literal["error", "split", "drop"]
+Executor = Literal["local", "slurm", "ray"]
 
 
 app = typer.Typer(no_args_is_help=True, help="Git histories -> samples -> tokens -> packed sequences.")
@@ -135,6 +136,53 @@ def warn_of_records(provenance: dict[str, Any]) -> None:
     for kind, counter in (("broken", "broken_records"), ("changed", "changed_turns")):
         if count := provenance[counter]:
             typer.echo(f"warning: {count:,} {texts[kind]}: {'; '.join(provenance['examples'][kind][:3])}", err=True)
+
+
+@app.command()
+def shards(
+    inputs: Annotated[list[str], typer.Argument(help="Inputs as for tokenize; each task takes every TASKS-th file.")],
+    tokenizer: Annotated[Path, typer.Option(help="Tokenizer as for tokenize.")],
+    out: Annotated[Path, typer.Option(help="PREFIX of the corpus; its shards and logs go to PREFIX.shards.")],
+    tasks: Annotated[int, typer.Option(help="Tasks, and shards; at most as many as there are files.")],
+    workers: Annotated[int, typer.Option(help="Tasks at a time.")] = 1,
+    executor: Annotated[Executor, typer.Option(help="Where tasks run: local, slurm or ray.")] = "local",
+    option: Annotated[
+        list[str] | None, typer.Option(help="name=value for datatrove's executor: partition=cpu, time=04:00:00 ...")
+    ] = None,
+    json_key: Annotated[str | None, typer.Option(help="Field that holds the text.")] = None,
+    append_eod: Annotated[bool, typer.Option("--append-eod", help="End each document with the EOD token.")] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="The field holds messages; writes a loss mask too.")] = False,
+    chat_template: Annotated[Path | None, typer.Option(help="Jinja template for --chat.")] = None,
+) -> None:
+    """Tokenize many files as tasks of datatrove, then merge. Started again, finished tasks are not repeated.
+
+    Example: davinci data shards 'crawl/*.jsonl.zst' --tokenizer qwen.tiktoken --out corpus/crawl --tasks 64
+    --executor slurm --option partition=cpu --option time=04:00:00
+    """
+    from data_prep.corpus.inputs import expand
+    from data_prep.corpus.tokenize import TokenizeJob
+    from data_prep.files import refuse_existing
+    from data_prep.pipeline import tokenize_shards
+
+    refuse_existing(out.with_name(f"{out.name}.idx"))
+    files = expand(inputs)
+    if not 1 <= tasks <= len(files):
+        raise InputError(f"--tasks is {tasks}; it must be from 1 to {len(files)}, the number of files")
+    if workers < 1:
+        raise InputError(f"--workers is {workers}; it must be at least 1")
+    options = dict(text.partition("=")[::2] for text in option or [])
+    key = json_key or ("messages" if chat else "text")
+    paths = tuple(str(path.resolve()) for path in files)  # a task may start somewhere else
+    job = TokenizeJob(
+        inputs=paths,
+        tokenizer=tokenizer.resolve(),
+        outputs={key: out.resolve()},
+        append_eod=append_eod,
+        conversations=chat,
+        chat_template=chat_template and chat_template.resolve(),
+    )
+    folder = out.resolve().with_name(f"{out.name}.shards")
+    tokenize_shards(job, folder, tasks, workers, executor, out.resolve(), **options).run()
 
 
 @app.command()

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from data_prep._native import IndexedDatasetWriter
 from data_prep.corpus.indexed import corpus_files, seal_of
-from data_prep.errors import InputError
+from data_prep.errors import InputError, NoDocuments
 from data_prep.files import PART, block_checksums, write_json
 
 CHECKSUM_BLOCK_BYTES = 64 << 20
@@ -93,7 +93,7 @@ class CorpusWriter:
         """Write indices and manifest, then rename all of them; returns the manifest."""
         tokens, _, documents, empty = self.position
         if documents == 0:
-            raise InputError("the input holds no document with text: there is nothing to write")
+            raise NoDocuments("the input holds no document with text: there is nothing to write")
         self._tokens.finish(str(self._parts["idx"]))
         if self._mask is not None:
             self._mask.finish(str(self._parts["loss_mask.idx"]))

@@ -1,0 +1,100 @@
+"""The corpus engine as steps of datatrove: many files, on one machine, on Slurm or on Ray.
+
+datatrove starts tasks and remembers which have ended; a task that it starts twice, or that is killed between our commit
+and its note, changes nothing: every step finds its own finished output, or goes on with what it left.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from datatrove.data import DocumentsPipeline
+from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
+from datatrove.executor.base import PipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+
+from data_prep.corpus.shards import decontaminate_shard, keep_to_job, merge_shards, shard_prefix, tokenize_shard
+from data_prep.corpus.tokenize import TokenizeJob
+
+ExecutorKind = Literal["local", "slurm", "ray"]
+
+
+class TokenizeShard(PipelineStep):
+    """Task r encodes every n-th input from number r on into the shard of its own below `out`."""
+
+    name = "davinci tokenize"
+    type = "TOKENIZER"
+
+    def __init__(self, job: TokenizeJob, out: Path) -> None:
+        super().__init__()
+        self.job = job
+        self.out = out
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Write the shard of one task."""
+        manifest = tokenize_shard(self.job, self.out, rank, world_size)
+        self.stat_update("documents", value=manifest["documents"], unit="task")
+        self.stat_update("tokens", value=manifest["tokens"], unit="task")
+        return data
+
+
+class MergeShards(PipelineStep):
+    """One task merges the shards of `tasks` tasks into the corpus `prefix`."""
+
+    name = "davinci merge"
+    type = "MERGER"
+
+    def __init__(self, out: Path, tasks: int, prefix: Path) -> None:
+        super().__init__()
+        self.out, self.tasks, self.prefix = out, tasks, prefix
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Write the merged corpus."""
+        manifest = merge_shards(self.out, self.tasks, self.prefix)
+        self.stat_update("tokens", value=manifest["tokens"], unit="task")
+        return data
+
+
+class DecontaminateShard(PipelineStep):
+    """Task r measures the leakage of benchmarks into shard r, and writes the shard without the documents that leak."""
+
+    name = "davinci decontaminate"
+    type = "DECONT"
+
+    def __init__(
+        self, shards: Path, out: Path, benchmarks: list[str], tokenizer: Path, n: int = 13, tau: float = 0.10
+    ) -> None:
+        super().__init__()
+        self.shards, self.out, self.benchmarks = shards, out, benchmarks
+        self.tokenizer, self.n, self.tau = tokenizer, n, tau
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Write report and cleaned shard of one task."""
+        source, target = (shard_prefix(folder, rank, world_size) for folder in (self.shards, self.out))
+        if source.with_name(f"{source.name}.idx").exists():
+            report = target.with_name(f"{target.name}.leakage.json")
+            decontaminate_shard(source, self.benchmarks, self.tokenizer, self.n, self.tau, report, target)
+        return data
+
+
+def executor(
+    kind: ExecutorKind, steps: list[PipelineStep], tasks: int, workers: int, logs: Path, **options: Any
+) -> PipelineExecutor:
+    """A datatrove executor for `tasks` tasks, `workers` at a time; `options` are those of its class.
+
+    `depends` among them is the executor that must have ended before, of the same kind.
+    """
+    kinds = {"local": LocalPipelineExecutor, "slurm": SlurmPipelineExecutor, "ray": RayPipelineExecutor}
+    return kinds[kind](pipeline=steps, tasks=tasks, workers=workers, logging_dir=str(logs), **options)
+
+
+def tokenize_shards(
+    job: TokenizeJob, out: Path, tasks: int, workers: int, kind: ExecutorKind, merge_to: Path, **options: Any
+) -> PipelineExecutor:
+    """Executor of the whole job: shards below `out`, then one corpus. Call `run` on it.
+
+    Raises InputError when `out` holds shards of another job.
+    """
+    keep_to_job(job, out, tasks)
+    shards = executor(kind, [TokenizeShard(job, out)], tasks, workers, out / "logs" / "tokenize", **options)
+    merge = MergeShards(out, tasks, merge_to)
+    return executor(kind, [merge], 1, 1, out / "logs" / "merge", depends=shards, **options)
