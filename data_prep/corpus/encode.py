@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from data_prep.corpus.conversation import ChatTemplate, ConversationError
 from data_prep.corpus.inputs import BrokenRecord, Chunk, Place, records_of
 from data_prep.corpus.masks import encode_rendered
 from data_prep.corpus.sentences import SentenceSplitter
-from data_prep.corpus.tokenizers import load_tokenizer
+from data_prep.corpus.tokenizers import Tokenizer, load_tokenizer
 from data_prep.corpus.tokenizers.encoder import Encoder, GigatokenEncoder, ReferenceEncoder
 from data_prep.errors import InputError
 
@@ -95,16 +95,20 @@ def _wrong_value(where: str, record: dict[str, Any], key: str, value: Any, wante
 class ChunkEncoder:
     """Turns parsed chunks into ids. Holds the tokenizer: one per worker."""
 
-    def __init__(self, encoding: Encoding) -> None:
-        self._tokenizer, _ = load_tokenizer(encoding.tokenizer)
-        make: type[GigatokenEncoder | ReferenceEncoder]
-        make = GigatokenEncoder if encoding.use_gigatoken else ReferenceEncoder
-        self._encoder: Encoder = make(self._tokenizer)
+    def __init__(self, encoding: Encoding, tokenizer: Tokenizer, encoder: Encoder) -> None:
+        self._tokenizer, self._encoder = tokenizer, encoder
         self._splitter = SentenceSplitter(encoding.punkt, encoding.keep_space) if encoding.punkt else None
         self._template = None
         if encoding.chat_template is not None:
             controls, markup = self._tokenizer.control_tokens, self._tokenizer.markup_tokens
             self._template = ChatTemplate(encoding.chat_template, controls, markup)
+
+    @classmethod
+    def of_worker(cls, encoding: Encoding) -> Self:
+        """Load the tokenizer anew, in a process of its own."""
+        tokenizer, _ = load_tokenizer(encoding.tokenizer)
+        make: type[Encoder] = GigatokenEncoder if encoding.use_gigatoken else ReferenceEncoder
+        return cls(encoding, tokenizer, make(tokenizer))
 
     def encode(self, parsed: ParsedChunk) -> EncodedChunk:
         """Ids of a whole chunk."""

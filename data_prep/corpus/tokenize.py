@@ -8,12 +8,12 @@ from typing import Any
 
 from xxhash import xxh3_64
 
-from data_prep.corpus.encode import EncodedChunk, Encoding, texts_of
+from data_prep.corpus.encode import ChunkEncoder, EncodedChunk, Encoding, texts_of
 from data_prep.corpus.indexed import corpus_files
 from data_prep.corpus.inputs import Place, expand, read
 from data_prep.corpus.journal import Journal, State
 from data_prep.corpus.tokenizers import load_tokenizer, tokenizer_file
-from data_prep.corpus.tokenizers.encoder import gigatoken_is_exact
+from data_prep.corpus.tokenizers.encoder import GigatokenEncoder, ReferenceEncoder, fastest_exact
 from data_prep.corpus.workers import encode_chunks
 from data_prep.corpus.writer import CorpusWriter
 from data_prep.errors import InputError
@@ -65,12 +65,16 @@ def tokenize(
         raise InputError(f"--workers is {job.workers}; it must be at least 1")
     for prefix in job.outputs.values():
         refuse_existing(corpus_files(prefix, masked=False)["idx"])
-    description, use_gigatoken = _describe_tokenizer(job)
-    encoding = _encoding(job, inputs, use_gigatoken)
+    tokenizer, description = load_tokenizer(job.tokenizer)
+    if job.append_eod and tokenizer.eod is None:
+        raise InputError(f"{job.tokenizer} declares no end-of-document token: leave --append-eod out")
+    encoder = ReferenceEncoder(tokenizer) if job.conversations else fastest_exact(tokenizer)
+    encoding = _encoding(job, inputs, isinstance(encoder, GigatokenEncoder))
+    chunk_encoder = ChunkEncoder(encoding, tokenizer, encoder)
     run = _Run(job, encoding, description, inputs)
     try:
         chunks = read(inputs, list(encoding.keys), run.place)
-        for chunk in encode_chunks(chunks, encoding, job.workers):
+        for chunk in encode_chunks(chunks, encoding, chunk_encoder, job.workers):
             run.add(chunk, journal_every_bytes)
             on_progress(chunk.records)
         return run.commit()
@@ -80,14 +84,6 @@ def tokenize(
     except BaseException:
         run.leave()
         raise
-
-
-def _describe_tokenizer(job: TokenizeJob) -> tuple[dict[str, Any], bool]:
-    """What the manifest says of the tokenizer, and whether gigatoken stands in for it."""
-    tokenizer, description = load_tokenizer(job.tokenizer)
-    if job.append_eod and tokenizer.eod is None:
-        raise InputError(f"{job.tokenizer} declares no end-of-document token: leave --append-eod out")
-    return description, not job.conversations and gigatoken_is_exact(tokenizer)
 
 
 def _encoding(job: TokenizeJob, inputs: list[Path], use_gigatoken: bool) -> Encoding:

@@ -16,10 +16,14 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def encode_chunks(chunks: Iterable[Chunk], encoding: Encoding, workers: int) -> Iterator[EncodedChunk]:
-    """Encode chunks, in order. One worker is a thread beside one that parses; more are processes that do both."""
+def encode_chunks(
+    chunks: Iterable[Chunk], encoding: Encoding, encoder: ChunkEncoder, workers: int
+) -> Iterator[EncodedChunk]:
+    """Encode chunks, in order. One worker is a thread beside one that parses; more are processes that do both.
+
+    Only the thread uses `encoder`: processes make their own.
+    """
     if workers == 1:
-        encoder = ChunkEncoder(encoding)
         with ThreadPoolExecutor(1) as parser, ThreadPoolExecutor(1) as encoding_thread:
             parsed = _in_order(parser, lambda chunk: parse(chunk, encoding), chunks, ahead=1)
             yield from _in_order(encoding_thread, encoder.encode, parsed, ahead=1)
@@ -58,7 +62,7 @@ def _start_worker(encoding: Encoding) -> None:
     global _worker, _encoding
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    _worker, _encoding = ChunkEncoder(encoding), encoding
+    _worker, _encoding = ChunkEncoder.of_worker(encoding), encoding
 
 
 def _die_with_parent() -> None:

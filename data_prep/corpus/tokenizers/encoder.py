@@ -35,6 +35,8 @@ _PROBE = (
 class Encoder(Protocol):
     """Encodes batches of texts."""
 
+    def __init__(self, tokenizer: Tokenizer) -> None: ...
+
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Ids of all texts end to end, and how many each has."""
 
@@ -114,18 +116,20 @@ def _give_memory_back() -> None:
         trim(0)
 
 
-def gigatoken_is_exact(tokenizer: Tokenizer) -> bool:
-    """Whether gigatoken gives this tokenizer's ids on probe texts; a warning says why where it does not."""
+def fastest_exact(tokenizer: Tokenizer) -> GigatokenEncoder | ReferenceEncoder:
+    """gigatoken where it gives this tokenizer's ids on probe texts, else the tokenizer and a warning that says why."""
+    reference = ReferenceEncoder(tokenizer)
     try:
-        ids, lengths = GigatokenEncoder(tokenizer).encode(probe_texts())
+        encoder = GigatokenEncoder(tokenizer)
+        ids, lengths = encoder.encode(probe_texts())
     except Exception as error:  # whatever a foreign library makes of an unknown vocabulary: the reference still works
         warnings.warn(f"gigatoken does not take this tokenizer ({error}); encoding is slower", stacklevel=2)
-        return False
-    expected, expected_lengths = ReferenceEncoder(tokenizer).encode(probe_texts())
+        return reference
+    expected, expected_lengths = reference.encode(probe_texts())
     if np.array_equal(lengths, expected_lengths) and np.array_equal(ids, expected):
-        return True
+        return encoder
     warnings.warn("gigatoken gives other ids than this tokenizer; encoding is slower", stacklevel=2)
-    return False
+    return reference
 
 
 def probe_texts() -> list[str]:
