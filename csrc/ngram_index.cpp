@@ -29,9 +29,10 @@ NgramIndex::NgramIndex(std::size_t n, std::vector<std::uint32_t> tokens, const s
 
 // Multilinear: the high bits are what is used of it.
 template <typename Token>
-std::uint64_t NgramIndex::hash(const Token* tokens, std::size_t count) const {
+inline std::uint64_t NgramIndex::hash(const Token* tokens, std::size_t count) const {
+  const std::uint64_t* multipliers = multipliers_.data();
   std::uint64_t sum = 0x9e3779b97f4a7c15;
-  for (std::size_t i = 0; i < count; ++i) sum += (static_cast<std::uint64_t>(tokens[i]) + 1) * multipliers_[i];
+  for (std::size_t i = 0; i < count; ++i) sum += (static_cast<std::uint64_t>(tokens[i]) + 1) * multipliers[i];
   return sum;
 }
 
@@ -114,12 +115,25 @@ bool NgramIndex::filter_may_hold(std::uint64_t hash) const {
 template <typename Token, typename Found>
 void NgramIndex::for_each_match(std::span<const Token> document, Found&& found) const {
   if (document.size() < n_) return;
-  const std::size_t last_start = document.size() - n_;
-  for (std::size_t p = 0; p + k_ <= document.size(); p += stride_) {
-    if (!filter_may_hold(hash(document.data() + p, k_))) continue;
-    // The n-grams that contain this k-gram; each start has exactly one such p.
-    const std::size_t first = p >= stride_ - 1 ? p - (stride_ - 1) : 0;
-    for (std::size_t start = first; start <= std::min(p, last_start); ++start)
+  // The usual n = 13 with its loop over k unrolled, and any other.
+  if (k_ == 7)
+    match_with<7>(document, found);
+  else
+    match_with<0>(document, found);
+}
+
+template <std::size_t K, typename Token, typename Found>
+void NgramIndex::match_with(std::span<const Token> document, Found& found) const {
+  const std::size_t k = K == 0 ? k_ : K;
+  const std::size_t last = document.size() - k;
+  const auto may_hold = [&](std::size_t p) { return filter_may_hold(hash(document.data() + p, k)); };
+  for (std::size_t p = 0; p <= last; p += stride_) {
+    if (!may_hold(p)) continue;
+    // An n-gram holds `stride` k-grams in a row: grow the run of possible ones around p, and look up what fits in it.
+    std::size_t first = p, end = p;
+    while (first > 0 && p - first < stride_ - 1 && may_hold(first - 1)) --first;
+    while (end < last && end - p < stride_ - 1 && may_hold(end + 1)) ++end;
+    for (std::size_t start = first; start + stride_ - 1 <= end; ++start)
       if (const std::uint32_t gram = find_gram(document.data() + start); gram != kNoGram) found(gram, start);
   }
 }

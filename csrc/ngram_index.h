@@ -5,7 +5,8 @@
 //
 // Why it is fast: every n-gram contains a k-gram that starts at a multiple of n - k + 1 (k = (n + 1) / 2: for n = 13
 // every seventh token). So one k-gram is hashed per n - k + 1 tokens and looked up in a Bloom filter of the benchmark's
-// k-grams that fits in the cache; only around a hit are n-grams hashed, looked up and compared token by token.
+// k-grams that fits in the cache. Around a hit the run of k-grams that the filter may hold is grown; only n-grams that
+// lie in it as a whole are hashed, looked up and compared token by token.
 #pragma once
 
 #include <cstddef>
@@ -41,6 +42,8 @@ class NgramIndex {
   // Calls found(gram, start) for every n-gram of the document that some instance has, in order of start.
   template <typename Token, typename Found>
   void for_each_match(std::span<const Token> document, Found&& found) const;
+  template <std::size_t K, typename Token, typename Found>  // K: the length of a k-gram, or 0 for any
+  void match_with(std::span<const Token> document, Found& found) const;
 
   std::size_t n_, k_, stride_;
   std::vector<std::uint64_t> multipliers_;  // of the multilinear hash, one per token of a gram

@@ -19,6 +19,7 @@ Encoded = tuple[npt.NDArray[np.integer], npt.NDArray[np.int64]]  # ids (tokens,)
 
 # gigatoken 0.10 remembers every word that it has seen, without bound.
 _GROWTH_LIMIT_BYTES = 64 << 20  # of the process since the first backend: its cache, and chunks on their way
+_ASCII = bytes(range(128))
 _LETTER_PLANES_END = 0x40000
 _LEAST_CACHE_BYTES = 24 << 20  # that a new backend may grow to, whatever else has grown meanwhile
 
@@ -99,7 +100,9 @@ def has_unassigned(text: str) -> bool:
     """
     if text.isascii():
         return False
-    return bool(_unassigned()[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)].any())
+    rest = text.encode("utf-8", "surrogatepass").translate(None, _ASCII)  # of source text hardly anything
+    codes = rest.decode("utf-8", "surrogatepass").encode("utf-32-le", "surrogatepass")
+    return bool(_unassigned()[np.frombuffer(codes, np.uint32)].any())
 
 
 @functools.cache
