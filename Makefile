@@ -4,7 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test lint format clean
+# Tests of chance: kills, damage, fuzzing, random cases, sanitizers.
+BY_CHANCE := $(addprefix tests/unit/test_,tokenize.py tokenize_killed.py pipeline.py verify.py index_fuzzed.py \
+	indexed_dataset.py decontaminate.py packing.py native.py)
+
+.PHONY: setup demo test acceptance lint format clean
 
 setup: $(INSTALLED)
 
@@ -22,6 +26,11 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+acceptance: SHELL := bash
+acceptance: setup
+	set -o pipefail; DAVINCI_EFFORT=10 $(BIN)/python -m pytest -rA --durations=12 $(BY_CHANCE) \
+		| grep -v '^/' | tee benchmarks/results/acceptance.txt
 
 lint: setup
 	$(BIN)/ruff check .

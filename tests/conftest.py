@@ -13,6 +13,9 @@ from data_prep.corpus import CorpusWriter
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # these tests compare with the CPU, bit for bit
 
+# How much more than usual the tests of chance do (kills, damage, fuzzing, random cases): `make acceptance` sets it.
+EFFORT = int(os.environ.get("DAVINCI_EFFORT", "1"))
+
 TINY = {
     "architectures": ["Qwen2ForCausalLM"],
     "model_type": "qwen2",

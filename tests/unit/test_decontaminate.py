@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import EFFORT
 from data_prep._native import LeakageScan, NgramIndex
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,7 +58,7 @@ def scan(
     return index, result
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400 * EFFORT, deadline=None)
 @given(
     DOCUMENTS, DOCUMENTS, st.sampled_from([2, 3, 4, 5, 6, 13]), st.integers(1, 4),
     st.sampled_from([np.uint16, np.int32]), st.integers(1, 3), st.sampled_from([0.1, 0.5, 1.0]),

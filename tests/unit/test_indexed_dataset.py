@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import EFFORT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
@@ -24,7 +25,7 @@ def write(prefix: Path, documents: list[list[int]], vocab_size: int = 300) -> Pa
     return prefix
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25 * EFFORT, deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, 255), max_size=20), min_size=1, max_size=12).filter(any),
     st.sampled_from([256, 65_499, 65_500, 152_064]),

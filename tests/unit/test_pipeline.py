@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import random
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 import dill
 import psutil
 import pytest
+from conftest import EFFORT
 
 from data_prep import InputError
 from data_prep.corpus import Corpus
@@ -94,7 +94,7 @@ def test_killed_tasks_lose_and_repeat_nothing(job: TokenizeJob, tmp_path: Path) 
     (tmp_path / "run.pickle").write_bytes(dill.dumps(run))
     command = [sys.executable, "-W", "ignore", "-c", _RUN, str(tmp_path / "run.pickle")]
     draw = random.Random(3)
-    for _ in range(int(os.environ.get("DAVINCI_KILLS", "3"))):
+    for _ in range(2 * EFFORT):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(draw.uniform(2, 6))
         kill_tree(process)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import random
 import shutil
 import signal
@@ -12,10 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import EFFORT
 
 from data_prep.corpus.tokenize import TokenizeJob, tokenize
 
-KILLS = int(os.environ.get("DAVINCI_KILLS", "6"))
+KILLS = 5 * EFFORT
 RECORDS = 3000
 
 _RUN = """

@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
-from conftest import write_corpus
+from conftest import EFFORT, write_corpus
 
 from data_prep import InputError
 from data_prep.corpus import Corpus, writer
@@ -27,7 +27,7 @@ def test_every_flipped_bit_and_every_cut_is_found(prefix: Path, suffix: str) -> 
     path = prefix.with_name(prefix.name + suffix)
     whole = path.read_bytes()
     draw = random.Random(suffix)
-    for _ in range(150):
+    for _ in range(150 * EFFORT):
         at = draw.randrange(len(whole))
         damaged = bytearray(whole)
         damaged[at] ^= 1 << draw.randrange(8)
