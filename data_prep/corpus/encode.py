@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +11,12 @@ import numpy.typing as npt
 from data_prep.corpus.conversation import ChatTemplate, ConversationError
 from data_prep.corpus.inputs import BrokenRecord, Chunk, Place, records_of
 from data_prep.corpus.masks import encode_rendered
-from data_prep.corpus.sentences import SentenceSplitter
 from data_prep.corpus.tokenizers import Tokenizer, load_tokenizer
 from data_prep.corpus.tokenizers.encoder import Encoder, GigatokenEncoder, ReferenceEncoder
 from data_prep.errors import InputError
+
+if TYPE_CHECKING:
+    from data_prep.corpus.sentences import SentenceSplitter
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class ChunkEncoder:
 
     def __init__(self, encoding: Encoding, tokenizer: Tokenizer, encoder: Encoder) -> None:
         self._tokenizer, self._encoder = tokenizer, encoder
-        self._splitter = SentenceSplitter(encoding.punkt, encoding.keep_space) if encoding.punkt else None
+        self._splitter = _splitter(encoding.punkt, encoding.keep_space) if encoding.punkt else None
         self._template = None
         if encoding.chat_template is not None:
             controls, markup = self._tokenizer.control_tokens, self._tokenizer.markup_tokens
@@ -124,7 +126,7 @@ class ChunkEncoder:
                 documents[key] = Documents(*self._encoder.encode(values))
         return EncodedChunk(parsed.path, parsed.after, records, documents, parsed.broken, changed)
 
-    def _encode_sentences(self, splitter: SentenceSplitter, texts: list[str]) -> Documents:
+    def _encode_sentences(self, splitter: "SentenceSplitter", texts: list[str]) -> Documents:
         sentences = [splitter.split(text) for text in texts]
         ids, lengths = self._encoder.encode([sentence for document in sentences for sentence in document])
         return Documents(ids, lengths, np.array([len(document) for document in sentences], np.int64))
@@ -145,6 +147,12 @@ class ChunkEncoder:
         ids = np.concatenate([np.zeros(0, np.int64), *(ids for ids, _ in encoded)])
         masks = np.concatenate([np.zeros(0, np.uint8), *(mask for _, mask in encoded)])
         return Documents(ids, np.array([len(ids) for ids, _ in encoded], np.int64), loss_mask=masks)
+
+
+def _splitter(punkt: Path, keep_space: bool) -> "SentenceSplitter":
+    from data_prep.corpus.sentences import SentenceSplitter  # nltk takes as long to import as everything else here
+
+    return SentenceSplitter(punkt, keep_space)
 
 
 def texts_of(chunks: Iterator[Chunk], encoding: Encoding) -> Iterator[str]:

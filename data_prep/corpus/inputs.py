@@ -8,14 +8,15 @@ import glob
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
-import pyarrow
-import pyarrow.parquet
 
 from data_prep.errors import InputError
 from data_prep.files import read_chunks
+
+if TYPE_CHECKING:
+    import pyarrow
 
 CHUNK_BYTES = 2 << 20  # bounds memory and still keeps every core busy
 _ROWS_PER_BATCH = 1024
@@ -40,7 +41,7 @@ class Chunk:
     first: int
     after: Place
     lines: bytes | None = None
-    rows: pyarrow.RecordBatch | None = None
+    rows: "pyarrow.RecordBatch | None" = None
 
 
 class BrokenRecord(ValueError):
@@ -113,11 +114,14 @@ def _lines_from(path: Path, place: Place, lines: bytes) -> Chunk:
 
 
 def _read_parquet(path: Path, columns: list[str], place: Place) -> Iterator[Chunk]:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
     try:
-        file = pyarrow.parquet.ParquetFile(path)
+        file = ParquetFile(path)
         _require_columns(path, columns, file.schema_arrow.names)
         yield from _number_rows(path, file.iter_batches(_ROWS_PER_BATCH, columns=columns), place)
-    except pyarrow.ArrowException as error:
+    except ArrowException as error:
         raise InputError(f"{path} is not a whole Parquet file: {error}") from None
 
 
@@ -142,7 +146,7 @@ def _require_columns(path: Path, columns: list[str], known: list[str]) -> None:
             raise InputError(f"{path} has no column '{column}'; its columns are: {', '.join(known)}")
 
 
-def _number_rows(path: Path, batches: Iterator[pyarrow.RecordBatch], place: Place) -> Iterator[Chunk]:
+def _number_rows(path: Path, batches: Iterator["pyarrow.RecordBatch"], place: Place) -> Iterator[Chunk]:
     row = 0
     for batch in batches:
         skip = max(0, min(place.offset - row, batch.num_rows))
