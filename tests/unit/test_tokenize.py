@@ -21,7 +21,7 @@ from conftest import EFFORT
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
 from data_prep import InputError
-from data_prep.corpus import Corpus, load_tokenizer
+from data_prep.corpus import Corpus, inputs, load_tokenizer
 from data_prep.corpus.sentences import SentenceSplitter
 from data_prep.corpus.tokenize import TokenizeJob, tokenize
 from data_prep.corpus.tokenizers.encoder import GigatokenEncoder, ReferenceEncoder, fastest_exact
@@ -295,6 +295,49 @@ def test_two_processes_do_not_write_one_corpus(tmp_path: Path) -> None:
     writer.commit({})
     with pytest.raises(InputError, match="already exists"):
         CorpusWriter(tmp_path / "corpus", description)
+
+
+CHAT = """{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+@pytest.mark.parametrize("form", ["jsonl", "jsonl.gz", "jsonl.zst", "parquet", "chat"])
+def test_interrupted_it_goes_on_in_every_form_of_input(
+    qwen: Path, texts: list[str], tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "CHUNK_BYTES", 1 << 16)
+    monkeypatch.setattr(inputs, "_ROWS_PER_BATCH", 16)
+    source = tmp_path / f"in.{form.replace('chat', 'jsonl')}"
+    others = {}
+    if form == "parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"text": texts * 10}), source)
+    elif form == "chat":
+        (tmp_path / "chat.jinja").write_text(CHAT)
+        others = {"conversations": True, "chat_template": tmp_path / "chat.jinja"}
+        turns = (
+            [{"role": "user", "content": "?"}, {"role": "assistant", "content": text[:3000]}] for text in texts * 10
+        )
+        source.write_text("".join(json.dumps({"text": turn}) + "\n" for turn in turns))
+    else:
+        write_lines(source, texts * 10)
+    done: list[int] = []
+
+    def stop_after_a_while(records: int) -> None:
+        done.append(records)
+        time.sleep(0.05)  # the journal is written in the background
+        if len(done) == 4:
+            raise KeyboardInterrupt
+
+    job = job_of(source, qwen, tmp_path / "stopped" / "corpus", **others)
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(job, stop_after_a_while, journal_every_bytes=1)
+    rest: list[int] = []
+    tokenize(job, rest.append)
+    tokenize(job_of(source, qwen, tmp_path / "whole" / "corpus", **others))
+    assert digests(tmp_path / "stopped") == digests(tmp_path / "whole")
+    assert sum(rest) < len(texts) * 10
 
 
 def test_a_changed_input_is_not_gone_on_with(qwen: Path, texts: list[str], tmp_path: Path) -> None:
