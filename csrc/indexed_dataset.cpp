@@ -217,7 +217,6 @@ void IndexedDatasetWriter::finish(const std::string& idx_path) {
   close_on_disk(std::move(idx), idx_path);
   close_on_disk(std::move(bin_), bin_path_);
   scratch_.reset();
-  if (std::remove(scratch_path_.c_str()) != 0) fail("cannot remove", scratch_path_);
 }
 
 void IndexedDatasetWriter::write_index(std::FILE* idx, const std::string& idx_path) {

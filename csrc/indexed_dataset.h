@@ -57,7 +57,7 @@ class IndexedDatasetWriter {
   // Hands everything to the operating system: a killed process loses nothing that was added before.
   void flush();
 
-  // Writes the index, removes the scratch file; .bin and .idx are on disk (fsync) when this returns.
+  // Writes the index; .bin and .idx are on disk (fsync) when this returns. The scratch file stays: it is the caller's.
   void finish(const std::string& idx_path);
 
   const Position& position() const { return position_; }

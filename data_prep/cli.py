@@ -81,7 +81,7 @@ def tokenize(
         bool, typer.Option("--chat", help="Fields hold messages (default: 'messages'); writes a loss mask too.")
     ] = False,
     chat_template: Annotated[
-        Path | None, typer.Option(help="Jinja template for --chat; default: the tokenizer's own.")
+        Path | None, typer.Option(help="Jinja template, implies --chat; default: the tokenizer's own.")
     ] = None,
     split_sentences: Annotated[
         bool, typer.Option("--split-sentences", help="A sequence per sentence; white space stays with the one before.")
@@ -101,6 +101,7 @@ def tokenize(
     from data_prep.corpus.tokenize import tokenize as run
     from data_prep.progress import counter
 
+    chat |= chat_template is not None
     keys = json_key or ["messages" if chat else "text"]
     job = TokenizeJob(
         inputs=tuple(inputs),
@@ -152,7 +153,7 @@ def shards(
     json_key: Annotated[str | None, typer.Option(help="Field that holds the text.")] = None,
     append_eod: Annotated[bool, typer.Option("--append-eod", help="End each document with the EOD token.")] = False,
     chat: Annotated[bool, typer.Option("--chat", help="The field holds messages; writes a loss mask too.")] = False,
-    chat_template: Annotated[Path | None, typer.Option(help="Jinja template for --chat.")] = None,
+    chat_template: Annotated[Path | None, typer.Option(help="Jinja template; implies --chat.")] = None,
 ) -> None:
     """Tokenize many files as tasks of datatrove, then merge. Started again, finished tasks are not repeated.
 
@@ -161,10 +162,11 @@ def shards(
     """
     from data_prep.corpus.inputs import expand
     from data_prep.corpus.tokenize import TokenizeJob
-    from data_prep.files import refuse_existing
+    from data_prep.files import read_json, refuse_existing
     from data_prep.pipeline import tokenize_shards
 
     refuse_existing(out.with_name(f"{out.name}.idx"))
+    chat |= chat_template is not None
     files = expand(inputs)
     if not 1 <= tasks <= len(files):
         raise InputError(f"--tasks is {tasks}; it must be from 1 to {len(files)}, the number of files")
@@ -172,17 +174,21 @@ def shards(
         raise InputError(f"--workers is {workers}; it must be at least 1")
     options = dict(text.partition("=")[::2] for text in option or [])
     key = json_key or ("messages" if chat else "text")
-    paths = tuple(str(path.resolve()) for path in files)  # a task may start somewhere else
+    paths = tuple(str(path.absolute()) for path in files)  # a task may start somewhere else
     job = TokenizeJob(
         inputs=paths,
-        tokenizer=tokenizer.resolve(),
-        outputs={key: out.resolve()},
+        tokenizer=tokenizer.absolute(),
+        outputs={key: out.absolute()},
         append_eod=append_eod,
         conversations=chat,
-        chat_template=chat_template and chat_template.resolve(),
+        chat_template=chat_template and chat_template.absolute(),
     )
-    folder = out.resolve().with_name(f"{out.name}.shards")
-    tokenize_shards(job, folder, tasks, workers, executor, out.resolve(), **options).run()
+    folder = out.absolute().with_name(f"{out.name}.shards")
+    tokenize_shards(job, folder, tasks, workers, executor, out.absolute(), **options).run()
+    if executor != "slurm":  # there the jobs have only been handed in
+        manifest = read_json(out.with_name(f"{out.name}.manifest.json"))
+        warn_of_records(manifest["provenance"])
+        report({"corpus": str(out), **tokenize_facts(manifest)}, as_json=False)
 
 
 @app.command()
@@ -266,29 +272,33 @@ def decontaminate(
     --tokenizer qwen.tiktoken --out leakage.json --html leakage.html
     """
     from data_prep.corpus.benchmarks import read_benchmark
-    from data_prep.corpus.decontaminate import measure_leakage, write_clean_benchmarks, write_without
+    from data_prep.corpus.decontaminate import clean_names, measure_leakage, write_clean_benchmarks, write_without
     from data_prep.corpus.indexed import Corpus
     from data_prep.corpus.leakage_page import write_page
     from data_prep.files import refuse_existing, write_json
     from data_prep.progress import counter
 
-    for path in (out, html, clean_benchmark):
+    for path in (out, html, clean_benchmark, drop_to and drop_to.with_name(f"{drop_to.name}.idx")):
         refuse_existing(path)
+    if threads is not None and threads < 1:
+        raise InputError(f"--threads is {threads}; it must be at least 1")
     corpora = Corpus.open_all(prefixes)
     benchmarks = [read_benchmark(argument) for argument in benchmark]
+    if clean_benchmark is not None:
+        clean_names(benchmarks)
     total = sum(int(corpus.lengths.sum()) for corpus in corpora)
     with counter("tokens", total, quiet=as_json) as advance:
         leakage = measure_leakage(corpora, benchmarks, tokenizer, n, tau, threads, advance)
-    if drop_to is not None:
-        write_without(corpora, leakage.leaking, drop_to)
-    if clean_benchmark is not None:
-        write_clean_benchmarks(benchmarks, leakage.report["instances"], clean_benchmark)
+    write_json(out, leakage.report)
     if html is not None:
         write_page(leakage.report, benchmarks, corpora, tokenizer, html)
-    write_json(out, leakage.report)
+    if clean_benchmark is not None:
+        write_clean_benchmarks(benchmarks, leakage.report["instances"], clean_benchmark)
+    if drop_to is not None:
+        write_without(corpora, leakage.leaking, drop_to)
     facts = {
-        Path(entry["file"]).name: {key: entry[key] for key in ("instances", "contaminated", "too_short")}
-        for entry in leakage.report["benchmarks"]
+        argument: {key: entry[key] for key in ("instances", "contaminated", "too_short")}
+        for argument, entry in zip(benchmark, leakage.report["benchmarks"], strict=True)
     }
     report({**facts, "leaking_documents": len(leakage.leaking), "report": str(out)}, as_json)
 

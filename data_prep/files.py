@@ -28,6 +28,7 @@ def json_bytes(value: Any) -> bytes:
 def write_json(path: Path, value: Any) -> None:
     """Write readable JSON; the file appears by rename."""
     part = path.with_name(path.name + PART)
+    part.parent.mkdir(parents=True, exist_ok=True)
     with part.open("wb") as file:
         file.write(json_bytes(value))
         file.flush()

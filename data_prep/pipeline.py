@@ -14,6 +14,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from data_prep.corpus.shards import decontaminate_shard, keep_to_job, merge_shards, shard_prefix, tokenize_shard
 from data_prep.corpus.tokenize import TokenizeJob
+from data_prep.errors import InputError
 
 ExecutorKind = Literal["local", "slurm", "ray"]
 
@@ -70,9 +71,7 @@ class DecontaminateShard(PipelineStep):
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Write report and cleaned shard of one task."""
         source, target = (shard_prefix(folder, rank, world_size) for folder in (self.shards, self.out))
-        if source.with_name(f"{source.name}.idx").exists():
-            report = target.with_name(f"{target.name}.leakage.json")
-            decontaminate_shard(source, self.benchmarks, self.tokenizer, self.n, self.tau, report, target)
+        decontaminate_shard(source, target, self.benchmarks, self.tokenizer, self.n, self.tau)
         return data
 
 
@@ -84,7 +83,10 @@ def executor(
     `depends` among them is the executor that must have ended before, of the same kind.
     """
     kinds = {"local": LocalPipelineExecutor, "slurm": SlurmPipelineExecutor, "ray": RayPipelineExecutor}
-    return kinds[kind](pipeline=steps, tasks=tasks, workers=workers, logging_dir=str(logs), **options)
+    try:
+        return kinds[kind](pipeline=steps, tasks=tasks, workers=workers, logging_dir=str(logs), **options)
+    except TypeError as error:  # an option that the executor does not know, or lacks
+        raise InputError(f"datatrove's {kind} executor does not take these options: {error}") from None
 
 
 def tokenize_shards(

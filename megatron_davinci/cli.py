@@ -2,6 +2,8 @@
 
 import errno
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -67,8 +69,15 @@ def megatron_to_hf(
 
 def run_and_exit(command: typer.Typer, *arguments: str) -> None:
     """Run a command line: a user's mistake is one sentence on stderr and exit code 2."""
-    try:
+    with exit_on_mistake():
         command(list(arguments) or None)
+
+
+@contextmanager
+def exit_on_mistake() -> Iterator[None]:
+    """A user's mistake in the block is one sentence on stderr and exit code 2; a full disk one and exit code 1."""
+    try:
+        yield
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

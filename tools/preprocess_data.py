@@ -6,13 +6,13 @@ python tools/preprocess_data.py --input corpus.jsonl --output-prefix out/corpus 
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from data_prep import InputError
 from data_prep.cli import report, tokenize_facts, warn_of_records
 from data_prep.corpus.tokenize import TokenizeJob, tokenize
 from data_prep.progress import counter
+from megatron_davinci.cli import exit_on_mistake
 
 _TOKENIZER_TYPES = ("HuggingFaceTokenizer", "TikTokenizer", "SentencePieceTokenizer", "Llama2Tokenizer")
 
@@ -62,12 +62,11 @@ def main() -> None:
 def installed_punkt(language: str) -> Path | None:
     """The Punkt model below NLTK_DATA, where Megatron looks for it; None, to learn one, where that is not set."""
     data = os.environ.get("NLTK_DATA")
+    if data is None and language != "english":
+        raise InputError(f"--lang is {language}: set NLTK_DATA to where its punkt_tab lies")
     return Path(data) / "tokenizers" / "punkt_tab" / language if data else None
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_mistake():
         main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

@@ -28,12 +28,12 @@ class Benchmark:
 
     def texts(self) -> list[str]:
         """The reference text of each instance."""
-        return ["".join(str(row[field]) for field in self.fields) for row in self.rows]
+        return ["".join(row[field] for field in self.fields) for row in self.rows]
 
     def ids(self) -> list[str]:
         """The instance's own id, else its number."""
         name = next((field for field in _ID_FIELDS if field in self.rows[0]), None)
-        return [str(row[name]) if name else str(number) for number, row in enumerate(self.rows)]
+        return [str(row.get(name, number) if name else number) for number, row in enumerate(self.rows)]
 
 
 def read_benchmark(argument: str) -> Benchmark:
@@ -45,10 +45,10 @@ def read_benchmark(argument: str) -> Benchmark:
         raise InputError(f"{path} holds no instances: give a benchmark with at least one")
     fields = tuple(named.split("+")) if colon else _guess_fields(path, rows[0])
     for number, row in enumerate(rows, 1):
-        missing = [field for field in fields if row.get(field) is None]
+        missing = [field for field in fields if not isinstance(row.get(field), str)]
         if missing:
             known = ", ".join(key for key, value in row.items() if isinstance(value, str))
-            raise InputError(f"{path}, instance {number}, has no {missing[0]}; its text fields are: {known}")
+            raise InputError(f"{path}, instance {number}, has no text under {missing[0]}; its text fields are: {known}")
     return Benchmark(path, fields, rows)
 
 

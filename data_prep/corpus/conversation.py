@@ -57,16 +57,23 @@ class _GenerationBlock(Extension):
 class ChatTemplate:
     """A Jinja chat template, run in a sandbox, with the tokens of its model's tokenizer.
 
+    `variables` are what the template may name beside the conversation: bos_token and its like.
     Raises InputError for a template that is broken, or that does not show where the assistant's turns begin.
     """
 
-    def __init__(self, source: str, control_tokens: dict[str, int], markup_tokens: dict[str, int]) -> None:
+    def __init__(
+        self,
+        source: str,
+        control_tokens: dict[str, int],
+        markup_tokens: dict[str, int],
+        variables: dict[str, str] | None = None,
+    ) -> None:
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
         )
         # As transformers defines them; a template that asks for today's date gets none, so that it renders the same.
         environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _refuse
+        environment.globals |= {**(variables or {}), "raise_exception": _refuse}
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
@@ -78,12 +85,17 @@ class ChatTemplate:
         self._says_itself = re.search(r"{%-?\s*generation\s*-?%}", source) is not None
         if not self._says_itself:
             self._header, self._closing = self._find_turn_markers()
+            # A turn ends with its closing token or where another begins; without closing tokens, at any control token.
+            role = self._any_control.search(self._header)
+            self._turn_end = _any_of([self._closing, role[0]]) if self._closing and role else self._any_control
 
     def render(self, messages: list[Message], tools: list[Any] | None = None) -> Rendered:
         """A conversation as text with the assistant's spans. Raises ConversationError."""
         if not all(isinstance(message, dict) for message in messages):
             raise ConversationError("holds a message that is no JSON object")
-        if any(mark in json.dumps([messages, tools], ensure_ascii=False) for mark in (_QUOTE, _OPEN, _CLOSE)):
+        if any(
+            mark in json.dumps([messages, tools], ensure_ascii=False, default=str) for mark in (_QUOTE, _OPEN, _CLOSE)
+        ):
             raise ConversationError("holds the noncharacters U+FDD0 to U+FDD2, which are needed as marks")
         text = self._run(self._quote(messages), self._quote(tools))
         spans = _marked_spans(text) if self._says_itself else self._turns(text, messages)
@@ -131,7 +143,7 @@ class ChatTemplate:
     def _turns(self, text: str, messages: list[Message]) -> list[tuple[int, int]]:
         spans = []
         for match in re.finditer(re.escape(self._header), text):
-            end = self._any_control.search(text, match.end())
+            end = self._turn_end.search(text, match.end())
             stop = end.start() if end else len(text)
             spans.append((match.end(), stop + (len(self._closing) if end and end[0] == self._closing else 0)))
         expected = sum(message.get("role") == "assistant" for message in messages)
@@ -150,6 +162,18 @@ class ChatTemplate:
         marks = [match.start() for match in clean.finditer(text)]
         kept = [(start - bisect_left(marks, start), end - bisect_left(marks, end)) for start, end in spans]
         return Rendered([piece for piece in pieces if piece[0]], kept, changed)
+
+
+def tools_of(value: Any) -> list[Any] | None:
+    """The tools of a record: a list, or one as JSON text, as tables have it. Raises ConversationError."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ConversationError("has tools that are neither a list nor JSON text") from None
+    if value is not None and not isinstance(value, list):
+        raise ConversationError(f"has a {type(value).__name__} for tools; it must be a list")
+    return value or None
 
 
 def _common_prefix(*texts: str) -> str:
@@ -172,8 +196,19 @@ def _changed_turns(messages: list[Message], spans: list[str]) -> list[int]:
     if len(own) != len(spans):
         return []  # a template with blocks of its own may merge turns: nothing can be said
     shown = ["".join(span.split()) for span in spans]
-    said = ["".join(str(messages[number].get("content") or "").split()) for number in own]
-    return [number for number, words, span in zip(own, said, shown, strict=True) if words not in span]
+    said = [_words_of(messages[number]) for number in own]
+    return [number for number, words, span in zip(own, said, shown, strict=True) if any(w not in span for w in words)]
+
+
+def _words_of(message: Message) -> list[str]:
+    """What a message says, without white space: its texts, and its reasoning where that stands apart."""
+    content = message.get("content") or ""
+    parts = (
+        [part.get("text", "") if isinstance(part, dict) else part for part in content]
+        if isinstance(content, list)
+        else [content]
+    )
+    return ["".join(str(part).split()) for part in [*parts, message.get("reasoning_content") or ""]]
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **others: Any) -> str:

@@ -7,6 +7,7 @@ instance is the maximum over documents x of |G_e and G_x| / |G_e|, and at tau or
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def measure_leakage(
         "tau": tau,
         "tokenizer": corpora[0].tokenizer["fingerprint"],
         "corpora": [{"prefix": str(c.prefix), "documents": len(c), "tokens": int(c.lengths.sum())} for c in corpora],
-        "benchmarks": [_summary(benchmark, instances) for benchmark in benchmarks],
+        "benchmarks": summaries([_heading(benchmark) for benchmark in benchmarks], instances),
         "instances": instances,
     }
     return Leakage(report, [_place(first_document, document) for document in scan.leaking_documents.tolist()])
@@ -122,11 +123,17 @@ def longest_run(starts: npt.NDArray[np.int64], n: int) -> tuple[int, int]:
     return int(best[0]), int(best[-1]) + n
 
 
-def write_clean_benchmarks(benchmarks: Sequence[Benchmark], instances: list[dict[str, Any]], out: Path) -> None:
-    """Write each benchmark without its contaminated instances to OUT/STEM.jsonl.zst; what is too short stays."""
+def clean_names(benchmarks: Sequence[Benchmark]) -> list[str]:
+    """The name of each cleaned benchmark. Raises InputError when two are the same."""
     stems = [benchmark.path.name.partition(".")[0] for benchmark in benchmarks]
     if len(set(stems)) != len(stems):
         raise InputError("two benchmarks have the same file name: rename one, their cleaned files would be one")
+    return stems
+
+
+def write_clean_benchmarks(benchmarks: Sequence[Benchmark], instances: list[dict[str, Any]], out: Path) -> None:
+    """Write each benchmark without its contaminated instances to OUT/STEM.jsonl.zst; what is too short stays."""
+    stems = clean_names(benchmarks)
     verdicts = iter(instances)
     with new_directory(out) as part:
         for benchmark, stem in zip(benchmarks, stems, strict=True):
@@ -146,15 +153,19 @@ def write_without(corpora: Sequence[Corpus], leaking: list[tuple[int, int]], pre
     return copy_documents(corpora, chosen, prefix, provenance)
 
 
-def _summary(benchmark: Benchmark, instances: list[dict[str, Any]]) -> dict[str, Any]:
-    own = [entry for entry in instances if entry["benchmark"] == str(benchmark.path)]
-    return {
-        "file": str(benchmark.path),
-        "fields": list(benchmark.fields),
-        "instances": len(own),
-        "contaminated": sum(entry["contaminated"] for entry in own),
-        "too_short": sum(entry["too_short"] for entry in own),
-    }
+def _heading(benchmark: Benchmark) -> dict[str, Any]:
+    return {"file": str(benchmark.path), "fields": list(benchmark.fields), "instances": len(benchmark.rows)}
+
+
+def summaries(headings: Sequence[dict[str, Any]], instances: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """File, fields and counts of each benchmark, whose `instances` lie in `instances` one after the other."""
+    found = []
+    rest = iter(instances)
+    for heading in headings:
+        own = list(islice(rest, heading["instances"]))
+        counts = {name: sum(entry[name] for entry in own) for name in ("contaminated", "too_short")}
+        found.append({**heading, **counts})
+    return found
 
 
 def _offsets(documents: Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:

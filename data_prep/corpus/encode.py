@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.corpus.conversation import ChatTemplate, ConversationError
-from data_prep.corpus.inputs import BrokenRecord, Chunk, Place, records_of
+from data_prep.corpus.conversation import ChatTemplate, ConversationError, tools_of
+from data_prep.corpus.inputs import OPTIONAL_COLUMNS, BrokenRecord, Chunk, Place, records_of
 from data_prep.corpus.masks import encode_rendered
-from data_prep.corpus.tokenizers import Tokenizer, load_tokenizer
+from data_prep.corpus.tokenizers import Tokenizer, load_tokenizer, special_tokens_beside
 from data_prep.corpus.tokenizers.encoder import Encoder, GigatokenEncoder, ReferenceEncoder
 from data_prep.errors import InputError
 
@@ -29,6 +29,11 @@ class Encoding:
     chat_template: str | None = None
     punkt: Path | None = None
     keep_space: bool = True
+
+    @property
+    def columns(self) -> list[str]:
+        """Fields of a record that are read."""
+        return [*self.keys, *(OPTIONAL_COLUMNS if self.chat_template is not None else ())]
 
 
 @dataclass(frozen=True)
@@ -78,10 +83,19 @@ def parse(chunk: Chunk, encoding: Encoding) -> ParsedChunk:
                 value = wanted()  # an empty cell of a table is an empty document
             if not isinstance(value, wanted):
                 raise InputError(_wrong_value(f"{chunk.path}, record {number},", record, key, value, wanted))
-            values.append(value)
+            values.append(without_nulls(value) if chunk.rows is not None else value)
         if wanted is list:
             parsed.tools.append((number, record.get("tools")))
     return parsed
+
+
+def without_nulls(value: Any) -> Any:
+    """A value of a table without the fields that are null: a column of messages gives each all the fields of any."""
+    if isinstance(value, list):
+        return [without_nulls(item) for item in value]
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None or key == "content"}
+    return value
 
 
 def _wrong_value(where: str, record: dict[str, Any], key: str, value: Any, wanted: type) -> str:
@@ -90,7 +104,7 @@ def _wrong_value(where: str, record: dict[str, Any], key: str, value: Any, wante
         what = "text" if wanted is str else "conversation"
         return f"{where} has no {what} under '{key}'; its {what} fields are: {known}"
     if isinstance(value, list):
-        return f"{where} holds a list under '{key}': for conversations give --chat-template"
+        return f"{where} holds a list under '{key}': for conversations give --chat"
     return f"{where} holds a {type(value).__name__} under '{key}'; it must be a {wanted.__name__}"
 
 
@@ -103,7 +117,9 @@ class ChunkEncoder:
         self._template = None
         if encoding.chat_template is not None:
             controls, markup = self._tokenizer.control_tokens, self._tokenizer.markup_tokens
-            self._template = ChatTemplate(encoding.chat_template, controls, markup)
+            self._template = ChatTemplate(
+                encoding.chat_template, controls, markup, special_tokens_beside(encoding.tokenizer)
+            )
 
     @classmethod
     def of_worker(cls, encoding: Encoding) -> Self:
@@ -136,14 +152,18 @@ class ChunkEncoder:
     ) -> Documents:
         encoded = []
         for messages, (number, tools) in zip(values, parsed.tools, strict=True):
+            if not messages:
+                encoded.append(
+                    (np.zeros(0, np.int64), np.zeros(0, np.uint8))
+                )  # dropped and counted, as an empty text is
+                continue
             try:
-                rendered = template.render(messages, tools) if messages else None
+                rendered = template.render(messages, tools_of(tools))
             except ConversationError as error:
                 parsed.broken.append((number, str(error)))
                 continue
-            if rendered is not None:
-                encoded.append(encode_rendered(rendered, self._tokenizer))
-                changed += [(number, turn) for turn in rendered.changed_turns]
+            encoded.append(encode_rendered(rendered, self._tokenizer))
+            changed += [(number, turn) for turn in rendered.changed_turns]
         ids = np.concatenate([np.zeros(0, np.int64), *(ids for ids, _ in encoded)])
         masks = np.concatenate([np.zeros(0, np.uint8), *(mask for _, mask in encoded)])
         return Documents(ids, np.array([len(ids) for ids, _ in encoded], np.int64), loss_mask=masks)

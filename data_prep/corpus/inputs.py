@@ -5,6 +5,7 @@ such file below it) or a glob pattern.
 """
 
 import glob
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     import pyarrow
 
 CHUNK_BYTES = 2 << 20  # bounds memory and still keeps every core busy
-_ROWS_PER_BATCH = 1024
+_MOST_ROWS = 1024
+OPTIONAL_COLUMNS = ("tools",)
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LINES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
 _SUFFIXES = (*_LINES, ".parquet")
 
@@ -49,29 +52,38 @@ class BrokenRecord(ValueError):
 
 
 def expand(arguments: list[str]) -> list[Path]:
-    """Files and saved datasets behind the arguments, in the order given, those of one argument sorted."""
+    """Files and saved datasets behind the arguments, in the order given; those of one argument sorted, each once."""
     found: list[Path] = []
     for argument in arguments:
         path = Path(argument)
         if path.exists():
-            found += _files_below(path) if path.is_dir() and not _is_saved_dataset(path) else [path]
+            found += _inputs_at(path)
         elif matches := sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207, it may be absolute
-            found += expand(matches)
+            found += dict.fromkeys(inside for match in matches for inside in _inputs_at(Path(match)))
         elif glob.has_magic(argument):
             raise InputError(f"{argument} matches no file")
         else:
             raise InputError(f"{path} does not exist")
-    for path in found:
-        if path.is_file() and not path.name.endswith(_SUFFIXES):
-            raise InputError(f"{path} is no known input: give {', '.join(_SUFFIXES)} or a saved dataset")
     return found
 
 
-def _files_below(directory: Path) -> list[Path]:
-    files = sorted(path for path in directory.rglob("*") if path.name.endswith(_SUFFIXES))
-    if not files:
-        raise InputError(f"{directory} holds no saved dataset and no file that ends in {', '.join(_SUFFIXES)}")
-    return files
+def _inputs_at(path: Path) -> list[Path]:
+    if path.is_dir() and not _is_saved_dataset(path):
+        inside = list(_inputs_below(path))
+        if not inside:
+            raise InputError(f"{path} holds no saved dataset and no file that ends in {', '.join(_SUFFIXES)}")
+        return inside
+    if path.is_file() and not path.name.endswith(_SUFFIXES):
+        raise InputError(f"{path} is no known input: give {', '.join(_SUFFIXES)} or a saved dataset")
+    return [path]
+
+
+def _inputs_below(directory: Path) -> Iterator[Path]:
+    for child in sorted(directory.iterdir()):
+        if _is_saved_dataset(child) or (child.is_file() and child.name.endswith(_SUFFIXES)):
+            yield child
+        elif child.is_dir():
+            yield from _inputs_below(child)
 
 
 def _is_saved_dataset(path: Path) -> bool:
@@ -118,32 +130,42 @@ def _read_parquet(path: Path, columns: list[str], place: Place) -> Iterator[Chun
     from pyarrow.parquet import ParquetFile
 
     try:
-        file = ParquetFile(path)
-        _require_columns(path, columns, file.schema_arrow.names)
-        yield from _number_rows(path, file.iter_batches(_ROWS_PER_BATCH, columns=columns), place)
+        file = ParquetFile(path, pre_buffer=False, buffer_size=CHUNK_BYTES)  # else it holds a whole row group
+        columns = _columns_there(path, columns, file.schema_arrow.names)
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        rows = _rows_per_batch(sum(group.total_byte_size for group in groups), file.metadata.num_rows)
+        yield from _number_rows(path, file.iter_batches(rows, columns=columns), place)
     except ArrowException as error:
         raise InputError(f"{path} is not a whole Parquet file: {error}") from None
+
+
+def _rows_per_batch(total_bytes: int, rows: int) -> int:
+    """So many that a batch is about as large as a chunk of lines."""
+    return max(1, min(_MOST_ROWS, CHUNK_BYTES * rows // max(total_bytes, 1)))
 
 
 def _read_saved_dataset(path: Path, columns: list[str], place: Place) -> Iterator[Chunk]:
     from datasets import DatasetDict, load_from_disk
 
     loaded = load_from_disk(path)
-    splits = loaded.values() if isinstance(loaded, DatasetDict) else [loaded]
-    for split in splits:
-        _require_columns(path, columns, split.column_names)
-    tables = (
-        table
-        for split in splits
-        for table in split.select_columns(columns).with_format("arrow").iter(batch_size=_ROWS_PER_BATCH)
-    )
+    if isinstance(loaded, DatasetDict):
+        if len(loaded) != 1:
+            raise InputError(
+                f"{path} holds the splits {', '.join(loaded)}: give one, as in {path / next(iter(loaded))}"
+            )
+        [loaded] = loaded.values()
+    columns = _columns_there(path, columns, loaded.column_names)
+    rows = _rows_per_batch(loaded.data.nbytes, len(loaded.data))
+    tables = loaded.select_columns(columns).with_format("arrow").iter(batch_size=rows)
     yield from _number_rows(path, (batch for table in tables for batch in table.to_batches()), place)
 
 
-def _require_columns(path: Path, columns: list[str], known: list[str]) -> None:
+def _columns_there(path: Path, columns: list[str], known: list[str]) -> list[str]:
+    """The columns to read: all must be there but the optional ones."""
     for column in columns:
-        if column not in known:
+        if column not in known and column not in OPTIONAL_COLUMNS:
             raise InputError(f"{path} has no column '{column}'; its columns are: {', '.join(known)}")
+    return [column for column in columns if column in known]
 
 
 def _number_rows(path: Path, batches: Iterator["pyarrow.RecordBatch"], place: Place) -> Iterator[Chunk]:
@@ -158,19 +180,26 @@ def _number_rows(path: Path, batches: Iterator["pyarrow.RecordBatch"], place: Pl
 def records_of(chunk: Chunk) -> Iterator[tuple[int, dict[str, Any] | BrokenRecord]]:
     """Each record with its number; for a line that is no JSON object, what is wrong with it. Empty lines are none."""
     if chunk.rows is not None:
-        yield from enumerate(chunk.rows.to_pylist(), chunk.first)
+        try:
+            yield from enumerate(chunk.rows.to_pylist(), chunk.first)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{chunk.path}, from record {chunk.first} on, is not UTF-8: {error}") from None
         return
     assert chunk.lines is not None
     for number, line in enumerate(chunk.lines.split(b"\n"), chunk.first):
         if line and not line.isspace():
-            yield number, _parse(line)
+            yield number, _parse(line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line)
 
 
 def _parse(line: bytes) -> dict[str, Any] | BrokenRecord:
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        return BrokenRecord(f"is not JSON: {error}")
+        try:
+            record = json.loads(line)  # takes NaN, which Python writes
+            orjson.dumps(record)  # and half characters, which are no text
+        except (ValueError, TypeError, RecursionError):
+            return BrokenRecord(f"is not JSON: {error}")
     if not isinstance(record, dict):
         return BrokenRecord(f"holds a {type(record).__name__}; it must be a JSON object")
     return record

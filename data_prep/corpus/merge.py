@@ -11,12 +11,27 @@ from data_prep.corpus.indexed import Corpus
 from data_prep.corpus.writer import CorpusWriter
 
 TOKENS_PER_COPY = 4 << 20
+MOST_EXAMPLES = 20  # of records that a manifest names
 
 
 def merge_corpora(corpora: Sequence[Corpus], prefix: Path) -> dict[str, Any]:
     """Write the documents of all corpora, in order, as a new corpus; returns its manifest."""
     everything = [np.arange(len(corpus)) for corpus in corpora]
-    return copy_documents(corpora, everything, prefix, {"merged": [str(corpus.prefix) for corpus in corpora]})
+    merged = {"merged": [str(corpus.prefix) for corpus in corpora], **_notes_of(corpora)}
+    return copy_documents(corpora, everything, prefix, merged)
+
+
+def _notes_of(corpora: Sequence[Corpus]) -> dict[str, Any]:
+    """What was left out or changed on the way into the corpora, added up."""
+    manifests = [corpus.manifest for corpus in corpora]
+    noted = [manifest["provenance"] for manifest in manifests if "examples" in manifest["provenance"]]
+    examples = {
+        kind: [text for notes in noted for text in notes["examples"][kind]][:MOST_EXAMPLES]
+        for kind in ("broken", "changed")
+    }
+    counts = {name: sum(notes[name] for notes in noted) for name in ("broken_records", "changed_turns")}
+    dropped = sum(manifest["empty_documents_dropped"] for manifest in manifests)
+    return {**counts, "examples": examples, "empty_documents_dropped_before": dropped}
 
 
 def copy_documents(

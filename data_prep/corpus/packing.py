@@ -72,8 +72,8 @@ class PackPlan:
 
     @property
     def checksum(self) -> str:
-        """xxh3 of the arrays."""
-        digest = xxh3_64()
+        """xxh3 of numbers and arrays."""
+        digest = xxh3_64(orjson.dumps([getattr(self, name) for name in _NUMBERS]))
         for name in _ARRAYS:
             digest.update(np.ascontiguousarray(getattr(self, name)).data)
         return digest.hexdigest()

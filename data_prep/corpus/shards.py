@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from data_prep.corpus.benchmarks import read_benchmark
-from data_prep.corpus.decontaminate import measure_leakage, write_without
+from data_prep.corpus.decontaminate import measure_leakage, summaries, write_without
 from data_prep.corpus.indexed import Corpus, corpus_files
 from data_prep.corpus.inputs import expand
 from data_prep.corpus.merge import merge_corpora
@@ -21,6 +21,11 @@ def shard_prefix(out: Path, rank: int, tasks: int) -> Path:
     return out / f"{rank:05d}-of-{tasks:05d}"
 
 
+def _empty_note(prefix: Path) -> Path:
+    """What stands for a shard without documents."""
+    return prefix.with_name(f"{prefix.name}.empty.json")
+
+
 def tokenize_shard(job: TokenizeJob, out: Path, rank: int, tasks: int) -> dict[str, Any]:
     """Encode every `tasks`-th input from number `rank` on into the task's shard; returns its manifest.
 
@@ -30,7 +35,7 @@ def tokenize_shard(job: TokenizeJob, out: Path, rank: int, tasks: int) -> dict[s
     [key] = job.outputs
     inputs = expand(list(job.inputs))[rank::tasks]
     prefix = shard_prefix(out, rank, tasks)
-    note = prefix.with_name(f"{prefix.name}.empty.json")
+    note = _empty_note(prefix)
     finished = corpus_files(prefix, masked=False)
     if note.exists() or finished["idx"].exists():
         manifest = read_json(note if note.exists() else finished["manifest.json"])
@@ -59,7 +64,7 @@ def keep_to_job(job: TokenizeJob, out: Path, tasks: int) -> None:
 def shards_of(out: Path, tasks: int) -> list[Corpus]:
     """The shards of all tasks that hold documents, in order. Raises InputError while one is not there."""
     prefixes = [shard_prefix(out, rank, tasks) for rank in range(tasks)]
-    filled = [prefix for prefix in prefixes if not prefix.with_name(f"{prefix.name}.empty.json").exists()]
+    filled = [prefix for prefix in prefixes if not _empty_note(prefix).exists()]
     for prefix in filled:
         if not corpus_files(prefix, masked=False)["idx"].exists():
             raise InputError(f"{prefix} is not finished: start the same command again")
@@ -77,31 +82,46 @@ def merge_shards(out: Path, tasks: int, prefix: Path) -> dict[str, Any]:
 
 
 def decontaminate_shard(
-    prefix: Path, benchmarks: list[str], tokenizer: Path, n: int, tau: float, report: Path, drop_to: Path | None
-) -> dict[str, Any]:
-    """Leakage into one shard, and the shard without what leaks; what is there already is not made again."""
+    source: Path, target: Path, benchmarks: list[str], tokenizer: Path, n: int, tau: float
+) -> dict[str, Any] | None:
+    """Leakage into one shard (PREFIX `source`), and the shard without what leaks (`target`); None for an empty shard.
+
+    What is there already is not made again. Raises InputError when the shard is not finished, or the report that
+    is there was made with other parameters.
+    """
+    if _empty_note(source).exists():
+        write_json(_empty_note(target), read_json(_empty_note(source)))
+        return None
+    if not corpus_files(source, masked=False)["idx"].exists():
+        raise InputError(f"{source} is not finished: finish tokenizing first")
+    corpora = [Corpus(source)]
+    read = [read_benchmark(argument) for argument in benchmarks]
+    asked = {"n": n, "tau": tau, "benchmarks": [[str(b.path), list(b.fields)] for b in read]}
+    report = target.with_name(f"{target.name}.leakage.json")
     if report.exists():
-        return read_json(report)
-    corpora = [Corpus(prefix)]
-    leakage = measure_leakage(corpora, [read_benchmark(argument) for argument in benchmarks], tokenizer, n, tau, 1)
-    if drop_to is not None and not corpus_files(drop_to, masked=False)["idx"].exists():
-        write_without(corpora, leakage.leaking, drop_to)
-    write_json(report, {**leakage.report, "leaking_documents": len(leakage.leaking)})
-    return leakage.report
+        known: dict[str, Any] = read_json(report)
+        if known["asked"] != asked:
+            raise InputError(f"{report} was made with other parameters: choose another folder")
+        return known
+    leakage = measure_leakage(corpora, read, tokenizer, n, tau, 1)
+    if not corpus_files(target, masked=False)["idx"].exists():
+        try:
+            write_without(corpora, leakage.leaking, target)
+        except NoDocuments:
+            write_json(_empty_note(target), {"documents": 0, "tokens": 0, "provenance": {"from": [str(source)]}})
+    found = {**leakage.report, "leaking_documents": len(leakage.leaking), "asked": asked}
+    write_json(report, found)
+    return found
 
 
 def merge_reports(reports: list[dict[str, Any]]) -> dict[str, Any]:
     """Reports of shards, in order, as the report over all of them: the score of an instance is its highest."""
     columns = zip(*(report["instances"] for report in reports), strict=True)
     instances = [max(column, key=lambda entry: entry["score"]) for column in columns]  # the first among equals
-    benchmarks = []
-    for summary in reports[0]["benchmarks"]:
-        own = [entry for entry in instances if entry["benchmark"] == summary["file"]]
-        benchmarks.append({**summary, "contaminated": sum(entry["contaminated"] for entry in own)})
     return {
         **{name: reports[0][name] for name in ("n", "tau", "tokenizer")},
         "corpora": [corpus for report in reports for corpus in report["corpora"]],
-        "benchmarks": benchmarks,
+        "benchmarks": summaries(reports[0]["benchmarks"], instances),
         "instances": instances,
         "leaking_documents": sum(report["leaking_documents"] for report in reports),
     }

@@ -32,13 +32,15 @@ class CorpusWriter:
     def __init__(
         self, prefix: Path, tokenizer: dict[str, Any], masked: bool = False, position: Position | None = None
     ) -> None:
+        if not prefix.name:
+            raise InputError(f"{prefix} is a directory, not a PREFIX: give one such as {prefix / 'corpus'}")
         self._files = corpus_files(prefix, masked)
         if self._files["idx"].exists():  # it comes last: without it, what lies there is an unfinished attempt
             raise InputError(f"{self._files['idx']} already exists: remove it, or choose another --out")
         prefix.parent.mkdir(parents=True, exist_ok=True)
         self._parts = {name: path.with_name(path.name + PART) for name, path in self._files.items()}
         self._lock_file = prefix.with_name(f"{prefix.name}.lock{PART}")
-        self._lock = _take_lock(self._lock_file)
+        self._lock: int | None = _take_lock(self._lock_file)
         self._tokenizer = tokenizer
         small = tokenizer["vocab_size"] < _UINT16_VOCABULARY_LIMIT
         try:
@@ -91,6 +93,12 @@ class CorpusWriter:
 
     def commit(self, provenance: dict[str, Any]) -> dict[str, Any]:
         """Write indices and manifest, then rename all of them; returns the manifest."""
+        manifest = self.prepare(provenance)
+        self.publish()
+        return manifest
+
+    def prepare(self, provenance: dict[str, Any]) -> dict[str, Any]:
+        """Write indices and manifest, without a name yet; returns the manifest. Raises NoDocuments for nothing."""
         tokens, _, documents, empty = self.position
         if documents == 0:
             raise NoDocuments("the input holds no document with text: there is nothing to write")
@@ -109,10 +117,13 @@ class CorpusWriter:
         }
         manifest["seal"] = seal_of(manifest)
         write_json(self._parts["manifest.json"], manifest)
+        return manifest
+
+    def publish(self) -> None:
+        """Give everything that was prepared its name."""
         for name, path in self._files.items():
             self._parts[name].replace(path)
-        self._unlock()
-        return manifest
+        self.discard()  # what is left beside
 
     def _count_trained(self) -> int:
         mask = np.memmap(self._parts["loss_mask.bin"], np.uint8, "r")
@@ -129,7 +140,7 @@ class CorpusWriter:
 
     def leave(self) -> None:
         """Leave what has been written for a later writer to go on with."""
-        os.close(self._lock)
+        self._close_lock()
 
     def discard(self) -> None:
         """Remove what has been written so far."""
@@ -138,8 +149,14 @@ class CorpusWriter:
         self._unlock()
 
     def _unlock(self) -> None:
-        self._lock_file.unlink(missing_ok=True)
-        os.close(self._lock)
+        if self._lock is not None:
+            self._lock_file.unlink(missing_ok=True)
+        self._close_lock()
+
+    def _close_lock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = None
 
 
 def _take_lock(path: Path) -> int:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 from transformers import PreTrainedTokenizerFast
@@ -186,3 +188,91 @@ def test_a_tokenizer_without_a_template_needs_one(shared_data: Path, tmp_path: P
     job = TokenizeJob((str(tmp_path / "in.jsonl"),), qwen, {"messages": tmp_path / "out"}, conversations=True)
     with pytest.raises(InputError, match="holds no chat template: give one with --chat-template"):
         tokenize(job)
+
+
+def test_tools_are_read_from_tables_as_from_lines(templates: Path, tokenizer_json: Path, tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "run", "description": "runs"}}]
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes", "reasoning_content": "hm"}]
+    records = [
+        {"messages": messages, "tools": tools},
+        {"messages": [*messages[:1], {"role": "assistant", "content": "No"}]},
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "in.parquet")
+    as_text = [{**record, "tools": json.dumps(record.get("tools"))} for record in records]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(as_text), tmp_path / "text.parquet")
+    found = []
+    for name in ("in.jsonl", "in.parquet", "text.parquet"):
+        prefix = tmp_path / name.replace(".", "_")
+        template = templates / "Qwen-Qwen3-0.6B.jinja"
+        tokenize(
+            TokenizeJob(
+                (str(tmp_path / name),),
+                tokenizer_json,
+                {"messages": prefix},
+                conversations=True,
+                chat_template=template,
+            )
+        )
+        found.append((prefix.with_name(f"{prefix.name}.bin").read_bytes(), Corpus(prefix).loss_mask.tolist()))  # type: ignore[union-attr]
+    assert found[0] == found[1] == found[2]
+    assert "runs" in load_tokenizer(tokenizer_json)[0].decode(Corpus(tmp_path / "in_jsonl")[0].tolist())
+
+
+def test_reasoning_that_a_template_drops_is_reported(templates: Path) -> None:
+    turns = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b", "reasoning_content": "why"},
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": [{"type": "text", "text": "d"}]},
+    ]
+    seen = {}
+    for name in ("Qwen-Qwen3-0.6B", "Qwen-Qwen2.5-7B-Instruct", "Qwen3.5-4B"):
+        template = ChatTemplate((templates / f"{name}.jinja").read_text(), CONTROL, MARKUP)
+        plain = turns if name == "Qwen3.5-4B" else [*turns[:3], {"role": "assistant", "content": "d"}]
+        seen[name] = spans_of(template, plain)[1]
+    assert seen == {"Qwen-Qwen3-0.6B": [1], "Qwen-Qwen2.5-7B-Instruct": [1], "Qwen3.5-4B": [1]}
+
+
+LLAMA = """{{ bos_token }}{% for m in messages %}<|start|>{{ m.role }}<|stop|>
+{{ m.content }}{% if m.call %}<|python|>{{ m.call }}{% endif %}<|eot|>{% endfor %}\
+{% if add_generation_prompt %}<|start|>assistant<|stop|>
+{% endif %}"""
+
+
+def test_templates_name_their_tokens_and_tokens_inside_a_turn_are_trained() -> None:
+    controls = {
+        token: number for number, token in enumerate(["<bos>", "<|start|>", "<|stop|>", "<|eot|>", "<|python|>"])
+    }
+    template = ChatTemplate(LLAMA, controls, {}, {"bos_token": "<bos>"})
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "call": "c()"}]
+    spans, changed = spans_of(template, messages)
+    assert spans == ["b<|python|>c()<|eot|>"] and changed == []
+    assert template.render(messages).pieces[0] == ("<bos>", 0)
+
+
+def test_the_mask_of_sentencepiece_counts_characters(shared_data: Path) -> None:
+    tokenizer, _ = load_tokenizer(shared_data / "tokenizers" / "sentencepiece_testdata" / "botchan_en_bpe_1000.model")
+    source = """{% for m in messages %}<s>{{ m.role }}:{{ m.content }}</s>{% endfor %}\
+{% if add_generation_prompt %}<s>assistant:{% endif %}"""
+    template = ChatTemplate(source, tokenizer.control_tokens, {})
+    messages = [{"role": "user", "content": "Ça été 東京 naïve"}, {"role": "assistant", "content": "The old man said"}]
+    ids, mask = encode_rendered(template.render(messages), tokenizer)
+    trained = tokenizer.decode(ids[mask == 1].tolist())
+    assert trained.replace(" ", "") == "Theoldmansaid" and ids[mask == 1][-1] == tokenizer.control_tokens["</s>"]
+
+
+def test_an_empty_conversation_is_counted(templates: Path, tokenizer_json: Path, tmp_path: Path) -> None:
+    lines = [
+        {"messages": []},
+        {"messages": None},
+        {"messages": CONVERSATION[:3]},
+        {"messages": CONVERSATION[:3], "tools": 3},
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    template = templates / "Qwen3-Coder.jinja"
+    job = TokenizeJob((str(tmp_path / "in.jsonl"),), tokenizer_json, {"messages": tmp_path / "out"}, conversations=True,
+                      chat_template=template)  # fmt: skip
+    manifest = tokenize(job)["messages"]
+    assert manifest["empty_documents_dropped"] == 2 and manifest["documents"] == 1
+    assert manifest["provenance"]["broken_records"] == 1

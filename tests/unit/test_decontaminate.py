@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -176,7 +178,7 @@ def test_parquet_and_known_fields_are_read(shared_data: Path) -> None:
     [
         ("", "b.jsonl", "holds no instances"),
         ('{"x": "1"}', "b.jsonl", "name the fields"),
-        ('{"x": "1"}', "b.jsonl:y", "instance 1, has no y; its text fields are: x"),
+        ('{"x": "1"}', "b.jsonl:y", "instance 1, has no text under y; its text fields are: x"),
         (None, "absent.jsonl:x", "does not exist"),
         ("PAR1nonsense", "b.parquet", "is not a Parquet file"),
     ],
@@ -195,3 +197,38 @@ def test_a_corpus_of_another_tokenizer_is_refused(real: tuple[Path, Path, Path],
     writer.commit({})
     with pytest.raises(InputError, match="is not the tokenizer that made"):
         measure_leakage([Corpus(tmp_path / "other")], [read_benchmark(str(humaneval))], tokenizer)
+
+
+def test_the_report_survives_whatever_comes_after_it(real: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    tokenizer, humaneval, _ = real
+    encode, description = load_tokenizer(tokenizer)
+    writer = CorpusWriter(tmp_path / "leaks", description)
+    writer.add(encode.encode(read_benchmark(str(humaneval)).texts()[:2]))
+    writer.commit({})
+    davinci = Path(sys.executable).with_name("davinci")
+    fixed = ["data", "decontaminate", tmp_path / "leaks", "--benchmark", humaneval, "--tokenizer", tokenizer]
+
+    def run(*flags: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([davinci, *fixed, *flags], capture_output=True, text=True, check=False)
+
+    report = tmp_path / "deep" / "er" / "report.json"
+    done = run("--out", report, "--drop-to", tmp_path / "none")
+    assert done.returncode == 2 and "no document with text" in done.stderr and report.is_file()
+    assert not list(tmp_path.glob("none*"))
+    for flags in (
+        ["--out", tmp_path / "a.json", "--threads", "-1"],
+        ["--out", tmp_path / "a.json", "--drop-to", tmp_path / "leaks"],
+        ["--out", tmp_path / "a.json", "--benchmark", humaneval, "--clean-benchmark", tmp_path / "clean"],
+    ):
+        refused = run(*flags)
+        assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
+        assert not (tmp_path / "a.json").exists() and not (tmp_path / "clean").exists()
+
+
+def test_one_file_with_two_lists_of_fields_is_two_benchmarks(real: tuple[Path, Path, Path]) -> None:
+    tokenizer, humaneval, prefix = real
+    both = [read_benchmark(f"{humaneval}:{fields}") for fields in ("prompt", "prompt+canonical_solution")]
+    summaries = measure_leakage([Corpus(prefix)], both, tokenizer).report["benchmarks"]
+    assert [summary["instances"] for summary in summaries] == [164, 164]
+    alone = [measure_leakage([Corpus(prefix)], [one], tokenizer).report["benchmarks"][0] for one in both]
+    assert summaries == alone

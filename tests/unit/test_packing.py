@@ -141,3 +141,14 @@ def test_the_histogram_is_drawn_and_printed(tmp_path: Path) -> None:
     histogram.draw(tmp_path / "lengths.png", 32_768)
     assert (tmp_path / "lengths.png").read_bytes().startswith(b"\x89PNG")
     assert "65,536-131,071            1          70,000 ####" in histogram.as_text()
+
+
+def test_an_altered_number_of_a_plan_is_seen(tmp_path: Path) -> None:
+    corpora = [Corpus(write_corpus(tmp_path / "corpus", [5, 20, 3]))]
+    save_plan(pack_documents(corpora[0].lengths, 32, "error"), corpora, tmp_path / "plan")
+    data = (tmp_path / "plan").read_bytes()
+    for number in (b'seq_length\\":32', b'num_split\\":0'):
+        assert number in data
+        (tmp_path / "plan").write_bytes(data.replace(number, number[:-1] + b"7"))
+        with pytest.raises(InputError, match="was altered"):
+            load_plan(tmp_path / "plan", corpora)

@@ -139,3 +139,31 @@ def test_the_command_line_runs_it(job: TokenizeJob, tmp_path: Path) -> None:
     assert wrong.returncode == 2 and "it must be from 1 to 9, the number of files" in wrong.stderr
     again = subprocess.run([*command, "--out", tmp_path / "all"], capture_output=True, text=True, check=False)
     assert again.returncode == 2 and "already exists" in again.stderr
+
+
+def test_a_shard_that_leaks_as_a_whole_leaves_a_note(job: TokenizeJob, shared_data: Path, tmp_path: Path) -> None:
+    benchmark = str(shared_data / "benchmarks" / "humaneval" / "HumanEval.jsonl.gz")
+    (tmp_path / "leak.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in read_benchmark(benchmark).texts()[:3])
+    )
+    inputs = (str(tmp_path / "leak.jsonl"), job.inputs[0], job.inputs[-1])  # leaks, clean, empty
+    for rank in range(3):
+        tokenize_shard(replace(job, inputs=inputs), tmp_path / "shards", rank, 3)
+    for _ in range(2):  # started twice
+        for rank in range(3):
+            DecontaminateShard(tmp_path / "shards", tmp_path / "clean", [benchmark], job.tokenizer).run(None, rank, 3)
+    [clean] = shards_of(tmp_path / "clean", 3)
+    assert len(clean) == len(Corpus(shard_prefix(tmp_path / "shards", 1, 3)))
+    with pytest.raises(InputError, match="made with other parameters"):
+        DecontaminateShard(tmp_path / "shards", tmp_path / "clean", [benchmark], job.tokenizer, n=5).run(None, 0, 3)
+    with pytest.raises(InputError, match="is not finished"):
+        DecontaminateShard(tmp_path / "shards", tmp_path / "clean", [benchmark], job.tokenizer).run(None, 0, 4)
+
+
+def test_broken_records_of_shards_are_added_up(job: TokenizeJob, tmp_path: Path) -> None:
+    for number in (0, 1):
+        with Path(job.inputs[number]).open("a") as file:
+            file.write("nonsense\n")
+    tokenize_shards(job, tmp_path / "shards", TASKS, 1, "local", tmp_path / "all").run()
+    provenance = Corpus(tmp_path / "all").manifest["provenance"]
+    assert provenance["broken_records"] == 2 and len(provenance["examples"]["broken"]) == 2

@@ -77,15 +77,25 @@ def test_every_form_of_input_gives_the_same_corpus(qwen: Path, texts: list[str],
     pyarrow.parquet.write_table(table, forms / "rows.parquet", row_group_size=7)
     Dataset(table).save_to_disk(forms / "saved")
     DatasetDict(train=Dataset(table)).save_to_disk(forms / "splits")
+    Dataset(table).save_to_disk(forms / "below" / "saved")
     write_lines(forms / "directory" / "a.jsonl", texts[:20])
     write_lines(forms / "directory" / "deeper" / "b.jsonl.zst", texts[20:])
     plain = write_lines(forms / "plain.jsonl", texts)
     plain.write_bytes(plain.read_bytes().removesuffix(b"\n"))  # a last line may lack its end
     write_lines(forms / "packed.jsonl.gz", texts)
     write_lines(forms / "packed.jsonl.zst", texts)
-    names = ["plain.jsonl", "packed.jsonl.gz", "packed.jsonl.zst", "rows.parquet", "saved", "splits", "directory"]
+    names = [
+        "plain.jsonl",
+        "packed.jsonl.gz",
+        "packed.jsonl.zst",
+        "rows.parquet",
+        "saved",
+        "splits",
+        "directory",
+        "below",
+    ]
     hashes = set()
-    for number, name in enumerate([*names, "directory/**/*.jsonl*"]):
+    for number, name in enumerate([*names, "directory/**/*.jsonl*", "directory/**"]):
         tokenize(job_of(forms / name, qwen, tmp_path / str(number) / "corpus"))
         found = digests(tmp_path / str(number))
         hashes.add((found["corpus.bin"], found["corpus.idx"]))
@@ -223,7 +233,7 @@ def test_broken_records_are_counted_and_named_or_stop(qwen: Path, tmp_path: Path
         ('{"text": 3}', "record 1, holds a int under 'text'; it must be a str"),
         ('{"text": [{"role": "user"}]}', "for conversations give --chat"),
         ('{"text": ""}', "no document with text"),
-        ("nonsense", "no document with text"),
+        ("nonsense", "no record under 'text' could be used: in.jsonl, record 1, is not JSON"),
     ],
 )
 def test_bad_records_leave_nothing(qwen: Path, tmp_path: Path, line: str, message: str) -> None:
@@ -308,7 +318,7 @@ def test_interrupted_it_goes_on_in_every_form_of_input(
     qwen: Path, texts: list[str], tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inputs, "CHUNK_BYTES", 1 << 16)
-    monkeypatch.setattr(inputs, "_ROWS_PER_BATCH", 16)
+    monkeypatch.setattr(inputs, "_MOST_ROWS", 16)
     source = tmp_path / f"in.{form.replace('chat', 'jsonl')}"
     others = {}
     if form == "parquet":
@@ -392,3 +402,123 @@ def test_megatrons_flags_give_megatrons_files(qwen: Path, texts: list[str], tmp_
     assert (tmp_path / "out_text_sentence.idx").is_file()
     wrong = subprocess.run([*command[:-1], "0", *flags[2:4]], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2 and wrong.stderr.startswith("error: --workers is 0")
+
+
+def interrupted(job: TokenizeJob, chunks: int = 3) -> None:
+    """Begin a job, and stop it after a few chunks with its journal written."""
+    done: list[int] = []
+
+    def stop(records: int) -> None:
+        done.append(records)
+        time.sleep(0.05)
+        if len(done) == chunks:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(job, stop, journal_every_bytes=1)
+
+
+def test_a_run_with_other_keys_begins_anew(
+    qwen: Path, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "CHUNK_BYTES", 1 << 16)
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps({"text": text, "other": text[::-1]}) + "\n" for text in texts * 4))
+    interrupted(job_of(source, qwen, tmp_path / "corpus"))
+    job = replace(job_of(source, qwen, tmp_path / "corpus"), outputs={"other": tmp_path / "corpus"})
+    tokenize(job)
+    tokenize(replace(job, outputs={"other": tmp_path / "whole"}))
+    assert (tmp_path / "corpus.bin").read_bytes() == (tmp_path / "whole.bin").read_bytes()
+
+
+@pytest.mark.parametrize("moment", ["checksums", "manifest", "renames"])
+def test_a_crash_while_it_commits_is_made_good(
+    qwen: Path, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    source = write_lines(tmp_path / "in.jsonl", texts * 6)
+    job = job_of(source, qwen, tmp_path / "corpus")
+    original = Path.replace
+
+    def crash(*arguments: object) -> None:
+        raise MemoryError
+
+    def crash_after_the_first(path: Path, target: Path) -> Path:
+        if target.name.endswith("manifest.json") and target.name.startswith("corpus"):
+            raise MemoryError
+        return original(path, target)
+
+    with monkeypatch.context() as patched:
+        if moment == "checksums":
+            patched.setattr(CorpusWriter, "_checksums", crash)
+        elif moment == "manifest":
+            patched.setattr("data_prep.corpus.writer.write_json", crash)
+        else:
+            patched.setattr(Path, "replace", crash_after_the_first)
+        with pytest.raises(MemoryError):
+            tokenize(job, journal_every_bytes=1)
+    assert not (tmp_path / "corpus.idx").exists()
+    tokenize(job)
+    tokenize(job_of(source, qwen, tmp_path / "whole"))
+    for suffix in ("bin", "idx", "manifest.json"):
+        assert (tmp_path / f"corpus.{suffix}").read_bytes() == (tmp_path / f"whole.{suffix}").read_bytes()
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_key_that_is_empty_everywhere_leaves_nothing(qwen: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"a": "one", "b": ""}\n')
+    job = replace(job_of(tmp_path / "in.jsonl", qwen, tmp_path), outputs={key: tmp_path / f"out_{key}" for key in "ab"})
+    with pytest.raises(InputError, match="no document with text under 'b'"):
+        tokenize(job)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_second_process_leaves_the_first_ones_punkt_alone(qwen: Path, texts: list[str], tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "in.jsonl", texts)
+    job = job_of(source, qwen, tmp_path / "corpus", split_sentences=True)
+
+    def second(records: int) -> None:
+        before = sorted((path.name, path.read_bytes()) for path in (tmp_path / "corpus.punkt.part").iterdir())
+        with pytest.raises(InputError, match="another process is writing"):
+            tokenize(job)
+        assert before == sorted((path.name, path.read_bytes()) for path in (tmp_path / "corpus.punkt.part").iterdir())
+
+    tokenize(job, second)
+    assert (tmp_path / "corpus.punkt").is_dir() and not list(tmp_path.glob("*.part"))
+    (tmp_path / "other.punkt").mkdir()
+    with pytest.raises(InputError, match=r"other.punkt already exists"):
+        tokenize(replace(job, outputs={"text": tmp_path / "other"}))
+
+
+def test_what_python_writes_as_json_is_read(qwen: Path, tmp_path: Path) -> None:
+    lines = ['\ufeff{"text": "one"}', '{"text": "two", "score": NaN}', '{"text": "\\ud800"}', '[{"text": "four"}]']
+    (tmp_path / "in.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    provenance = tokenize(job_of(tmp_path / "in.jsonl", qwen, tmp_path / "out"))["text"]["provenance"]
+    tokenizer, _ = load_tokenizer(qwen)
+    assert [document.tolist() for document in Corpus(tmp_path / "out")] == tokenizer.encode(["one", "two"])
+    assert provenance["broken_records"] == 2
+
+
+def test_a_pattern_takes_each_file_once_and_splits_are_chosen(qwen: Path, tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    (tmp_path / "d" / "e").mkdir(parents=True)
+    for name in ("d/a.jsonl", "d/e/b.jsonl"):
+        write_lines(tmp_path / name, ["x"])
+    found = inputs.expand([f"{tmp_path}/d/**"])
+    assert [path.name for path in found] == ["a.jsonl", "b.jsonl"]
+    assert len(inputs.expand([f"{tmp_path}/d", f"{tmp_path}/d"])) == 4  # what is asked for twice is taken twice
+    DatasetDict(train=Dataset.from_dict({"text": ["a"]}), test=Dataset.from_dict({"text": ["b"]})).save_to_disk(
+        tmp_path / "two"
+    )
+    with pytest.raises(InputError, match="holds the splits train, test: give one"):
+        tokenize(job_of(tmp_path / "two", qwen, tmp_path / "out"))
+    tokenize(job_of(tmp_path / "two" / "train", qwen, tmp_path / "out"))
+
+
+def test_large_cells_come_in_small_batches(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    texts = [draw.randbytes(250_000).hex() for _ in range(40)]
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "in.parquet")
+    chunks = list(inputs.read([tmp_path / "in.parquet"], ["text"]))
+    assert [chunk.first for chunk in chunks][:2] != [1, 41]
+    assert max(chunk.rows.nbytes for chunk in chunks if chunk.rows is not None) <= 4 * inputs.CHUNK_BYTES

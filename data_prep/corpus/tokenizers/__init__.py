@@ -1,7 +1,13 @@
 """Tokenizers of corpora: one contract, three kinds, and the fast path that gives the same ids."""
 
 from data_prep.corpus.tokenizers.base import Tokenizer
-from data_prep.corpus.tokenizers.load import load_tokenizer, load_tokenizer_of, tokenizer_file, tokenizer_fingerprint
+from data_prep.corpus.tokenizers.load import (
+    load_tokenizer,
+    load_tokenizer_of,
+    special_tokens_beside,
+    tokenizer_file,
+    tokenizer_fingerprint,
+)
 from data_prep.corpus.tokenizers.qwen import QWEN_PATTERN
 
 __all__ = [
@@ -9,6 +15,7 @@ __all__ = [
     "Tokenizer",
     "load_tokenizer",
     "load_tokenizer_of",
+    "special_tokens_beside",
     "tokenizer_file",
     "tokenizer_fingerprint",
 ]

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import orjson
 import tokenizers
 
+from data_prep.corpus.tokenizers.load import special_tokens_beside
 from data_prep.errors import InputError
 from data_prep.files import read_json
 
@@ -20,6 +21,8 @@ class HuggingFaceTokenizer:
 
     def __init__(self, path: Path) -> None:
         self._definition = read_json(path)
+        if not isinstance(self._definition, dict):
+            raise InputError(f"{path} is not a Hugging Face tokenizer.json: it holds no JSON object")
         # Templates that add a BOS, or trim offsets: documents are encoded as they are.
         self._definition["post_processor"] = None
         added = self._definition.get("added_tokens") or []
@@ -42,7 +45,7 @@ class HuggingFaceTokenizer:
         self.vocab_size = max(ids.values()) + 1
         # Instruct variants declare the end of a turn as eos_token; documents still end with <|endoftext|>.
         self.eod = self._tokenizer.token_to_id(_END_OF_DOCUMENT)
-        if self.eod is None and (declared := _declared_eos(path)):
+        if self.eod is None and (declared := special_tokens_beside(path).get("eos_token")):
             self.eod = self._tokenizer.token_to_id(declared)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -61,10 +64,3 @@ class HuggingFaceTokenizer:
 
         # It recognises added tokens in every text; without them none is left to recognise.
         return Tokenizer.from_json(orjson.dumps({**self._definition, "added_tokens": []}))
-
-
-def _declared_eos(tokenizer_json: Path) -> str | None:
-    """The eos_token of the tokenizer_config.json beside it: the only place where Hugging Face says so."""
-    config = tokenizer_json.with_name("tokenizer_config.json")
-    token = read_json(config).get("eos_token") if config.is_file() else None
-    return token["content"] if isinstance(token, dict) else token

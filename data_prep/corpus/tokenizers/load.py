@@ -7,6 +7,7 @@ from xxhash import xxh3_64
 
 from data_prep.corpus.tokenizers.base import Tokenizer
 from data_prep.errors import InputError
+from data_prep.files import read_json
 
 _FORMS = "a tokenizer.json, a directory with one, a Qwen .tiktoken file or a SentencePiece .model"
 
@@ -55,6 +56,15 @@ def load_tokenizer_of(description: dict[str, Any], path: Path) -> Tokenizer:
     if found["fingerprint"] != description["fingerprint"]:
         raise InputError(f"{path} is not the tokenizer that made the corpus: give that one")
     return tokenizer
+
+
+def special_tokens_beside(path: Path) -> dict[str, str]:
+    """bos_token, eos_token and their like of the tokenizer_config.json beside a tokenizer: templates name them."""
+    config = tokenizer_file(path).with_name("tokenizer_config.json")
+    declared = read_json(config) if config.is_file() else {}
+    named = {name: value for name, value in declared.items() if name.endswith("_token") and value}
+    texts = {name: value["content"] if isinstance(value, dict) else value for name, value in named.items()}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
 
 
 def tokenizer_fingerprint(file: Path) -> str:

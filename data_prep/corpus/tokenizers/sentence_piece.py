@@ -32,7 +32,11 @@ class SentencePieceTokenizer:
 
     def encode_with_offsets(self, text: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         pieces = self._model.encode(text, return_type="proto").pieces
-        return np.array([piece.id for piece in pieces], np.int64), np.array([piece.begin for piece in pieces], np.int64)
+        ids = np.array([piece.id for piece in pieces], np.int64)
+        begins = np.array([piece.begin for piece in pieces], np.int64)  # in bytes of UTF-8
+        starts_character = (np.frombuffer(text.encode(), np.uint8) & 0xC0) != 0x80
+        character = np.append(np.cumsum(starts_character) - 1, len(text))
+        return ids, character[begins]
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self._model.decode(list(ids))
