@@ -114,6 +114,7 @@ def test_the_sanitizers_find_nothing(tmp_path: Path) -> None:
         "PYTHONSAFEPATH": "1",  # not the checkout, which is where we stand
         "LD_PRELOAD": ":".join(map(str, libraries)),
         "ASAN_OPTIONS": "detect_leaks=0",
+        "DAVINCI_EFFORT": "1",  # many times slower: the usual effort is enough
     }
     tests = ["test_packing.py", "test_decontaminate.py", "test_verify.py", "test_index_fuzzed.py"]
     chosen = [
