@@ -20,6 +20,12 @@ import psutil
 
 RESULTS = Path(__file__).parent / "results"
 SUFFIXES = {".py", ".pyi", ".c", ".cc", ".cpp", ".cuh", ".h", ".hpp", ".rst", ".md", ".S"}
+# A program: read a JSON Lines file and encode it on one thread; the ids stay in memory.
+GIGATOKEN_ALONE = """
+import sys
+from gigatoken import JsonlFileSource, Tokenizer
+Tokenizer(sys.argv[2]).encode_files(JsonlFileSource([sys.argv[1]]), parallel=False)
+"""
 LONGEST_BYTES = 1_000_000  # longer files are tables that a program wrote
 
 

@@ -9,14 +9,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measure import Run, alternate, default_sources, median_of, run, save, write_source
+from measure import GIGATOKEN_ALONE, Run, alternate, default_sources, median_of, run, save, write_source
 
 SIZES = {"0.2 GB": 0.2e9, "2 GB": 2e9}
-GIGATOKEN_ALONE = """
-import sys
-from gigatoken import JsonlFileSource, Tokenizer
-Tokenizer(sys.argv[2]).encode_files(JsonlFileSource([sys.argv[1]]), parallel=False)
-"""
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measure import alternate, default_sources, median_of, run, save, write_source
+from measure import GIGATOKEN_ALONE, alternate, default_sources, median_of, run, save, write_source
 
 MEGATRONS_WAY = """
 import json, sys
@@ -26,11 +26,6 @@ for line in open(source, encoding="utf-8"):
     if ids:
         builder.add_document(np.array(ids), [len(ids)])
 builder.finalize(prefix + ".idx")
-"""
-GIGATOKEN_ALONE = """
-import sys
-from gigatoken import JsonlFileSource, Tokenizer
-Tokenizer(sys.argv[2]).encode_files(JsonlFileSource([sys.argv[1]]), parallel=False)
 """
 
 
