@@ -105,10 +105,6 @@ void require_below(std::span<const T> ids, std::uint64_t limit) {
 
 }  // namespace
 
-ElementType element_type_for_vocabulary(std::uint64_t vocabulary_size) {
-  return vocabulary_size < kUint16VocabularyLimit ? ElementType::kUint16 : ElementType::kInt32;
-}
-
 std::size_t bytes_per_element(ElementType type) {
   switch (type) {
     case ElementType::kUint8: return 1;

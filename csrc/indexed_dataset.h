@@ -22,10 +22,6 @@ namespace davinci {
 // Megatron's element codes (its DType enumeration), for token ids and masks.
 enum class ElementType : std::uint8_t { kUint8 = 1, kInt32 = 4, kUint16 = 8 };
 
-// Ids fit in uint16 below this vocabulary size (Megatron's rule); above it int32 is used.
-inline constexpr std::uint64_t kUint16VocabularyLimit = 65500;
-
-ElementType element_type_for_vocabulary(std::uint64_t vocabulary_size);
 std::size_t bytes_per_element(ElementType type);
 
 struct FileCloser {

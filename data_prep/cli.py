@@ -160,12 +160,13 @@ def shards(
     Example: davinci data shards 'crawl/*.jsonl.zst' --tokenizer qwen.tiktoken --out corpus/crawl --tasks 64
     --executor slurm --option partition=cpu --option time=04:00:00
     """
+    from data_prep.corpus.indexed import corpus_files
     from data_prep.corpus.inputs import expand
     from data_prep.corpus.tokenize import TokenizeJob
     from data_prep.files import read_json, refuse_existing
     from data_prep.pipeline import tokenize_shards
 
-    refuse_existing(out.with_name(f"{out.name}.idx"))
+    refuse_existing(corpus_files(out, masked=False)["idx"])
     chat |= chat_template is not None
     files = expand(inputs)
     if not 1 <= tasks <= len(files):
@@ -273,12 +274,12 @@ def decontaminate(
     """
     from data_prep.corpus.benchmarks import read_benchmark
     from data_prep.corpus.decontaminate import clean_names, measure_leakage, write_clean_benchmarks, write_without
-    from data_prep.corpus.indexed import Corpus
+    from data_prep.corpus.indexed import Corpus, corpus_files
     from data_prep.corpus.leakage_page import write_page
     from data_prep.files import refuse_existing, write_json
     from data_prep.progress import counter
 
-    for path in (out, html, clean_benchmark, drop_to and drop_to.with_name(f"{drop_to.name}.idx")):
+    for path in (out, html, clean_benchmark, drop_to and corpus_files(drop_to, masked=False)["idx"]):
         refuse_existing(path)
     if threads is not None and threads < 1:
         raise InputError(f"--threads is {threads}; it must be at least 1")

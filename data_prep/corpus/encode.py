@@ -152,10 +152,8 @@ class ChunkEncoder:
     ) -> Documents:
         encoded = []
         for messages, (number, tools) in zip(values, parsed.tools, strict=True):
-            if not messages:
-                encoded.append(
-                    (np.zeros(0, np.int64), np.zeros(0, np.uint8))
-                )  # dropped and counted, as an empty text is
+            if not messages:  # dropped and counted, as an empty text is
+                encoded.append((np.zeros(0, np.int64), np.zeros(0, np.uint8)))
                 continue
             try:
                 rendered = template.render(messages, tools_of(tools))

@@ -24,7 +24,9 @@ _MASK_TYPES: dict[int, np.dtype[Any]] = {1: np.dtype(np.uint8)}
 
 
 def corpus_files(prefix: Path, masked: bool) -> dict[str, Path]:
-    """The files of a corpus in the order in which they appear: the index comes last."""
+    """The files of a corpus in the order in which they appear: the index comes last. Raises InputError."""
+    if not prefix.name:
+        raise InputError(f"{prefix} is a directory, not a PREFIX: give one such as {prefix / 'corpus'}")
     masks = ("loss_mask.bin", "loss_mask.idx") if masked else ()
     return {name: prefix.with_name(f"{prefix.name}.{name}") for name in (*masks, "bin", "manifest.json", "idx")}
 

@@ -32,8 +32,6 @@ class CorpusWriter:
     def __init__(
         self, prefix: Path, tokenizer: dict[str, Any], masked: bool = False, position: Position | None = None
     ) -> None:
-        if not prefix.name:
-            raise InputError(f"{prefix} is a directory, not a PREFIX: give one such as {prefix / 'corpus'}")
         self._files = corpus_files(prefix, masked)
         if self._files["idx"].exists():  # it comes last: without it, what lies there is an unfinished attempt
             raise InputError(f"{self._files['idx']} already exists: remove it, or choose another --out")

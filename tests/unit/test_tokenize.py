@@ -498,6 +498,13 @@ def test_what_python_writes_as_json_is_read(qwen: Path, tmp_path: Path) -> None:
     assert provenance["broken_records"] == 2
 
 
+def test_a_directory_is_no_prefix(qwen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="is a directory, not a PREFIX"):
+        tokenize(job_of(write_lines(tmp_path / "in.jsonl", ["x"]), qwen, Path()))
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
 def test_a_pattern_takes_each_file_once_and_splits_are_chosen(qwen: Path, tmp_path: Path) -> None:
     from datasets import Dataset, DatasetDict
 

@@ -19,9 +19,10 @@ Encoded = tuple[npt.NDArray[np.integer], npt.NDArray[np.int64]]  # ids (tokens,)
 
 # gigatoken 0.10 remembers every word that it has seen, without bound.
 _GROWTH_LIMIT_BYTES = 48 << 20  # of the process since the first backend: its cache, and chunks on their way
+_LEAST_CACHE_BYTES = 16 << 20  # that a new backend may grow to, whatever else has grown meanwhile
+
 _ASCII = bytes(range(128))
 _LETTER_PLANES_END = 0x40000
-_LEAST_CACHE_BYTES = 16 << 20  # that a new backend may grow to, whatever else has grown meanwhile
 
 _PROBE = (
     "def f(x):\n\treturn {'a': [x, 0x1F, 1_000.5e-3]}  # don't, I'LL, we’ve\r\n\r\n\n   \n",
