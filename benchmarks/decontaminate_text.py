@@ -1,11 +1,13 @@
 """13-gram leakage of HumanEval, SWE-bench Verified, GSM8K and MATH-500 into real source text.
 
 Scan: our C++ on token ids against a Python inverted index per core, against the read bandwidth of the machine, and with
-two threads. From text: tokenize and decontaminate, both whole commands, against overlapy (Aho-Corasick over 13-grams of
-words; of the public tools that install on Python 3.11 the fastest), its start, index and scan included.
+two threads. From text: `decontaminate --text`, the whole command, against overlapy (Aho-Corasick over 13-grams of
+words; of the public tools that install on Python 3.11 the fastest), its start, index and scan included; and against
+tokenizing all of the text first, then decontaminating the corpus.
 """
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -111,6 +113,11 @@ def scan_speeds(corpus: Corpus, references: list[list[int]], repeats: int) -> di
     }
 
 
+def scores_in(report: Path) -> list[float]:
+    """The score of every instance."""
+    return [entry["score"] for entry in json.loads(report.read_bytes())["instances"]]
+
+
 def main() -> None:
     """Write results/decontaminate_text.json."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -129,7 +136,7 @@ def main() -> None:
         data = [Path(sys.executable).with_name("davinci"), "data"]
         flags = [flag for argument in benchmarks for flag in ("--benchmark", argument)]
 
-        def ours() -> float:
+        def tokens_first() -> float:
             for old in work.glob("corpus.*"):
                 old.unlink()
             prefix, report = work / "corpus", work / "corpus.report.json"
@@ -138,16 +145,32 @@ def main() -> None:
             two = run([*data, "decontaminate", prefix, *flags, *model, "--out", report, "--threads", "1"])
             return one.seconds + two.seconds
 
+        def from_text() -> float:
+            (work / "text.json").unlink(missing_ok=True)
+            command = [
+                *data,
+                "decontaminate",
+                "--text",
+                work / "source.jsonl",
+                *flags,
+                "--tokenizer",
+                arguments.tokenizer,
+            ]
+            return run([*command, "--out", work / "text.json", "--threads", "1"]).seconds
+
         def overlapy() -> float:
             return run([sys.executable, "-c", OVERLAPY, work / "source.jsonl", *benchmarks]).seconds
 
-        from_text = alternate({"davinci": ours, "overlapy": overlapy}, max(1, arguments.repeats // 2))
+        sides = {"davinci": from_text, "overlapy": overlapy, "davinci_tokens_first": tokens_first}
+        seconds = alternate(sides, max(1, arguments.repeats // 2))
+        scores = [scores_in(work / name) for name in ("text.json", "corpus.report.json")]
         facts = scan_speeds(Corpus(work / "corpus"), references, arguments.repeats)
-    speed = {name: size / median_of(times) / 1e6 for name, times in from_text.items()}
+    speed = {name: size / median_of(times) / 1e6 for name, times in seconds.items()}
     facts |= {
         "instances": len(references),
         "text_megabytes": size / 1e6,
-        "from_text_seconds": from_text,
+        "from_text_seconds": seconds,
+        "same_scores_as_tokens_first": scores[0] == scores[1],
         "from_text_megabytes_per_second": speed,
         "from_text_over_overlapy": speed["davinci"] / speed["overlapy"],
     }

@@ -13,6 +13,7 @@
 #include "indexed_dataset.h"
 #include "ngram_index.h"
 #include "packing.h"
+#include "text_filter.h"
 
 namespace py = pybind11;
 
@@ -157,6 +158,30 @@ void scan_documents(davinci::LeakageScan& scan, const py::array& tokens, const I
   });
 }
 
+davinci::TextFilter make_text_filter(std::string text, const Int64Array& begins, const Int64Array& ends) {
+  require_vector(begins, "begins");
+  require_vector(ends, "ends");
+  py::gil_scoped_release release;
+  return {std::move(text), as_span(begins), as_span(ends)};
+}
+
+// Numbers of the texts that match, in order. The list keeps the strings alive while others use the interpreter.
+std::vector<std::size_t> matching_texts(const davinci::TextFilter& filter, const py::list& texts) {
+  std::vector<std::string_view> views;
+  views.reserve(texts.size());
+  for (const py::handle text : texts) {
+    Py_ssize_t size = 0;
+    const char* utf8 = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
+    if (utf8 == nullptr) throw py::error_already_set();
+    views.emplace_back(utf8, static_cast<std::size_t>(size));
+  }
+  std::vector<std::size_t> found;
+  py::gil_scoped_release release;
+  for (std::size_t i = 0; i < views.size(); ++i)
+    if (filter.matches(views[i])) found.push_back(i);
+  return found;
+}
+
 template <typename T>
 py::array_t<std::int64_t> copy_to_numpy(const std::vector<T>& values) {
   return to_numpy(std::vector<std::int64_t>(values.begin(), values.end()));
@@ -174,7 +199,7 @@ PYBIND11_MODULE(_native, module) {
     }
   });
 
-  module.doc() = "C++ core of data_prep: indexed datasets, packing and n-gram leakage.";
+  module.doc() = "C++ core of data_prep: indexed datasets, packing, n-gram leakage.";
 
   module.def("pack_best_fit", &pack_best_fit, py::arg("lengths"), py::arg("seq_length"),
              py::arg("document_alignment"), py::arg("long_documents"),
@@ -195,6 +220,10 @@ PYBIND11_MODULE(_native, module) {
       .def(py::init(&make_index), py::arg("n"), py::arg("tokens"), py::arg("offsets"))
       .def_property_readonly("num_grams",
                              [](const davinci::NgramIndex& index) { return copy_to_numpy(index.num_grams()); });
+
+  py::class_<davinci::TextFilter>(module, "TextFilter", "Texts that hold any of many byte strings; see csrc/text_filter.h.")
+      .def(py::init(&make_text_filter), py::arg("text"), py::arg("begins"), py::arg("ends"))
+      .def("matching", &matching_texts, py::arg("texts"), "Numbers of the strings in a list that match, in order.");
 
   py::class_<davinci::LeakageScan>(module, "LeakageScan", "Running leakage of documents; see csrc/ngram_index.h.")
       .def(py::init<const davinci::NgramIndex&, double>(), py::arg("index"), py::arg("tau"), py::keep_alive<1, 2>())

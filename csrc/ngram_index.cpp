@@ -12,8 +12,6 @@
 namespace davinci {
 namespace {
 
-constexpr std::size_t kFilterBitsPerGram = 16;
-constexpr std::size_t kMaxFilterWords = std::size_t{1} << 24;  // 128 MiB: beyond any benchmark
 constexpr std::size_t kTokensPerTask = std::size_t{1} << 20;
 
 }  // namespace
@@ -87,29 +85,10 @@ void NgramIndex::collect_grams(const std::vector<std::size_t>& offsets) {
 }
 
 void NgramIndex::fill_filter(const std::vector<std::size_t>& offsets) {
-  const std::size_t words =
-      std::clamp(std::bit_ceil(tokens_.size() * kFilterBitsPerGram / 64 + 2), std::size_t{2}, kMaxFilterWords);
-  filter_.assign(words, 0);
-  filter_shift_ = 64 - std::countr_zero(words);
+  filter_ = BloomFilter(tokens_.size());
   for (std::size_t i = 0; i + 1 < offsets.size(); ++i)
     if (offsets[i + 1] - offsets[i] >= n_)
-      for (std::size_t p = offsets[i]; p + k_ <= offsets[i + 1]; ++p) insert_into_filter(hash(tokens_.data() + p, k_));
-}
-
-namespace {
-
-std::uint64_t three_bits(std::uint64_t hash) {
-  return std::uint64_t{1} << (hash >> 22 & 63) | std::uint64_t{1} << (hash >> 28 & 63) |
-         std::uint64_t{1} << (hash >> 34 & 63);
-}
-
-}  // namespace
-
-void NgramIndex::insert_into_filter(std::uint64_t hash) { filter_[hash >> filter_shift_] |= three_bits(hash); }
-
-bool NgramIndex::filter_may_hold(std::uint64_t hash) const {
-  const std::uint64_t bits = three_bits(hash);
-  return (filter_[hash >> filter_shift_] & bits) == bits;
+      for (std::size_t p = offsets[i]; p + k_ <= offsets[i + 1]; ++p) filter_.insert(hash(tokens_.data() + p, k_));
 }
 
 template <typename Token, typename Found>
@@ -126,7 +105,7 @@ template <std::size_t K, typename Token, typename Found>
 void NgramIndex::match_with(std::span<const Token> document, Found& found) const {
   const std::size_t k = K == 0 ? k_ : K;
   const std::size_t last = document.size() - k;
-  const auto may_hold = [&](std::size_t p) { return filter_may_hold(hash(document.data() + p, k)); };
+  const auto may_hold = [&](std::size_t p) { return filter_.may_hold(hash(document.data() + p, k)); };
   for (std::size_t p = 0; p <= last; p += stride_) {
     if (!may_hold(p)) continue;
     // An n-gram holds `stride` k-grams in a row: grow the run of possible ones around p, and look up what fits in it.

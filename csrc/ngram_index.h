@@ -15,6 +15,8 @@
 #include <span>
 #include <vector>
 
+#include "bloom_filter.h"
+
 namespace davinci {
 
 class NgramIndex {
@@ -34,8 +36,6 @@ class NgramIndex {
   std::uint64_t hash(const Token* tokens, std::size_t count) const;
   template <typename Token>
   std::uint32_t find_gram(const Token* tokens) const;
-  void insert_into_filter(std::uint64_t hash);
-  bool filter_may_hold(std::uint64_t hash) const;
   void collect_grams(const std::vector<std::size_t>& offsets);
   void fill_filter(const std::vector<std::size_t>& offsets);
 
@@ -53,8 +53,7 @@ class NgramIndex {
   std::vector<std::uint32_t> num_grams_;    // per instance
   std::vector<std::uint32_t> postings_;     // instances of each gram, gram by gram
   std::vector<std::size_t> posting_offsets_;
-  std::vector<std::uint64_t> filter_;  // blocked Bloom filter: three bits in one word
-  int filter_shift_ = 64;
+  BloomFilter filter_;
 };
 
 // The running result of scanning documents against an index.

@@ -1,5 +1,6 @@
 """Reading and writing files so that a reader never sees a half-written one."""
 
+import fcntl
 import gzip
 import os
 import shutil
@@ -60,6 +61,12 @@ def refuse_existing(path: Path | None) -> None:
     """Raise InputError when an output is there already: nothing is ever overwritten."""
     if path is not None and path.exists():
         raise InputError(f"{path} already exists: remove it, or choose another name")
+
+
+def existing_parent(path: Path) -> Path:
+    """The directory that a file is to lie in; it is made where it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.parent
 
 
 @contextmanager
@@ -163,6 +170,20 @@ def _zstd_chunks(raw: IO[bytes], chunk_bytes: int) -> Iterator[bytes]:
             block, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
     if frame is not None:  # zstandard's own stream reader ends here without a word
         raise EOFError("the last frame is not complete")
+
+
+def take_lock(path: Path) -> int:
+    """Hold a lock file: close the descriptor to let go. Raises InputError while another process holds it."""
+    while True:
+        lock = os.open(path, os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and path.stat().st_ino == os.fstat(lock).st_ino:
+                return lock
+        except BlockingIOError:
+            os.close(lock)
+            raise InputError(f"another process is writing {path.with_suffix('').stem}: wait for it to end") from None
+        os.close(lock)  # the one who held it has just removed it
 
 
 def block_checksums(path: Path, block_bytes: int) -> list[str]:

@@ -1,5 +1,6 @@
 """Shared inputs: real histories where they are at hand, a tiny model, a small corpus."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -39,6 +40,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real inputs: {folder} is absent (or set DAVINCI_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def qwen_json(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Qwen's vocabulary as a Hugging Face tokenizer.json."""
+    packed = shared_data / "tokenizers" / "qwen2_tokenizer_built_from_gguf.json.gz"
+    path = tmp_path_factory.mktemp("qwen") / "tokenizer.json"
+    path.write_bytes(gzip.decompress(packed.read_bytes()))
+    return path
 
 
 @pytest.fixture(scope="session")

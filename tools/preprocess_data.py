@@ -9,7 +9,8 @@ import os
 from pathlib import Path
 
 from data_prep import InputError
-from data_prep.cli import report, tokenize_facts, warn_of_records
+from data_prep.cli.app import report
+from data_prep.cli.tokenizing import tokenize_facts, warn_of_records
 from data_prep.corpus.tokenize import TokenizeJob, tokenize
 from data_prep.progress import counter
 from megatron_davinci.cli import exit_on_mistake

@@ -1,10 +1,15 @@
-"""Benchmark files for decontamination: JSON Lines or Parquet, one instance a row."""
+"""Benchmark files for decontamination: JSON Lines or Parquet, one instance a row; and the ids of their texts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.corpus.tokenizers import Tokenizer, load_tokenizer
+from data_prep.corpus.tokenizers.encoder import Encoder, fastest_exact
 from data_prep.errors import InputError
 from data_prep.files import read_jsonl
 
@@ -34,6 +39,29 @@ class Benchmark:
         """The instance's own id, else its number."""
         name = next((field for field in _ID_FIELDS if field in self.rows[0]), None)
         return [str(row.get(name, number) if name else number) for number, row in enumerate(self.rows)]
+
+
+@dataclass(frozen=True)
+class References:
+    """Benchmarks as one tokenizer sees them: the `ids` of every reference text, one benchmark after another.
+
+    `description` ties corpora to the tokenizer.
+    """
+
+    benchmarks: Sequence[Benchmark]
+    tokenizer: Tokenizer
+    encoder: Encoder
+    description: dict[str, Any]
+    ids: list[npt.NDArray[np.integer]]
+
+    @classmethod
+    def read(cls, arguments: Sequence[str], tokenizer_path: Path) -> Self:
+        """From FILE or FILE:field+field, and the path of a tokenizer."""
+        benchmarks = [read_benchmark(argument) for argument in arguments]
+        tokenizer, description = load_tokenizer(tokenizer_path)
+        encoder = fastest_exact(tokenizer)
+        flat, lengths = encoder.encode([text for benchmark in benchmarks for text in benchmark.texts()])
+        return cls(benchmarks, tokenizer, encoder, description, np.split(flat, np.cumsum(lengths)[:-1]))
 
 
 def read_benchmark(argument: str) -> Benchmark:

@@ -4,7 +4,6 @@ daVinci-Dev's appendix, after XCoder: G_e is the set of n-grams of an instance's
 instance is the maximum over documents x of |G_e and G_x| / |G_e|, and at tau or above it is contaminated.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep._native import LeakageScan, NgramIndex
-from data_prep.corpus.benchmarks import Benchmark
+from data_prep.corpus.benchmarks import Benchmark, References
 from data_prep.corpus.indexed import Corpus
 from data_prep.corpus.merge import copy_documents
-from data_prep.corpus.tokenizers import load_tokenizer_of
 from data_prep.errors import InputError
 from data_prep.files import jsonl_writer, new_directory
 
@@ -35,35 +33,41 @@ class Leakage:
 
 def measure_leakage(
     corpora: Sequence[Corpus],
-    benchmarks: Sequence[Benchmark],
-    tokenizer_path: Path,
+    references: References,
     n: int = 13,
     tau: float = 0.10,
-    threads: int | None = None,
+    threads: int = 1,
     on_progress: Callable[[int], None] = lambda tokens: None,
 ) -> Leakage:
-    """Scan every document once for all benchmarks. Raises InputError unless `tokenizer_path` made the corpora."""
-    tokenizer = load_tokenizer_of(corpora[0].tokenizer, tokenizer_path)
+    """Scan every document once for all benchmarks. Raises InputError where another tokenizer made a corpus."""
+    check_parameters(n, tau)
+    for corpus in corpora:
+        if corpus.tokenizer["fingerprint"] != references.description["fingerprint"]:
+            raise InputError(f"{corpus.prefix} was made by another tokenizer: give that one with --tokenizer")
+    offsets = np.cumsum([0, *map(len, references.ids)])
+    index = NgramIndex(n, np.concatenate(references.ids).astype(np.int64), offsets)
+    scan = LeakageScan(index, tau)
+    first_document = np.cumsum([0] + [len(corpus) for corpus in corpora])
+    for corpus, first in zip(corpora, first_document.tolist(), strict=False):
+        _scan_corpus(scan, corpus, first, threads, on_progress)
+    instances = _instances(corpora, references, scan, index.num_grams, n, tau, first_document)
+    report = {
+        "n": n,
+        "tau": tau,
+        "tokenizer": references.description["fingerprint"],
+        "corpora": [{"prefix": str(c.prefix), "documents": len(c), "tokens": int(c.lengths.sum())} for c in corpora],
+        "benchmarks": summaries([_heading(benchmark) for benchmark in references.benchmarks], instances),
+        "instances": instances,
+    }
+    return Leakage(report, [_place(first_document, document) for document in scan.leaking_documents.tolist()])
+
+
+def check_parameters(n: int, tau: float) -> None:
+    """Raise InputError for an n or a tau without meaning."""
     if not 2 <= n <= 1024:
         raise InputError(f"n is {n}; an n-gram has 2 to 1024 tokens")
     if not 0 < tau <= 1:
         raise InputError(f"tau is {tau}; it must be above 0 and at most 1")
-    references = [ids for benchmark in benchmarks for ids in tokenizer.encode(benchmark.texts())]
-    index = NgramIndex(n, np.concatenate([np.asarray(ids, np.int64) for ids in references]), _offsets(references))
-    scan = LeakageScan(index, tau)
-    first_document = np.cumsum([0] + [len(corpus) for corpus in corpora])
-    for corpus, first in zip(corpora, first_document.tolist(), strict=False):
-        _scan_corpus(scan, corpus, first, threads or os.cpu_count() or 1, on_progress)
-    instances = _instances(corpora, benchmarks, scan, index.num_grams, n, tau, first_document, tokenizer.decode)
-    report = {
-        "n": n,
-        "tau": tau,
-        "tokenizer": corpora[0].tokenizer["fingerprint"],
-        "corpora": [{"prefix": str(c.prefix), "documents": len(c), "tokens": int(c.lengths.sum())} for c in corpora],
-        "benchmarks": summaries([_heading(benchmark) for benchmark in benchmarks], instances),
-        "instances": instances,
-    }
-    return Leakage(report, [_place(first_document, document) for document in scan.leaking_documents.tolist()])
 
 
 def _scan_corpus(
@@ -82,15 +86,14 @@ def _scan_corpus(
 
 def _instances(
     corpora: Sequence[Corpus],
-    benchmarks: Sequence[Benchmark],
+    references: References,
     scan: LeakageScan,
     num_grams: npt.NDArray[np.int64],
     n: int,
     tau: float,
     first_document: npt.NDArray[np.int64],
-    decode: Callable[[Sequence[int]], str],
 ) -> list[dict[str, Any]]:
-    names = [(str(benchmark.path), name) for benchmark in benchmarks for name in benchmark.ids()]
+    names = [(str(benchmark.path), name) for benchmark in references.benchmarks for name in benchmark.ids()]
     found = []
     for number, ((benchmark, name), grams) in enumerate(zip(names, num_grams.tolist(), strict=True)):
         shared, document = int(scan.most_shared[number]), int(scan.worst_document[number])
@@ -110,7 +113,7 @@ def _instances(
             ids = corpora[corpus][local]
             start, end = longest_run(scan.shared_starts(ids.astype(np.int32), number), n)
             entry["worst_document"] = {"corpus": str(corpora[corpus].prefix), "document": local}
-            entry["span"] = {"start": start, "end": end, "text": decode(ids[start:end].tolist())}
+            entry["span"] = {"start": start, "end": end, "text": references.tokenizer.decode(ids[start:end].tolist())}
         found.append(entry)
     return found
 
@@ -166,10 +169,6 @@ def summaries(headings: Sequence[dict[str, Any]], instances: Sequence[dict[str, 
         counts = {name: sum(entry[name] for entry in own) for name in ("contaminated", "too_short")}
         found.append({**heading, **counts})
     return found
-
-
-def _offsets(documents: Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:
-    return np.cumsum([0] + [len(document) for document in documents]).astype(np.int64)
 
 
 def _place(first_document: npt.NDArray[np.int64], document: int) -> tuple[int, int]:

@@ -48,12 +48,13 @@ class Documents:
 
 @dataclass
 class ParsedChunk:
-    """The values of each key, and what was wrong with the records that have none."""
+    """The values of each key, the numbers of their records, and what was wrong with the records that have none."""
 
     path: Path
     after: Place
     values: dict[str, list[Any]]
-    tools: list[tuple[int, Any]] = field(default_factory=list)
+    records: list[int] = field(default_factory=list)
+    tools: list[Any] = field(default_factory=list)
     broken: list[tuple[int, str]] = field(default_factory=list)
 
 
@@ -84,8 +85,9 @@ def parse(chunk: Chunk, encoding: Encoding) -> ParsedChunk:
             if not isinstance(value, wanted):
                 raise InputError(_wrong_value(f"{chunk.path}, record {number},", record, key, value, wanted))
             values.append(without_nulls(value) if chunk.rows is not None else value)
+        parsed.records.append(number)
         if wanted is list:
-            parsed.tools.append((number, record.get("tools")))
+            parsed.tools.append(record.get("tools"))
     return parsed
 
 
@@ -132,7 +134,6 @@ class ChunkEncoder:
         """Ids of a whole chunk."""
         changed: list[tuple[int, int]] = []
         documents = {}
-        records = len(next(iter(parsed.values.values())))
         for key, values in parsed.values.items():
             if self._template is not None:
                 documents[key] = self._encode_conversations(self._template, values, parsed, changed)
@@ -140,7 +141,7 @@ class ChunkEncoder:
                 documents[key] = self._encode_sentences(self._splitter, values)
             else:
                 documents[key] = Documents(*self._encoder.encode(values))
-        return EncodedChunk(parsed.path, parsed.after, records, documents, parsed.broken, changed)
+        return EncodedChunk(parsed.path, parsed.after, len(parsed.records), documents, parsed.broken, changed)
 
     def _encode_sentences(self, splitter: "SentenceSplitter", texts: list[str]) -> Documents:
         sentences = [splitter.split(text) for text in texts]
@@ -151,7 +152,7 @@ class ChunkEncoder:
         self, template: ChatTemplate, values: list[Any], parsed: ParsedChunk, changed: list[tuple[int, int]]
     ) -> Documents:
         encoded = []
-        for messages, (number, tools) in zip(values, parsed.tools, strict=True):
+        for messages, number, tools in zip(values, parsed.records, parsed.tools, strict=True):
             if not messages:  # dropped and counted, as an empty text is
                 encoded.append((np.zeros(0, np.int64), np.zeros(0, np.uint8)))
                 continue

@@ -1,13 +1,13 @@
 """A page where a person can look at each hit of a leakage report in its context, and judge tau."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from data_prep.corpus.benchmarks import Benchmark
+from data_prep.corpus.benchmarks import References
 from data_prep.corpus.indexed import Corpus
-from data_prep.corpus.tokenizers import Tokenizer, load_tokenizer
+from data_prep.corpus.tokenizers import Tokenizer
 from data_prep.files import PART
 
 CONTEXT_TOKENS = 60
@@ -23,15 +23,21 @@ _STYLE = (
 
 
 def write_page(
-    report: dict[str, Any], benchmarks: Sequence[Benchmark], corpora: Sequence[Corpus], tokenizer: Path, out: Path
+    report: dict[str, Any],
+    references: References,
+    corpora: Sequence[Corpus],
+    out: Path,
+    where: Callable[[dict[str, Any]], str] = lambda place: f"{place['corpus']} number {place['document']}",
 ) -> None:
-    """Write one HTML file without any reference to the outside; the highest scores come first. It appears by rename."""
-    texts = [text for benchmark in benchmarks for text in benchmark.texts()]
+    """Write one HTML file without any reference to the outside; the highest scores come first. It appears by rename.
+
+    `where` names a worst document.
+    """
+    texts = [text for benchmark in references.benchmarks for text in benchmark.texts()]
     by_prefix = {str(corpus.prefix): corpus for corpus in corpora}
     hits = [(entry, text) for entry, text in zip(report["instances"], texts, strict=True) if entry["span"]]
     hits.sort(key=lambda hit: -hit[0]["score"])
-    decoder, _ = load_tokenizer(tokenizer)
-    sections = [_hit(entry, text, by_prefix, decoder) for entry, text in hits[:MOST_HITS]]
+    sections = [_hit(entry, text, by_prefix, references.tokenizer, where) for entry, text in hits[:MOST_HITS]]
     left_out = (
         f"<p>The {len(hits) - MOST_HITS} lowest hits are in the report only.</p>" if len(hits) > MOST_HITS else ""
     )
@@ -55,7 +61,13 @@ def _summary(report: dict[str, Any]) -> str:
     return f"<table><tr>{head}</tr>{rows}</table>"
 
 
-def _hit(entry: dict[str, Any], text: str, corpora: dict[str, Corpus], decoder: Tokenizer) -> str:
+def _hit(
+    entry: dict[str, Any],
+    text: str,
+    corpora: dict[str, Corpus],
+    decoder: Tokenizer,
+    where: Callable[[dict[str, Any]], str],
+) -> str:
     place, span = entry["worst_document"], entry["span"]
     ids = corpora[place["corpus"]][place["document"]].tolist()
     before = decoder.decode(ids[max(0, span["start"] - CONTEXT_TOKENS) : span["start"]])
@@ -64,7 +76,7 @@ def _hit(entry: dict[str, Any], text: str, corpora: dict[str, Corpus], decoder: 
     return (
         f'<section class="{verdict}"><h2>{escape(entry["id"])}</h2></section>'
         f"<p>score {entry['score']:.3f} ({verdict}), {entry['ngrams']} n-grams; worst document: "
-        f"{escape(place['corpus'])} number {place['document']}, tokens {span['start']} to {span['end']}</p>"
+        f"{escape(where(place))}, tokens {span['start']} to {span['end']}</p>"
         f'<div class="pair"><pre>{_marked(text, span["text"])}</pre>'
         f"<pre>{escape(before)}<mark>{escape(span['text'])}</mark>{escape(after)}</pre></div>"
     )

@@ -1,7 +1,8 @@
 """How long the documents of corpora are: counts per power of two, as text, JSON or a picture."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,21 @@ class LengthHistogram:
         self._documents = np.bincount(bins, minlength=count)
         self._tokens = np.bincount(bins, weights=lengths, minlength=count).astype(np.int64)
         self._first = int(np.flatnonzero(self._documents)[0]) if count else 0
+
+    @classmethod
+    def of_rows(cls, rows: Iterable[dict[str, int]]) -> Self:
+        """The sum of histograms, from their rows."""
+        total = cls(np.zeros(0, np.int64))
+        for row in rows:
+            number = row["from"].bit_length() - 1
+            missing = max(0, number + 1 - len(total._documents))
+            total._documents = np.pad(total._documents, (0, missing))
+            total._tokens = np.pad(total._tokens, (0, missing))
+            total._documents[number] += row["documents"]
+            total._tokens[number] += row["tokens"]
+        filled = np.flatnonzero(total._documents)
+        total._first = int(filled[0]) if len(filled) else 0
+        return total
 
     def as_json(self) -> list[dict[str, int]]:
         """A row per bin: from, to, documents, tokens."""

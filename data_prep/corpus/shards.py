@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from data_prep.corpus.benchmarks import read_benchmark
+from data_prep.corpus.benchmarks import References
 from data_prep.corpus.decontaminate import measure_leakage, summaries, write_without
 from data_prep.corpus.indexed import Corpus, corpus_files
 from data_prep.corpus.inputs import expand
@@ -95,15 +95,15 @@ def decontaminate_shard(
     if not corpus_files(source, masked=False)["idx"].exists():
         raise InputError(f"{source} is not finished: finish tokenizing first")
     corpora = [Corpus(source)]
-    read = [read_benchmark(argument) for argument in benchmarks]
-    asked = {"n": n, "tau": tau, "benchmarks": [[str(b.path), list(b.fields)] for b in read]}
+    references = References.read(benchmarks, tokenizer)
+    asked = {"n": n, "tau": tau, "benchmarks": [[str(b.path), list(b.fields)] for b in references.benchmarks]}
     report = target.with_name(f"{target.name}.leakage.json")
     if report.exists():
         known: dict[str, Any] = read_json(report)
         if known["asked"] != asked:
             raise InputError(f"{report} was made with other parameters: choose another folder")
         return known
-    leakage = measure_leakage(corpora, read, tokenizer, n, tau, 1)
+    leakage = measure_leakage(corpora, references, n, tau, 1)
     if not corpus_files(target, masked=False)["idx"].exists():
         try:
             write_without(corpora, leakage.leaking, target)

@@ -26,22 +26,23 @@ def encode_chunks(
     """
     if workers == 1:
         with ThreadPoolExecutor(1) as parser, ThreadPoolExecutor(1) as encoding_thread:
-            parsed = _in_order(parser, lambda chunk: parse(chunk, encoding), chunks, ahead=1)
-            yield from _in_order(encoding_thread, encoder.encode, parsed, ahead=1)
+            parsed = in_order(parser, lambda chunk: parse(chunk, encoding), chunks, ahead=1)
+            yield from in_order(encoding_thread, encoder.encode, parsed, ahead=1)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _start_worker, (encoding,)) as pool:
         try:
-            yield from _in_order(pool, _encode_in_worker, chunks, ahead=2 * workers)
+            yield from in_order(pool, _encode_in_worker, chunks, ahead=2 * workers)
         except BrokenProcessPool:
             raise RuntimeError(
                 "an encoding process was killed, perhaps for want of memory: use fewer --workers"
             ) from None
 
 
-def _in_order(
+def in_order(
     executor: Executor, work: Callable[[_Item], _Result], items: Iterable[_Item], ahead: int
 ) -> Iterator[_Result]:
+    """Results of the work in the order of the items, at most `ahead` of them waiting or under way."""
     pending: deque[Future[_Result]] = deque()
     try:
         for item in items:

@@ -1,6 +1,5 @@
 """Writing a corpus as a stream, in memory that does not grow; nothing appears under its name before `commit`."""
 
-import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy.typing as npt
 from data_prep._native import IndexedDatasetWriter
 from data_prep.corpus.indexed import corpus_files, seal_of
 from data_prep.errors import InputError, NoDocuments
-from data_prep.files import PART, block_checksums, write_json
+from data_prep.files import PART, block_checksums, take_lock, write_json
 
 CHECKSUM_BLOCK_BYTES = 64 << 20
 _UINT16_VOCABULARY_LIMIT = 65_500  # Megatron's rule: uint16 below, int32 from here on
@@ -38,7 +37,7 @@ class CorpusWriter:
         prefix.parent.mkdir(parents=True, exist_ok=True)
         self._parts = {name: path.with_name(path.name + PART) for name, path in self._files.items()}
         self._lock_file = prefix.with_name(f"{prefix.name}.lock{PART}")
-        self._lock: int | None = _take_lock(self._lock_file)
+        self._lock: int | None = take_lock(self._lock_file)
         self._tokenizer = tokenizer
         small = tokenizer["vocab_size"] < _UINT16_VOCABULARY_LIMIT
         try:
@@ -155,16 +154,3 @@ class CorpusWriter:
         if self._lock is not None:
             os.close(self._lock)
         self._lock = None
-
-
-def _take_lock(path: Path) -> int:
-    while True:
-        lock = os.open(path, os.O_CREAT | os.O_RDWR)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and path.stat().st_ino == os.fstat(lock).st_ino:
-                return lock
-        except BlockingIOError:
-            os.close(lock)
-            raise InputError(f"another process is writing {path.with_suffix('').stem}: wait for it to end") from None
-        os.close(lock)  # the one who held it has just removed it

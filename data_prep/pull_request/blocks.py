@@ -1,10 +1,9 @@
 """From two versions of a file to search-replace blocks, each unique in the file as it then is."""
 
 from bisect import bisect_left
-from collections.abc import Iterator
-from difflib import SequenceMatcher
 
 from data_prep.pull_request.edits import Edit, occurs_once, split_lines
+from data_prep.pull_request.line_changes import hunks_of
 
 CONTEXT_LINES = 2  # on either side at least, where the file has them; more where the text is not unique
 
@@ -13,7 +12,13 @@ def block_edits(path: str, before: str, after: str) -> list[Edit]:
     """Blocks that turn `before` (not empty) into `after`, from top to bottom."""
     old, new = split_lines(before), split_lines(after)
     edits = []
-    for hunk_start, old_start, old_end, hunk_end in _hunks(old, new):
+    for hunk in hunks_of(old, new, CONTEXT_LINES):
+        old_start, old_end, hunk_start, hunk_end = (
+            hunk[0].old_start,
+            hunk[-1].old_end,
+            hunk[0].new_start,
+            hunk[-1].new_end,
+        )
         current = new[:hunk_start] + old[old_start:]  # hunks above are applied, those below are not
         first, last = _unique_window(current, hunk_start, hunk_start + old_end - old_start)
         above, below = current[first:hunk_start], current[hunk_start + old_end - old_start : last]
@@ -26,22 +31,6 @@ def block_edits(path: str, before: str, after: str) -> list[Edit]:
             )
         )
     return edits
-
-
-def _hunks(old: list[str], new: list[str]) -> Iterator[tuple[int, int, int, int]]:
-    """(new start, old start, old end, new end) of each change; changes whose contexts would meet are one."""
-    pending: tuple[int, int, int, int] | None = None
-    for tag, i1, i2, j1, j2 in SequenceMatcher(None, old, new).get_opcodes():
-        if tag == "equal":
-            continue
-        if pending and i1 - pending[2] <= 2 * CONTEXT_LINES:
-            pending = (pending[0], pending[1], i2, j2)
-        else:
-            if pending:
-                yield pending
-            pending = (j1, i1, i2, j2)
-    if pending:
-        yield pending
 
 
 def _unique_window(lines: list[str], start: int, end: int) -> tuple[int, int]:

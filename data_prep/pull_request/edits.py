@@ -5,9 +5,12 @@ The Markdown is the only authority: what is read back from a finished sample is 
     ### Edit `path`              ### Create `path` (mode 100644)      ### Delete `path`
     <<<<<<< SEARCH               ```                                  ### Rename `old` to `new`
     old lines                    content                              ### Mode `path` 100755
-    =======                      ```
+    =======                      ```                                  ### Gone `path`
     new lines
-    >>>>>>> REPLACE
+    >>>>>>> REPLACE              ### Read `path` (mode 100644)
+                                 ``` ... ```
+
+Read and Gone are no edits: they say what a merge of the target branch left of a file.
 
 Markers and fences are longer than any run of the same character that starts a line inside. Between edits stand blank
 lines, headings of commits (`## ...`) and quoted speech (`> ...`), which change nothing.
@@ -20,21 +23,41 @@ from typing import Literal
 
 NO_NEWLINE = "\\ No newline at end of file"
 _HEADING = re.compile(
-    r"### (?:(?P<kind>Edit|Delete) `(?P<path>[^`]+)`|Create `(?P<create>[^`]+)` \(mode (?P<mode>\d{6})\)"
+    r"### (?:(?P<kind>Edit|Delete|Gone) `(?P<path>[^`]+)`"
+    r"|(?P<whole>Create|Read) `(?P<create>[^`]+)` \(mode (?P<mode>\d{6})\)"
     r"|Rename `(?P<old>[^`]+)` to `(?P<new>[^`]+)`|Mode `(?P<changed>[^`]+)` (?P<to>\d{6}))"
 )
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One step. `text` is the new content (create) or the replacement (edit); `target` the new path (rename)."""
+    """One step. `text` is the content (create, read) or the replacement (edit); `target` the new path (rename)."""
 
-    kind: Literal["edit", "create", "delete", "rename", "mode"]
+    kind: Literal["edit", "create", "delete", "rename", "mode", "read", "gone"]
     path: str
     search: str = ""
     text: str = ""
     target: str = ""
     mode: str = ""
+
+    def apply(self, tree: "Tree") -> None:
+        """Change a tree in place. Raises CannotApply: a search text must occur exactly once, as agents demand."""
+        if self.kind in ("create", "read"):
+            tree[self.path] = TextFile(self.text, self.mode)
+            return
+        if self.path not in tree:
+            raise CannotApply(f"{self.path} is not there")
+        file = tree[self.path]
+        if self.kind in ("delete", "gone"):
+            del tree[self.path]
+        elif self.kind == "rename":
+            tree[self.target] = tree.pop(self.path)
+        elif self.kind == "mode":
+            tree[self.path] = TextFile(file.text, self.mode)
+        else:
+            if not occurs_once(file.text, self.search):
+                raise CannotApply(f"the search text is not unique in {self.path}")
+            tree[self.path] = TextFile(file.text.replace(self.search, self.text, 1), file.mode)
 
 
 @dataclass(frozen=True)
@@ -50,26 +73,6 @@ Tree = dict[str, TextFile]
 
 class CannotApply(Exception):
     """An edit does not fit the tree it is applied to."""
-
-
-def apply_edit(tree: Tree, edit: Edit) -> None:
-    """Apply one edit in place. Raises CannotApply: a search text must occur exactly once, as coding agents demand."""
-    if edit.kind == "create":
-        tree[edit.path] = TextFile(edit.text, edit.mode)
-        return
-    if edit.path not in tree:
-        raise CannotApply(f"{edit.path} is not there")
-    file = tree[edit.path]
-    if edit.kind == "delete":
-        del tree[edit.path]
-    elif edit.kind == "rename":
-        tree[edit.target] = tree.pop(edit.path)
-    elif edit.kind == "mode":
-        tree[edit.path] = TextFile(file.text, edit.mode)
-    else:
-        if not occurs_once(file.text, edit.search):
-            raise CannotApply(f"the search text is not unique in {edit.path}")
-        tree[edit.path] = TextFile(file.text.replace(edit.search, edit.text, 1), file.mode)
 
 
 def occurs_once(text: str, part: str) -> bool:
@@ -100,14 +103,15 @@ def _render(edit: Edit) -> str:
             ">" * n + " REPLACE\n",
         ]
         return f"### Edit `{edit.path}`\n{''.join(parts)}"
-    if edit.kind == "create":
+    if edit.kind in ("create", "read"):
         mark = fence(edit.text)
-        return f"### Create `{edit.path}` (mode {edit.mode})\n{mark}\n{with_newline_marker(edit.text)}{mark}\n"
+        heading = f"### {edit.kind.capitalize()} `{edit.path}` (mode {edit.mode})"
+        return f"{heading}\n{mark}\n{with_newline_marker(edit.text)}{mark}\n"
     if edit.kind == "rename":
         return f"### Rename `{edit.path}` to `{edit.target}`\n"
     if edit.kind == "mode":
         return f"### Mode `{edit.path}` {edit.mode}\n"
-    return f"### Delete `{edit.path}`\n"
+    return f"### {edit.kind.capitalize()} `{edit.path}`\n"
 
 
 def fence(text: str) -> str:
@@ -122,6 +126,12 @@ def _longest_run(text: str, mark: str) -> int:
 def with_newline_marker(text: str) -> str:
     """Text as lines: one without a final newline is followed by a line that says so."""
     return text if not text or text.endswith("\n") else f"{text}\n{NO_NEWLINE}\n"
+
+
+def without_newline_marker(text: str) -> str:
+    """Inverse of with_newline_marker."""
+    marker = f"\n{NO_NEWLINE}\n"
+    return text.removesuffix(marker) if text.endswith(marker) else text
 
 
 def quote(speech: str) -> str:
@@ -146,13 +156,13 @@ def parse_edits(markdown: str | Iterable[str]) -> list[Edit]:
 def _parse_one(match: re.Match[str], lines: Iterator[str]) -> Edit:
     if match["create"]:
         text = read_until(lines, next(lines, ""))
-        return Edit("create", match["create"], text=text, mode=match["mode"])
+        return Edit("create" if match["whole"] == "Create" else "read", match["create"], text=text, mode=match["mode"])
     if match["old"]:
         return Edit("rename", match["old"], target=match["new"])
     if match["changed"]:
         return Edit("mode", match["changed"], mode=match["to"])
-    if match["kind"] == "Delete":
-        return Edit("delete", match["path"])
+    if match["kind"] in ("Delete", "Gone"):
+        return Edit("delete" if match["kind"] == "Delete" else "gone", match["path"])
     n = len(next(lines, "").removesuffix(" SEARCH\n"))
     search = read_until(lines, "=" * n + "\n")
     return Edit("edit", match["path"], search=search, text=read_until(lines, ">" * n + " REPLACE\n"))

@@ -3,56 +3,76 @@
 from dataclasses import dataclass
 
 from data_prep.pull_request.blocks import block_edits
-from data_prep.pull_request.edits import CannotApply, Edit, TextFile, Tree, apply_edit
-from data_prep.pull_request.record import SUBMODULE, SYMLINK, Change, Commit, FileChange
-
-
-class Rejected(Exception):
-    """This change cannot become a sample; the message is the reason, one word of a small set."""
+from data_prep.pull_request.contents import Rejected, files_at_base, opaque_paths, text_of
+from data_prep.pull_request.edits import CannotApply, Edit, Tree
+from data_prep.pull_request.record import Change, Commit, FileChange
 
 
 @dataclass(frozen=True)
 class Step:
-    """One commit: what was said, and the edits."""
+    """One commit: what was said, and the edits; of a merge of the target branch, what it left of the files."""
 
-    message: str
+    commit: Commit
     edits: list[Edit]
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """`relevant_files`: path -> complete content at the base, of every file the change touches and the base has."""
+    """`relevant_files`: path -> complete content at the base, of every file the change touches and the base has.
+
+    `opaque`: path -> reason, of files that are only named; the steps leave them out.
+    """
 
     relevant_files: dict[str, str]
     steps: list[Step]
+    opaque: dict[str, str]
 
 
-def reconstruct(change: Change) -> Reconstruction:
-    """Rebuild a change. Raises Rejected where it cannot be told as edits of text files."""
-    tree = files_at_base(change)
+def reconstruct(change: Change, name_opaque: bool = False) -> Reconstruction:
+    """Rebuild a change. Raises Rejected where it cannot be told as edits of text files.
+
+    With `name_opaque` files that hold no text are named and left out, unless nothing else is left.
+    """
+    if any(commit.conflict for commit in change.commits):
+        raise Rejected("merge_conflict")  # what a person settled there is an edit that no commit tells of
+    opaque = opaque_paths(change) if name_opaque else {}
+    if opaque and change.paths <= opaque.keys():
+        raise Rejected("no_text_file")
+    tree = files_at_base(change, frozenset(opaque))
     relevant = {path: file.text for path, file in tree.items()}
     steps = []
     for commit in change.commits:
-        edits = _commit_edits(change, commit, tree)
+        edits = _merge_edits(change, commit, opaque) if commit.merge else _commit_edits(change, commit, tree, opaque)
         try:
             for edit in edits:
-                apply_edit(tree, edit)
+                edit.apply(tree)
         except CannotApply:
             raise Rejected("does_not_replay") from None
-        steps.append(Step(commit.message, edits))
-    return Reconstruction(relevant, steps)
+        steps.append(Step(commit, edits))
+    return Reconstruction(relevant, steps, opaque)
 
 
-def _commit_edits(change: Change, commit: Commit, tree: Tree) -> list[Edit]:
+def _merge_edits(change: Change, commit: Commit, opaque: dict[str, str]) -> list[Edit]:
+    return [_merged_file(change, file) for file in commit.files if file.path not in opaque]
+
+
+def _merged_file(change: Change, file: FileChange) -> Edit:
+    if file.status == "D":
+        return Edit("gone", file.path)
+    after = text_of(change, file.new_blob, file.new_mode)
+    return Edit("read", file.path, text=after.text, mode=after.mode)
+
+
+def _commit_edits(change: Change, commit: Commit, tree: Tree, opaque: dict[str, str]) -> list[Edit]:
     # Renames first, so that a path that one file leaves and another one takes is free by then.
     changes = sorted(commit.files, key=lambda file: (file.status != "R", file.status != "D"))
-    return [edit for file in changes for edit in _file_edits(change, file, tree)]
+    return [edit for file in changes if file.path not in opaque for edit in _file_edits(change, file, tree)]
 
 
 def _file_edits(change: Change, file: FileChange, tree: Tree) -> list[Edit]:
     if file.status == "D":
         return [Edit("delete", file.path)]
-    after = _text_file(change, file.new_blob, file.new_mode)
+    after = text_of(change, file.new_blob, file.new_mode)
     if file.status == "A":
         return [Edit("create", file.path, text=after.text, mode=after.mode)]
     before = tree.get(file.old_path)
@@ -68,42 +88,3 @@ def _file_edits(change: Change, file: FileChange, tree: Tree) -> list[Edit]:
     elif not before.text:  # nothing to search for in an empty file
         edits.append(Edit("create", file.path, text=after.text, mode=after.mode))
     return edits
-
-
-def files_at_base(change: Change) -> Tree:
-    """What each touched path held before the first commit that touches it, where it held anything."""
-    seen: set[str] = set()
-    tree: Tree = {}
-    for commit in change.commits:
-        for file in commit.files:
-            if file.old_path not in seen and file.old_blob is not None:
-                tree[file.old_path] = _text_file(change, file.old_blob, file.old_mode)
-            seen |= {file.old_path, file.path}
-    return tree
-
-
-def files_at_head(change: Change) -> Tree:
-    """What each touched path holds after the last commit, where it holds anything."""
-    tree: dict[str, FileChange] = {}
-    for commit in change.commits:
-        for file in commit.files:
-            if file.status in "DR":
-                tree.pop(file.old_path, None)
-        tree.update({file.path: file for file in commit.files if file.status != "D"})
-    return {path: _text_file(change, file.new_blob, file.new_mode) for path, file in tree.items()}
-
-
-def _text_file(change: Change, blob_id: str | None, mode: str | None) -> TextFile:
-    """A file's text; Rejected when it is none (binary, too large, a link, a submodule)."""
-    assert blob_id is not None and mode is not None
-    if mode in (SUBMODULE, SYMLINK):
-        raise Rejected("submodule" if mode == SUBMODULE else "symbolic_link")
-    blob = change.blobs[blob_id]
-    if blob is None:
-        raise Rejected("file_too_large")
-    if b"\0" in blob:
-        raise Rejected("binary_file")
-    try:
-        return TextFile(blob.decode(), mode)
-    except UnicodeDecodeError:
-        raise Rejected("not_utf8") from None

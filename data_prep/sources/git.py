@@ -3,27 +3,34 @@
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from data_prep.pull_request.record import MAX_BLOB_BYTES, SUBMODULE, Change, Commit, FileChange
 from data_prep.sources.git_command import GitClone
+from data_prep.sources.git_graph import Chain, CommitGraph, NotReplayable
 
 _MERGE_SUBJECT = re.compile(r"Merge pull request #(\d+) from \S+")
 _SQUASH_SUBJECT = re.compile(r"(?P<title>.*\S)\s*\(#(?P<number>\d+)\)$")
 # A mark that no path can hold opens each commit among the raw diff entries; NUL separates everything.
 _MARK = f"davinci {secrets.token_hex(16)} /"
-_LOG_FORMAT = f"--format={_MARK}%H%x00%P%x00%an%x00%aI%x00%B"
-_RAW_DIFF = ("--raw", "-z", "-M", "--no-abbrev", "--diff-merges=off")
+_FORMAT = f"{_MARK}%H%x00%P%x00%an%x00%aI%x00%B"
 
 
-_Planned = tuple[str, int, str, str, str, str]  # kind, number, title, body, head, range of commits
+@dataclass(frozen=True)
+class PullRequest:
+    """What is known before the code is read: `target` is what the branch was, `landed` what it became, and `head` the
+    pull request's own last commit, where there is one."""
 
-
-class NotReplayable(Exception):
-    """A change that is skipped; the message is the reason's name."""
+    kind: Literal["merge", "squash", "rebase", "commit"]
+    number: int | None
+    title: str
+    body: str
+    target: str
+    landed: str
+    head: str | None
 
 
 @dataclass(frozen=True)
@@ -45,128 +52,204 @@ class _LogEntry:
 
 
 class GitSource:
-    """The changes of one clone. `skipped` counts, by reason, those that cannot become a record."""
+    """The changes of one clone. `skipped` counts, by reason, what cannot become a record; `on_skip` hears of each."""
 
-    def __init__(self, path: Path) -> None:
-        self._git = GitClone(path)
-        self._pull_heads = self._git.refs("refs/pull/*/head")
-        self.repository = self._git.repository_name()
+    def __init__(self, path: Path, on_skip: Callable[[str, str], None] = lambda name, reason: None) -> None:
+        self._on_skip = on_skip
+        self.git = GitClone(path)
+        self.pull_heads = {int(ref.split("/")[2]): commit for ref, commit in self.git.refs("refs/pull/*/head").items()}
+        self.repository = self.git.repository_name()
         self.skipped: Counter[str] = Counter()
+        self._graph: CommitGraph | None = None
+
+    @property
+    def graph(self) -> CommitGraph:
+        """All commits of the clone; read when first asked for."""
+        if self._graph is None:
+            lines = self.git.stream("log", "-z", "--format=%H %P", "--all", "HEAD")
+            split = (line.split(" ") for line in lines)
+            self._graph = CommitGraph(((sha, tuple(filter(None, parents))) for sha, *parents in split), self.git.head)
+        return self._graph
 
     def changes(self) -> Iterator[Change]:
         """Every merged pull request of the history, oldest first; where it has none, every plain commit."""
         try:
-            pull_requests = self._pull_requests()
-            for planned in pull_requests:
-                yield from self._record(*planned)
-            if not pull_requests:
-                for entry in self._history("--no-merges"):
-                    yield from self._record("commit", None, entry.subject, entry.body, entry.sha, entry.sha + "^!")
+            planned = self._pull_requests() or self._plain_commits()
+            for pull_request in planned:
+                try:
+                    yield self.record(pull_request)
+                except NotReplayable as reason:
+                    self.skip(planned_id(self.repository, pull_request), str(reason))
         finally:
-            self._git.close()
+            self.git.close()
 
-    def _pull_requests(self) -> list[_Planned]:
+    def skip(self, name: str, reason: str) -> None:
+        """Count a change that is left out."""
+        self.skipped[reason] += 1
+        self._on_skip(name, reason)
+
+    def _plain_commits(self) -> Iterator[PullRequest]:
+        for entry in self._history("--no-merges"):
+            yield PullRequest("commit", None, entry.subject, entry.body, "", entry.sha, None)
+
+    def _pull_requests(self) -> list[PullRequest]:
         """One entry per number, oldest first. A fork's history may bring numbers of its own: the main line's win."""
-        main_line = {entry.sha for entry in self._history("--first-parent")}
-        chosen: dict[int, tuple[bool, _Planned]] = {}
+        chosen: dict[int, tuple[bool, PullRequest]] = {}
         for entry in self._history():
             planned = self._pull_request(entry)
-            if planned is None:
+            if planned is None or planned.number is None:
                 continue
-            on_main_line, number = entry.sha in main_line, planned[1]
-            if number in chosen:
-                self.skipped["number_seen_before"] += 1
-            if number not in chosen or (on_main_line and not chosen[number][0]):
-                chosen[number] = (on_main_line, planned)
+            on_main_line = self.graph.on_main_line(entry.sha)
+            if planned.number in chosen:
+                self.skip(f"{self.repository}#{planned.number}", "number_seen_before")
+            if planned.number not in chosen or (on_main_line and not chosen[planned.number][0]):
+                chosen[planned.number] = (on_main_line, planned)
         return [planned for _, planned in chosen.values()]
 
     def _history(self, *options: str) -> Iterator[_LogEntry]:
-        yield from self._log("--topo-order", "--reverse", "--no-patch", *options, "HEAD")
+        fields = self.git.stream(
+            "log", "-z", "--topo-order", "--reverse", "--no-patch", f"--format={_FORMAT}", *options
+        )
+        yield from _entries(fields)
 
-    def _pull_request(self, entry: _LogEntry) -> _Planned | None:
+    def _pull_request(self, entry: _LogEntry) -> PullRequest | None:
         """What `entry` brought in, where that was a pull request."""
         merge = _MERGE_SUBJECT.match(entry.subject)
         if merge and len(entry.parents) == 2:
             title, _, body = entry.body.partition("\n")
-            first, head = entry.parents
-            return "merge", int(merge[1]), title, body.strip(), head, f"{first}..{head}"
+            target, head = entry.parents
+            return PullRequest("merge", int(merge[1]), title, body.strip(), target, entry.sha, head)
         squash = _SQUASH_SUBJECT.match(entry.subject)
         if squash and len(entry.parents) == 1:
             number = int(squash["number"])
-            if self._pull_heads and f"refs/pull/{number}/head" not in self._pull_heads:
+            if self.pull_heads and number not in self.pull_heads:
                 return None  # "(#N)" names an issue, or a pull request of another repository
-            head, commits = self._squashed_commits(entry, number)
-            return "squash", number, squash["title"], entry.body, head, commits
+            own = self.pull_heads.get(number)
+            return PullRequest("squash", number, squash["title"], entry.body, entry.parents[0], entry.sha, own)
         return None
 
-    def _squashed_commits(self, entry: _LogEntry, number: int) -> tuple[str, str]:
-        """The pull request's own commits where they make the same patch as the squash, else the squash itself."""
-        head = self._pull_heads.get(f"refs/pull/{number}/head")
-        fork = head and self._git.merge_base(entry.parents[0], head)
-        patch = head and fork and self._git.patch_id(fork, head)
-        if patch and patch == self._git.patch_id(entry.parents[0], entry.sha):
-            assert head is not None
-            return head, f"{fork}..{head}"
-        return entry.sha, entry.sha + "^!"
-
-    def _record(
-        self, kind: str, number: int | None, title: str, body: str, head: str, commits: str
-    ) -> Iterator[Change]:
-        try:
-            entries = list(self._log("--topo-order", "--reverse", *_RAW_DIFF, commits))
-            base = _base_of_chain(entries)
-        except NotReplayable as reason:
-            self.skipped[str(reason)] += 1
-            return
-        yield Change(
+    def record(self, planned: PullRequest) -> Change:
+        """The record of a pull request. Raises NotReplayable where its commits cannot be told one after the other."""
+        chain = self._chain(planned)
+        entries = list(self._entries_of(chain.commits))
+        touched = {path for e in entries if e.sha not in chain.merges for f in e.files for path in (f.path, f.old_path)}
+        commits = [
+            self._merge_commit(entry, touched)
+            if entry.sha in chain.merges
+            else Commit(entry.sha, entry.message.strip(), entry.author, entry.authored_at, entry.files)
+            for entry in entries
+        ]
+        return Change(
             repository=self.repository,
-            kind=kind,  # type: ignore[arg-type]  # one of the three literals above
-            number=number,
-            title=title or entries[0].subject,
-            body=body,
-            base=base,
-            head=head,
-            commits=tuple(Commit(e.sha, e.message.strip(), e.author, e.authored_at, e.files) for e in entries),
-            blobs=self._blobs(entries),
+            kind=planned.kind,
+            number=planned.number,
+            title=planned.title or entries[0].subject,
+            body=planned.body,
+            base=chain.base,
+            head=chain.commits[-1],
+            commits=tuple(commits),
+            blobs=self.git.blobs(list(blobs_of(commits)), MAX_BLOB_BYTES),
         )
 
-    def _blobs(self, entries: list[_LogEntry]) -> dict[str, bytes | None]:
-        wanted: dict[str, None] = {}
-        for entry in entries:
-            for file in entry.files:
-                for blob, mode in ((file.old_blob, file.old_mode), (file.new_blob, file.new_mode)):
-                    if blob is not None and mode != SUBMODULE:
-                        wanted[blob] = None
-        return {blob: self._git.blob(blob, MAX_BLOB_BYTES) for blob in wanted}
+    def _chain(self, planned: PullRequest) -> Chain:
+        """The pull request's own commits; of one that was squashed only where they make the same patch."""
+        if planned.kind == "merge" and planned.head is not None:
+            return self.graph.chain(planned.target, planned.head)
+        alone = self._alone(planned.landed)
+        if planned.head is None:
+            return alone
+        try:
+            chain = self.graph.chain(planned.target, planned.head)
+        except NotReplayable:
+            return alone
+        if planned.kind == "rebase" or self._same_patch(chain, planned.target, planned.landed):
+            return chain
+        return alone
 
-    def _log(self, *arguments: str) -> Iterator[_LogEntry]:
-        fields = self._git.stream("log", "-z", _LOG_FORMAT, *arguments)
-        head: list[str] = []
-        raw: list[str] = []
-        for field in fields:
-            if field.startswith(_MARK):
-                if head:
-                    yield _log_entry(head, raw)
-                head, raw = [field.removeprefix(_MARK)], []
-            elif len(head) < 5:
-                head.append(field)
-            else:
-                raw.append(field)
-        if head:
-            yield _log_entry(head, raw)
+    def _alone(self, commit: str) -> Chain:
+        parents = self.graph.parents.get(commit, ())
+        if not parents:
+            raise NotReplayable("root_commit")
+        if parents[0] not in self.graph.parents:
+            raise NotReplayable("history_is_cut_off")
+        return Chain(parents[0], (commit,), frozenset())
+
+    def _same_patch(self, chain: Chain, old: str, new: str) -> bool:
+        head = chain.commits[-1]
+        pairs = [f"{head} {chain.base}", f"{new} {old}"]
+        own, landed = (set(entry.files) for entry in _entries(self.git.diffs(pairs, _FORMAT)))
+        if own == landed:
+            return True
+        paths = [{path for file in files for path in (file.path, file.old_path)} for files in (own, landed)]
+        if chain.merges or paths[0] != paths[1]:
+            return False
+        patch = self.git.patch_id(chain.base, head)  # the branch had moved on elsewhere in the same files
+        return patch is not None and patch == self.git.patch_id(old, new)
+
+    def _entries_of(self, commits: Sequence[str]) -> Iterator[_LogEntry]:
+        """The commits with their files, each against its first parent."""
+        lines = [f"{commit} {self.graph.parents[commit][0]}" for commit in commits]
+        yield from _entries(self.git.diffs(lines, _FORMAT))
+
+    def _merge_commit(self, entry: _LogEntry, touched: set[str]) -> Commit:
+        """A merge of the target branch: what it did to the files that the change itself touches, without renames."""
+        files = [file for change in entry.files for file in _without_rename(change) if file.path in touched]
+        conflict = False
+        if files:
+            ours, theirs = self.graph.parents[entry.sha]
+            by_git = self.git.merged_by_git(ours, theirs, [file.path for file in files])
+            if by_git is None:
+                raise NotReplayable("merge_inside")
+            held = {file.path: (file.new_mode, file.new_blob) for file in files if file.status != "D"}
+            conflict = by_git != held
+        return Commit(
+            entry.sha,
+            entry.message.strip(),
+            entry.author,
+            entry.authored_at,
+            tuple(files),
+            merge=True,
+            conflict=conflict,
+        )
 
 
-def _base_of_chain(entries: list[_LogEntry]) -> str:
-    """The parent of the first commit of a chain without merges."""
-    if not entries:
-        raise NotReplayable("no_commits")
-    if any(len(entry.parents) > 1 for entry in entries):
-        raise NotReplayable("merge_inside")
-    if not entries[0].parents:
-        raise NotReplayable("root_commit")
-    if any(entry.parents[0] != before.sha for before, entry in pairwise(entries)):
-        raise NotReplayable("not_a_chain")
-    return entries[0].parents[0]
+def planned_id(repository: str, planned: PullRequest) -> str:
+    """What the record of a pull request would be called."""
+    return f"{repository}#{planned.number}" if planned.number is not None else f"{repository}@{planned.landed}"
+
+
+def blobs_of(commits: Sequence[Commit]) -> dict[str, None]:
+    """Ids of all file contents that commits name, in order, each once."""
+    sides = (
+        side
+        for commit in commits
+        for file in commit.files
+        for side in ((file.old_blob, file.old_mode), (file.new_blob, file.new_mode))
+    )
+    return {blob: None for blob, mode in sides if blob is not None and mode != SUBMODULE}
+
+
+def _without_rename(file: FileChange) -> list[FileChange]:
+    if file.status != "R":
+        return [file]
+    gone = replace(file, status="D", path=file.old_path, new_mode=None, new_blob=None)
+    return [gone, replace(file, status="A", old_path=file.path, old_mode=None, old_blob=None)]
+
+
+def _entries(fields: Iterator[str]) -> Iterator[_LogEntry]:
+    head: list[str] = []
+    raw: list[str] = []
+    for field in fields:
+        if field.startswith(_MARK):
+            if head:
+                yield _log_entry(head, raw)
+            head, raw = [field.removeprefix(_MARK)], []
+        elif len(head) < 5:
+            head.append(field)
+        else:
+            raw.append(field)
+    if head:
+        yield _log_entry(head, raw)
 
 
 def _log_entry(head: list[str], raw: list[str]) -> _LogEntry:

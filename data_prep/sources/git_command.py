@@ -4,9 +4,11 @@ git itself and not a binding, because only git reads a partial (blobless) clone.
 """
 
 import re
+import secrets
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO
 
 from data_prep.errors import InputError
@@ -23,6 +25,8 @@ _SAFE = ("--no-replace-objects", *(word for item in _SETTINGS.items() for word i
 _NEVER_RUN = {"log": ("--no-ext-diff", "--no-textconv"), "diff": ("--no-ext-diff", "--no-textconv")}
 _REMOTE_NAME = re.compile(r"^(?:(?!file)\w+://[^/]+/|[\w.@-]+:(?!//))(?:[^:]*/)?([^/:]+/[^/:]+?)(?:\.git)?/*$")
 _MISSING = b"missing\n"
+_QUESTIONS_AHEAD = 400  # written before the first answer is read: they fit into a pipe
+RAW_DIFF = ("-r", "-z", "--raw", "-M", "--no-abbrev")
 
 
 class GitClone:
@@ -41,9 +45,12 @@ class GitClone:
             raise InputError("the git command is not installed: install git") from None
         if top is None or Path(top).resolve() != path.resolve():
             raise InputError(f"{path} is not a git repository: give the path of a clone")
-        if self._ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}") is None:
+        head = self._ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+        if head is None:
             raise InputError(f"{path} has no commits on its current branch: there is nothing to collect")
+        self.head = head
         self._cat_file: subprocess.Popen[bytes] | None = None
+        self._diff_tree: subprocess.Popen[bytes] | None = None
 
     def repository_name(self) -> str:
         """owner/name out of the remote's address, else the folder's name."""
@@ -55,10 +62,6 @@ class GitClone:
         """Ref name -> commit."""
         lines = self._ask("for-each-ref", "--format=%(refname) %(objectname)", pattern) or ""
         return dict(line.split(" ", 1) for line in lines.splitlines())
-
-    def merge_base(self, one: str, other: str) -> str | None:
-        """The best common ancestor of two commits."""
-        return self._ask("merge-base", one, other)
 
     def patch_id(self, old: str, new: str) -> str | None:
         """git's identity of the patch between two commits, blind to where its hunks lie."""
@@ -80,30 +83,87 @@ class GitClone:
             if process.wait() != 0:
                 raise InputError(f"git {arguments[0]} failed in {self._path}: is the clone complete?")
 
-    def blob(self, blob_id: str, max_bytes: int) -> bytes | None:
-        """Contents of a blob, None above `max_bytes`."""
+    def blobs(self, blob_ids: Sequence[str], max_bytes: int) -> dict[str, bytes | None]:
+        """Contents of blobs by id, None above `max_bytes`. Raises InputError for one that the clone lacks."""
         if self._cat_file is None:
             self._cat_file = self._start("cat-file", "--batch-command")
-        requests, answers = self._cat_file.stdin, self._cat_file.stdout
-        assert requests is not None and answers is not None
-        if _ask_object(requests, answers, "info", blob_id) > max_bytes:
-            return None
-        size = _ask_object(requests, answers, "contents", blob_id)
-        return answers.read(size + 1)[:-1]
+        found: dict[str, bytes | None] = {}
+        for at in range(0, len(blob_ids), _QUESTIONS_AHEAD):
+            some = blob_ids[at : at + _QUESTIONS_AHEAD]
+            sizes = dict(zip(some, (size for size, _ in self._objects("info", some)), strict=True))
+            wanted = [blob_id for blob_id in some if sizes[blob_id] <= max_bytes]
+            contents = dict(zip(wanted, (content for _, content in self._objects("contents", wanted)), strict=True))
+            found |= {blob_id: contents.get(blob_id) for blob_id in some}
+        return found
+
+    def _objects(self, question: str, blob_ids: Sequence[str]) -> Iterator[tuple[int, bytes | None]]:
+        """Size, and where asked content, of each object: all questions are asked before the first answer is read."""
+        assert self._cat_file is not None and self._cat_file.stdin is not None and self._cat_file.stdout is not None
+        answers = self._cat_file.stdout
+        self._cat_file.stdin.write("".join(f"{question} {blob_id}\n" for blob_id in blob_ids).encode())
+        self._cat_file.stdin.flush()
+        for blob_id in blob_ids:
+            answer = answers.readline()
+            if not answer or answer.endswith(_MISSING):
+                raise InputError(
+                    f"object {blob_id} is missing from {self._path}: the clone is shallow or partial; "
+                    "deepen it with git fetch --unshallow, or clone it again without --filter and --depth"
+                )
+            size = int(answer.split()[2])
+            yield size, answers.read(size + 1)[:-1] if question == "contents" else None
+
+    def diffs(self, lines: Sequence[str], format: str) -> Iterator[str]:
+        """NUL-separated fields of git diff-tree for lines of its input: "commit", "commit parent" or "tree tree"."""
+        if self._diff_tree is None:
+            arguments = ("--stdin", "--root", "--always", *RAW_DIFF, f"--format={format}")
+            self._diff_tree = self._start("diff-tree", *arguments)
+        assert self._diff_tree.stdin is not None and self._diff_tree.stdout is not None
+        for at in range(0, len(lines), _QUESTIONS_AHEAD):
+            end = f"end {secrets.token_hex(16)}\n"  # what is no object's name is repeated
+            self._diff_tree.stdin.write("".join(f"{line}\n" for line in lines[at : at + _QUESTIONS_AHEAD]).encode())
+            self._diff_tree.stdin.write(end.encode())
+            self._diff_tree.stdin.flush()
+            yield from _fields_until(self._diff_tree.stdout, end.encode())
+
+    def merged_by_git(self, ours: str, theirs: str, paths: Sequence[str]) -> dict[str, tuple[str, str]] | None:
+        """path -> (mode, blob) in the tree that git by itself makes of two commits; None where it cannot.
+
+        In a repository of our own, whose configuration names no merge driver, and which takes the new objects.
+        """
+        with TemporaryDirectory() as folder:
+            self._run(["git", "init", "-q", "--bare", folder])
+            objects = self._ask("rev-parse", "--path-format=absolute", "--git-path", "objects")
+            Path(folder, "objects", "info", "alternates").write_text(f"{objects}\n")
+            git = ["git", *_SAFE, "-C", folder]
+            merged = self._run([*git, "merge-tree", "--write-tree", "--no-messages", ours, theirs])
+            if merged.returncode not in (0, 1):  # 1: with conflicts, somewhere
+                return None
+            tree = merged.stdout.decode(errors="replace").partition("\n")[0]
+            listing = self._run([*git, "--literal-pathspecs", "ls-tree", "-r", "-z", "--full-tree", tree, "--", *paths])
+        found = {}
+        for entry in listing.stdout.decode(errors="replace").split("\0")[:-1]:
+            facts, _, path = entry.partition("\t")
+            mode, _, blob = facts.split(" ")
+            found[path] = (mode, blob)
+        return found
 
     def close(self) -> None:
-        """End the process that reads blobs."""
-        if self._cat_file is not None:
-            self._cat_file.communicate()
-            self._cat_file = None
+        """End the processes that read objects."""
+        for process in (self._cat_file, self._diff_tree):
+            if process is not None:
+                process.communicate()
+        self._cat_file = self._diff_tree = None
 
     def _command(self, *arguments: str) -> list[str]:
         name, *rest = arguments
         return ["git", *_SAFE, "-C", str(self._path), name, *_NEVER_RUN.get(name, ()), *rest]
 
+    def _run(self, command: list[str]) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(command, capture_output=True, env=self._environment, check=False)
+
     def _ask(self, *arguments: str) -> str | None:
         """A short answer, None when git says no."""
-        result = subprocess.run(self._command(*arguments), capture_output=True, env=self._environment, check=False)
+        result = self._run(self._command(*arguments))
         return result.stdout.decode(errors="replace").strip() if result.returncode == 0 else None
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
@@ -112,11 +172,13 @@ class GitClone:
         )
 
 
-def _ask_object(requests: IO[bytes], answers: IO[bytes], question: str, blob_id: str) -> int:
-    """Size of an object, as git cat-file announces it."""
-    requests.write(f"{question} {blob_id}\n".encode())
-    requests.flush()
-    answer = answers.readline()
-    if not answer or answer.endswith(_MISSING):
-        raise InputError(f"object {blob_id} is missing from the clone: fetch it, or clone again")
-    return int(answer.split()[2])
+def _fields_until(pipe: IO[bytes], end: bytes) -> Iterator[str]:
+    rest = b""
+    while not rest.endswith(end):
+        block = pipe.read1(1 << 16)  # type: ignore[attr-defined]  # a buffered pipe has it
+        if not block:
+            raise InputError("git diff-tree ended early: is the clone complete?")
+        *fields, rest = (rest + block).split(b"\0")
+        yield from (field.decode(errors="replace") for field in fields)
+    if rest != end:
+        yield rest.removesuffix(end).decode(errors="replace")

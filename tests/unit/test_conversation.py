@@ -1,6 +1,5 @@
 """Laws of conversations: the ids that transformers gives, and a mask over what the assistant wrote and nothing else."""
 
-import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -46,10 +45,9 @@ def templates(shared_data: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tokenizer_json(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tokenizer_json(qwen_json: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Qwen's tokenizer with its control tokens and, as Qwen3 has it, <think> as markup."""
-    packed = shared_data / "tokenizers" / "qwen2_tokenizer_built_from_gguf.json.gz"
-    definition = json.loads(gzip.decompress(packed.read_bytes()))
+    definition = json.loads(qwen_json.read_bytes())
     like = {**definition["added_tokens"][0], "special": False}
     definition["added_tokens"] += [{**like, "content": token, "id": number} for token, number in MARKUP.items()]
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"

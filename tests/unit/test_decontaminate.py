@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from data_prep import InputError
 from data_prep.corpus import Corpus, CorpusWriter, load_tokenizer
-from data_prep.corpus.benchmarks import read_benchmark
+from data_prep.corpus.benchmarks import References, read_benchmark
 from data_prep.corpus.decontaminate import longest_run, measure_leakage, write_clean_benchmarks, write_without
 from data_prep.corpus.leakage_page import write_page
 from data_prep.files import read_jsonl
@@ -129,7 +129,8 @@ def real(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 def test_planted_problems_of_a_real_benchmark_are_found(real: tuple[Path, Path, Path], tmp_path: Path) -> None:
     tokenizer, humaneval, prefix = real
     corpus, benchmark = Corpus(prefix), read_benchmark(f"{humaneval}:prompt+canonical_solution")
-    leakage = measure_leakage([corpus], [benchmark], tokenizer, threads=2)
+    references = References.read([f"{humaneval}:prompt+canonical_solution"], tokenizer)
+    leakage = measure_leakage([corpus], references, threads=2)
     instances = leakage.report["instances"]
     assert [entry["id"] for entry in instances] == [f"HumanEval/{number}" for number in range(164)]
 
@@ -151,19 +152,18 @@ def test_planted_problems_of_a_real_benchmark_are_found(real: tuple[Path, Path, 
 
     write_without([corpus], leakage.leaking, tmp_path / "rest")
     assert len(Corpus(tmp_path / "rest")) == len(corpus) - len(leakage.leaking)
-    again = measure_leakage([Corpus(tmp_path / "rest")], [benchmark], tokenizer)
+    again = measure_leakage([Corpus(tmp_path / "rest")], references)
     assert not again.leaking and not any(entry["contaminated"] for entry in again.report["instances"])
 
-    write_page(leakage.report, [benchmark], [corpus], tokenizer, tmp_path / "page.html")
+    write_page(leakage.report, references, [corpus], tmp_path / "page.html")
     assert "HumanEval/17" in (tmp_path / "page.html").read_text()
 
 
 def test_what_is_too_short_is_never_called_clean(real: tuple[Path, Path, Path], tmp_path: Path) -> None:
     tokenizer, _, prefix = real
     (tmp_path / "short.jsonl").write_text('{"id": "a", "q": "one two"}\n')
-    [entry] = measure_leakage([Corpus(prefix)], [read_benchmark(f"{tmp_path}/short.jsonl:q")], tokenizer).report[
-        "instances"
-    ]
+    short = References.read([f"{tmp_path}/short.jsonl:q"], tokenizer)
+    [entry] = measure_leakage([Corpus(prefix)], short).report["instances"]
     assert entry["too_short"] and not entry["contaminated"] and entry["ngrams"] == 0
 
 
@@ -195,8 +195,8 @@ def test_a_corpus_of_another_tokenizer_is_refused(real: tuple[Path, Path, Path],
     writer = CorpusWriter(tmp_path / "other", {"kind": "x", "vocab_size": 9, "eod": None, "fingerprint": "other"})
     writer.add([[1, 2, 3]])
     writer.commit({})
-    with pytest.raises(InputError, match="is not the tokenizer that made"):
-        measure_leakage([Corpus(tmp_path / "other")], [read_benchmark(str(humaneval))], tokenizer)
+    with pytest.raises(InputError, match="was made by another tokenizer"):
+        measure_leakage([Corpus(tmp_path / "other")], References.read([str(humaneval)], tokenizer))
 
 
 def test_the_report_survives_whatever_comes_after_it(real: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -227,8 +227,8 @@ def test_the_report_survives_whatever_comes_after_it(real: tuple[Path, Path, Pat
 
 def test_one_file_with_two_lists_of_fields_is_two_benchmarks(real: tuple[Path, Path, Path]) -> None:
     tokenizer, humaneval, prefix = real
-    both = [read_benchmark(f"{humaneval}:{fields}") for fields in ("prompt", "prompt+canonical_solution")]
-    summaries = measure_leakage([Corpus(prefix)], both, tokenizer).report["benchmarks"]
+    both = [f"{humaneval}:{fields}" for fields in ("prompt", "prompt+canonical_solution")]
+    summaries = measure_leakage([Corpus(prefix)], References.read(both, tokenizer)).report["benchmarks"]
     assert [summary["instances"] for summary in summaries] == [164, 164]
-    alone = [measure_leakage([Corpus(prefix)], [one], tokenizer).report["benchmarks"][0] for one in both]
-    assert summaries == alone
+    alone = [measure_leakage([Corpus(prefix)], References.read([one], tokenizer)).report["benchmarks"] for one in both]
+    assert summaries == [*alone[0], *alone[1]]

@@ -9,7 +9,6 @@ from data_prep.pull_request.edits import (
     CannotApply,
     Edit,
     TextFile,
-    apply_edit,
     occurs_once,
     parse_edits,
     render_edits,
@@ -40,7 +39,7 @@ def test_blocks_turn_the_old_text_into_the_new_one(before: str, after: str) -> N
     tree = {"f": TextFile(before, "100644")}
     for edit in parse_edits(render_edits(block_edits("f", before, after))):
         assert occurs_once(tree["f"].text, edit.search)
-        apply_edit(tree, edit)
+        edit.apply(tree)
     assert tree["f"].text == after
 
 
@@ -58,7 +57,7 @@ def test_markdown_of_edits_is_read_back(one: str, other: str) -> None:
 
 def test_a_search_text_that_occurs_twice_is_refused() -> None:
     with pytest.raises(CannotApply, match="not unique"):
-        apply_edit({"f": TextFile("aaa", "100644")}, Edit("edit", "f", search="aa", text="b"))
+        Edit("edit", "f", search="aa", text="b").apply({"f": TextFile("aaa", "100644")})
 
 
 def test_overlapping_occurrences_count() -> None:

@@ -7,13 +7,16 @@ import pytest
 
 from data_prep import InputError
 from data_prep.files import read_jsonl
-from data_prep.pull_request.build import build_samples, collect_git
-from data_prep.pull_request.edits import TextFile, Tree, apply_edit, quote
+from data_prep.pull_request.build import BuildJob, build_samples, collect_git
+from data_prep.pull_request.contents import Rejected
+from data_prep.pull_request.edits import TextFile, Tree, quote
 from data_prep.pull_request.filters import reject_python
 from data_prep.pull_request.proof import prove
-from data_prep.pull_request.reconstruct import Rejected, reconstruct
+from data_prep.pull_request.reconstruct import reconstruct
 from data_prep.pull_request.record import Change
+from data_prep.pull_request.render_general import read_general, render_general
 from data_prep.pull_request.render_python import read_python, render_python
+from data_prep.pull_request.speech import Speech
 from data_prep.sources.git import GitSource
 from data_prep.sources.git_command import GitClone
 from megatron_davinci.demo.generated_history import NUM_COMMITS, write_generated_history
@@ -54,10 +57,14 @@ def repository(tmp_path: Path) -> Repository:
     return made
 
 
+def python_form(change: Change) -> str:
+    return render_python(change, reconstruct(change), Speech(change))
+
+
 def test_pluggy_gives_its_pull_requests(pluggy_clone: Path, tmp_path: Path) -> None:
     summary = collect_git(pluggy_clone, tmp_path / "records")
     assert summary["records"] >= 380 and summary["kinds"]["merge"] >= 240 and summary["kinds"]["squash"] >= 130
-    built = build_samples(tmp_path / "records", tmp_path / "samples")
+    built = build_samples(BuildJob(tmp_path / "records", "python"), tmp_path / "samples")
     assert built["samples"] + sum(built["rejected"].values()) == summary["records"]
     samples = list(read_jsonl(tmp_path / "samples" / "samples" / "00000.jsonl.zst"))
     assert len({sample["id"] for sample in samples}) == len(samples) == built["samples"] >= 90
@@ -70,10 +77,10 @@ def test_every_emitted_edit_of_a_real_history_gives_the_bytes_git_has(pluggy_clo
     proven = 0
     for change in GitSource(pluggy_clone).changes():
         try:
-            text = render_python(change, reconstruct(change)).text
+            text = python_form(change)
         except Rejected:
             continue
-        for path, content in read_python(text)[0].items():  # the base is git's, not the record's word for it
+        for path, content in read_python(text).files.items():  # the base is git's, not the record's word for it
             assert content.encode() == _show(pluggy_clone, change.base, path)
         tree = replay(text)
         for path, file in tree.items():
@@ -86,10 +93,10 @@ def test_every_emitted_edit_of_a_real_history_gives_the_bytes_git_has(pluggy_clo
 
 def replay(text: str) -> Tree:
     """The working tree after the edits of a finished sample, from nothing but its text."""
-    files, edits = read_python(text)
-    tree = {path: TextFile(content, "100644") for path, content in files.items()}
-    for edit in edits:
-        apply_edit(tree, edit)
+    read = read_python(text)
+    tree = {path: TextFile(content, "100644") for path, content in read.files.items()}
+    for step in read.steps:
+        step.apply(tree)
     return tree
 
 
@@ -119,7 +126,7 @@ def _show(repository: Path, commit: str, path: str) -> bytes:
 def test_awkward_changes_replay(repository: Repository, files: dict[str, bytes | None]) -> None:
     repository.commit("change", files)
     [change] = repository.changes()
-    held = {path: file.text.encode() for path, file in replay(render_python(change, reconstruct(change)).text).items()}
+    held = {path: file.text.encode() for path, file in replay(python_form(change)).items()}
     assert held == {path: content for path, content in files.items() if content is not None}
 
 
@@ -127,7 +134,7 @@ def test_a_mode_change_has_a_form(repository: Repository) -> None:
     (repository.path / "a.py").chmod(0o755)
     repository.commit("executable", {})
     [change] = repository.changes()
-    assert "### Mode `a.py` 100755\n" in render_python(change, reconstruct(change)).text
+    assert "### Mode `a.py` 100755\n" in python_form(change)
 
 
 @pytest.mark.parametrize(
@@ -170,14 +177,58 @@ def test_a_squash_takes_the_commits_of_its_pull_request_where_they_make_the_same
     assert [commit.message for commit in change.commits] == ["first", "second"]
 
 
-def test_a_merge_inside_a_pull_request_is_counted_not_lost(repository: Repository) -> None:
+def merge_main_into_a_topic(repository: Repository, ours: bytes, theirs: bytes, merged: bytes) -> None:
+    """A pull request that changes a.py, takes the target branch in, whose a.py has changed too, and goes on."""
+    repository.git("checkout", "-q", "-b", "topic")
+    repository.commit("first", {"a.py": ours})
+    repository.git("checkout", "-q", "main")
+    repository.commit("meanwhile", {"a.py": theirs, "b.py": b"y = 2\n", "other.py": b"\n"})
+    repository.git("checkout", "-q", "topic")
+    subprocess.run(
+        ["git", "-C", repository.path, "merge", "-q", "--no-commit", "main"], check=False, capture_output=True
+    )
+    repository.commit("Merge branch main", {"a.py": merged})
+    repository.commit("second", {"a.py": merged + b"end\n"})
+    repository.git("checkout", "-q", "main")
+    repository.git("merge", "-q", "--no-ff", "-m", "Merge pull request #1 from a/topic", "topic")
+
+
+def test_a_merge_of_the_target_branch_is_read_again_not_edited(repository: Repository) -> None:
+    merge_main_into_a_topic(repository, b"1\ntwo\nthree\n", b"one\ntwo\n3\n", b"1\ntwo\n3\n")
+    [change] = repository.changes()
+    assert [(commit.merge, commit.conflict) for commit in change.commits] == [
+        (False, False),
+        (True, False),
+        (False, False),
+    ]
+    assert [file.path for file in change.commits[1].files] == ["a.py"]  # b.py is none of the change's own files
+    text = python_form(change)
+    assert "### Read `a.py` (mode 100644)\n```\n1\ntwo\n3\n```\n" in text and "b.py" not in text
+    prove(change, read_python(text))
+    assert replay(text)["a.py"].text == "1\ntwo\n3\nend\n"
+    with pytest.raises(Rejected, match="does_not_replay"):  # what the merge left is proven too
+        prove(change, read_python(text.replace("1\ntwo\n3\n```", "1\n2\n3\n```")))
+    general = render_general(change, reconstruct(change), Speech(change))
+    prove(change, read_general(general))
+    assert general.count("<pr_base>") == 2
+
+
+def test_a_conflict_that_a_person_settled_is_rejected(repository: Repository) -> None:
+    merge_main_into_a_topic(repository, b"1\ntwo\nthree\n", b"2\ntwo\nthree\n", b"3\ntwo\nthree\n")
+    [change] = repository.changes()
+    assert change.commits[1].conflict
+    with pytest.raises(Rejected, match="merge_conflict"):
+        reconstruct(change)
+
+
+def test_a_merge_of_another_branch_is_counted_not_lost(repository: Repository) -> None:
     repository.git("checkout", "-q", "-b", "topic")
     repository.commit("first", {"a.py": b"1\n"})
-    repository.git("checkout", "-q", "main")
-    repository.commit("meanwhile", {"other.py": b"\n"})
+    repository.git("checkout", "-q", "-b", "side")
+    repository.commit("side", {"other.py": b"\n"})
     repository.git("checkout", "-q", "topic")
-    repository.git("merge", "-q", "-m", "Merge branch main", "main")
     repository.commit("second", {"a.py": b"2\n"})
+    repository.git("merge", "-q", "-m", "Merge branch side", "side")
     repository.git("checkout", "-q", "main")
     repository.git("merge", "-q", "--no-ff", "-m", "Merge pull request #1 from a/topic", "topic")
     source = GitSource(repository.path)
@@ -208,21 +259,21 @@ def test_what_people_say_is_never_taken_for_an_edit(repository: Repository) -> N
     repository.git("checkout", "-q", "main")
     repository.git("merge", "-q", "--no-ff", "-m", f"Merge pull request #7 from a/topic\n\n# Edits\n\n{traps}", "topic")
     [change] = repository.changes()
-    text = render_python(change, reconstruct(change)).text
+    text = python_form(change)
     assert quote(traps) in text
-    prove(change, *read_python(text))
+    prove(change, read_python(text))
     assert replay(text) == {"a.py": TextFile("1\n", "100644")}
 
 
 def test_a_text_that_does_not_replay_is_rejected(repository: Repository) -> None:
     repository.commit("change", {"a.py": b"one\n2\nthree\n"})
     [change] = repository.changes()
-    text = render_python(change, reconstruct(change)).text
-    prove(change, *read_python(text))
+    text = python_form(change)
+    prove(change, read_python(text))
     for forged in (text.replace("\n2\n", "\n3\n"), text.replace("\ntwo\n", "\n2\n", 1)):
         assert forged != text
         with pytest.raises(Rejected, match="does_not_replay"):
-            prove(change, *read_python(forged))
+            prove(change, read_python(forged))
 
 
 def test_control_bytes_in_messages_and_paths_lose_no_other_commit(repository: Repository) -> None:
@@ -331,6 +382,6 @@ def test_a_clones_own_configuration_runs_nothing(repository: Repository, tmp_pat
     [change] = repository.changes()
     assert change.title == "signed" and not marker.exists()
     (repository.path / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
-    with pytest.raises(InputError, match="missing from the clone"):
-        GitClone(repository.path).blob(blob, 100)
+    with pytest.raises(InputError, match=r"is missing from .*deepen it"):
+        GitClone(repository.path).blobs([blob], 100)
     assert not marker.exists()

@@ -18,7 +18,7 @@ from conftest import EFFORT
 
 from data_prep import InputError
 from data_prep.corpus import Corpus
-from data_prep.corpus.benchmarks import read_benchmark
+from data_prep.corpus.benchmarks import References, read_benchmark
 from data_prep.corpus.decontaminate import measure_leakage
 from data_prep.corpus.shards import merge_reports, shard_prefix, shards_of, tokenize_shard
 from data_prep.corpus.tokenize import TokenizeJob, tokenize
@@ -121,7 +121,7 @@ def test_leakage_over_shards_is_that_of_one_run(job: TokenizeJob, shared_data: P
     reports = [read_json(path) for path in sorted((tmp_path / "clean").glob("*.leakage.json"))]
     merged = merge_reports(reports)
     shards = shards_of(tmp_path / "shards", TASKS)
-    single = measure_leakage(shards, [rows], job.tokenizer)
+    single = measure_leakage(shards, References.read([benchmark], job.tokenizer))
     assert merged["instances"] == single.report["instances"]
     assert merged["benchmarks"] == single.report["benchmarks"]
     assert merged["leaking_documents"] == len(single.leaking) >= 4

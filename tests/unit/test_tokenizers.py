@@ -1,6 +1,5 @@
 """Laws of tokenizers: the published ids, and control tokens in text stay text."""
 
-import gzip
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,9 @@ SEPARATOR = "\n__ggml_vocab_test__\n"
 
 
 @pytest.fixture(scope="module")
-def tokenizers(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def tokenizers(shared_data: Path, qwen_json: Path) -> dict[str, Path]:
     """Qwen's vocabulary in both forms."""
-    folder = shared_data / "tokenizers"
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    path.write_bytes(gzip.decompress((folder / "qwen2_tokenizer_built_from_gguf.json.gz").read_bytes()))
-    return {"huggingface": path, "tiktoken": folder / "qwen.tiktoken"}
+    return {"huggingface": qwen_json, "tiktoken": shared_data / "tokenizers" / "qwen.tiktoken"}
 
 
 @pytest.mark.parametrize("kind", ["huggingface", "tiktoken"])

@@ -29,5 +29,11 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, control tokens included."""
 
+    def normalize(self, text: str) -> str:
+        """What `encode` makes of a text before it splits it."""
+
+    def spell(self, ids: Sequence[int]) -> list[bytes] | None:
+        """The bytes of each id; None unless the ids of every text spell the UTF-8 of its normal form, end to end."""
+
     def gigatoken(self) -> Any:
         """A new gigatoken.Tokenizer for the same ids. Raises where gigatoken does not know this kind."""

@@ -1,5 +1,6 @@
 """A Hugging Face tokenizer.json, run by the tokenizers library."""
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import numpy.typing as npt
 import orjson
 import tokenizers
 
+from data_prep.corpus.tokenizers.byte_level import BYTE_OF, spells_bytes
+from data_prep.corpus.tokenizers.encoder import has_unassigned
 from data_prep.corpus.tokenizers.load import special_tokens_beside
 from data_prep.errors import InputError
 from data_prep.files import read_json
@@ -59,8 +62,26 @@ class HuggingFaceTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
+    def normalize(self, text: str) -> str:
+        normalizer = self._tokenizer.normalizer
+        if normalizer is None or (isinstance(normalizer, tokenizers.normalizers.NFC) and surely_nfc(text)):
+            return text
+        normal: str = normalizer.normalize_str(text)
+        return normal
+
+    def spell(self, ids: Sequence[int]) -> list[bytes] | None:
+        if not spells_bytes(self._definition):
+            return None
+        pieces = map(self._tokenizer.id_to_token, ids)
+        return [bytes(BYTE_OF[character] for character in piece or "") for piece in pieces]
+
     def gigatoken(self) -> Any:
         from gigatoken import Tokenizer
 
         # It recognises added tokens in every text; without them none is left to recognise.
         return Tokenizer.from_json(orjson.dumps({**self._definition, "added_tokens": []}))
+
+
+def surely_nfc(text: str) -> bool:
+    """Whether a text is in NFC by any version of Unicode: the library's may be newer than this Python's."""
+    return unicodedata.is_normalized("NFC", text) and not has_unassigned(text)

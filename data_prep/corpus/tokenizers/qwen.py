@@ -4,7 +4,7 @@ import base64
 import binascii
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class QwenTiktokenTokenizer:
         self.eod: int | None = self.control_tokens["<|endoftext|>"]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return self._encoding.encode_ordinary_batch(_normal_forms(texts))
+        return self._encoding.encode_ordinary_batch(list(map(self.normalize, texts)))
 
     def encode_with_offsets(self, text: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         normal, origin = _normalize(text)
@@ -48,24 +48,26 @@ class QwenTiktokenTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return self._encoding.decode(list(ids))
 
+    def normalize(self, text: str) -> str:
+        return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+    def spell(self, ids: Sequence[int]) -> list[bytes] | None:
+        return self._encoding.decode_tokens_bytes(list(ids))
+
     def gigatoken(self) -> Any:
         from gigatoken import Tokenizer
 
-        return _NormalizingFirst(Tokenizer.from_tiktoken(self._path, "qwen2"))
+        return _NormalizingFirst(Tokenizer.from_tiktoken(self._path, "qwen2"), self.normalize)
 
 
 class _NormalizingFirst:
     """A gigatoken backend of a rank file, which knows nothing of NFC."""
 
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
+    def __init__(self, backend: Any, normalize: Callable[[str], str]) -> None:
+        self._backend, self._normalize = backend, normalize
 
     def encode_batch(self, texts: Sequence[str], *, parallel: bool) -> Any:
-        return self._backend.encode_batch(_normal_forms(texts), parallel=parallel)
-
-
-def _normal_forms(texts: Sequence[str]) -> list[str]:
-    return [text if text.isascii() else unicodedata.normalize("NFC", text) for text in texts]
+        return self._backend.encode_batch(list(map(self._normalize, texts)), parallel=parallel)
 
 
 def _normalize(text: str) -> tuple[str, npt.NDArray[np.int64]]:

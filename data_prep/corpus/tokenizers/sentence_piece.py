@@ -42,6 +42,13 @@ class SentencePieceTokenizer:
         text: str = self._model.decode(list(ids))
         return text
 
+    def normalize(self, text: str) -> str:
+        normal: str = self._model.normalize(text)
+        return normal
+
+    def spell(self, ids: Sequence[int]) -> list[bytes] | None:
+        return None  # unknown characters are lost, spaces are added and change
+
     def gigatoken(self) -> Any:
         from gigatoken import Tokenizer
 

@@ -1,0 +1,138 @@
+"""Texts to corpora: in one process or many, as one command or as tasks."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from data_prep.cli.app import AsJson, app, report
+from data_prep.errors import InputError
+
+Executor = Literal["local", "slurm", "ray"]
+
+
+@app.command()
+def tokenize(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(help="JSON Lines (.jsonl, .gz, .zst), Parquet, saved datasets, directories of these, patterns."),
+    ],
+    tokenizer: Annotated[
+        Path, typer.Option(help="tokenizer.json, a directory with one, a Qwen .tiktoken or a SentencePiece .model.")
+    ],
+    out: Annotated[Path, typer.Option(help="PREFIX of PREFIX.bin, .idx, .manifest.json; several keys: PREFIX_KEY.")],
+    json_key: Annotated[list[str] | None, typer.Option(help="Field that holds the text; may be repeated.")] = None,
+    append_eod: Annotated[bool, typer.Option("--append-eod", help="End each document with the EOD token.")] = False,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Fields hold messages (default: 'messages'); writes a loss mask too.")
+    ] = False,
+    chat_template: Annotated[
+        Path | None, typer.Option(help="Jinja template, implies --chat; default: the tokenizer's own.")
+    ] = None,
+    split_sentences: Annotated[
+        bool, typer.Option("--split-sentences", help="A sequence per sentence; white space stays with the one before.")
+    ] = False,
+    punkt: Annotated[
+        Path | None, typer.Option(help="Punkt model: a language of NLTK's punkt_tab; default: learned from the input.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at a broken record instead of counting it.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes that encode.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Texts or conversations to a corpus that Megatron reads. Killed, and started again, it goes on where it was.
+
+    Example: davinci data tokenize 'samples/**/*.jsonl.zst' --tokenizer qwen.tiktoken --out corpus/py --append-eod
+    """
+    from data_prep.corpus.tokenize import TokenizeJob, outputs_of
+    from data_prep.corpus.tokenize import tokenize as run
+    from data_prep.progress import counter
+
+    chat |= chat_template is not None
+    keys = json_key or ["messages" if chat else "text"]
+    job = TokenizeJob(
+        inputs=tuple(inputs),
+        tokenizer=tokenizer,
+        outputs=outputs_of(out, keys),
+        append_eod=append_eod,
+        conversations=chat,
+        chat_template=chat_template,
+        split_sentences=split_sentences,
+        punkt=punkt,
+        strict=strict,
+        workers=workers,
+    )
+    with counter("documents", quiet=as_json) as advance:
+        manifests = run(job, advance)
+    for key, manifest in manifests.items():
+        warn_of_records(manifest["provenance"])
+        report({"corpus": str(job.outputs[key]), **tokenize_facts(manifest)}, as_json)
+
+
+def tokenize_facts(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What a person wants to know of a corpus just made; counts of what did not happen are left out."""
+    facts = {key: manifest[key] for key in ("documents", "tokens", "empty_documents_dropped")}
+    if "trained_tokens" in manifest:
+        facts["trained_tokens"] = manifest["trained_tokens"]
+    notes = {key: manifest["provenance"][key] for key in ("broken_records", "changed_turns")}
+    return facts | {key: count for key, count in notes.items() if count}
+
+
+def warn_of_records(provenance: dict[str, Any]) -> None:
+    """Say on stderr which records were left out, and which turns the chat template changed."""
+    texts = {"broken": "broken records were left out", "changed": "turns of the assistant were changed by the template"}
+    for kind, counter in (("broken", "broken_records"), ("changed", "changed_turns")):
+        if count := provenance[counter]:
+            typer.echo(f"warning: {count:,} {texts[kind]}: {'; '.join(provenance['examples'][kind][:3])}", err=True)
+
+
+@app.command()
+def shards(
+    inputs: Annotated[list[str], typer.Argument(help="Inputs as for tokenize; each task takes every TASKS-th file.")],
+    tokenizer: Annotated[Path, typer.Option(help="Tokenizer as for tokenize.")],
+    out: Annotated[Path, typer.Option(help="PREFIX of the corpus; its shards and logs go to PREFIX.shards.")],
+    tasks: Annotated[int, typer.Option(help="Tasks, and shards; at most as many as there are files.")],
+    workers: Annotated[int, typer.Option(help="Tasks at a time.")] = 1,
+    executor: Annotated[Executor, typer.Option(help="Where tasks run: local, slurm or ray.")] = "local",
+    option: Annotated[
+        list[str] | None, typer.Option(help="name=value for datatrove's executor: partition=cpu, time=04:00:00 ...")
+    ] = None,
+    json_key: Annotated[str | None, typer.Option(help="Field that holds the text.")] = None,
+    append_eod: Annotated[bool, typer.Option("--append-eod", help="End each document with the EOD token.")] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="The field holds messages; writes a loss mask too.")] = False,
+    chat_template: Annotated[Path | None, typer.Option(help="Jinja template; implies --chat.")] = None,
+) -> None:
+    """Tokenize many files as tasks of datatrove, then merge. Started again, finished tasks are not repeated.
+
+    Example: davinci data shards 'crawl/*.jsonl.zst' --tokenizer qwen.tiktoken --out corpus/crawl --tasks 64
+    --executor slurm --option partition=cpu --option time=04:00:00
+    """
+    from data_prep.corpus.indexed import corpus_files
+    from data_prep.corpus.inputs import expand
+    from data_prep.corpus.tokenize import TokenizeJob
+    from data_prep.files import read_json, refuse_existing
+    from data_prep.pipeline import tokenize_shards
+
+    refuse_existing(corpus_files(out, masked=False)["idx"])
+    chat |= chat_template is not None
+    files = expand(inputs)
+    if not 1 <= tasks <= len(files):
+        raise InputError(f"--tasks is {tasks}; it must be from 1 to {len(files)}, the number of files")
+    if workers < 1:
+        raise InputError(f"--workers is {workers}; it must be at least 1")
+    options = dict(text.partition("=")[::2] for text in option or [])
+    key = json_key or ("messages" if chat else "text")
+    paths = tuple(str(path.absolute()) for path in files)  # a task may start somewhere else
+    job = TokenizeJob(
+        inputs=paths,
+        tokenizer=tokenizer.absolute(),
+        outputs={key: out.absolute()},
+        append_eod=append_eod,
+        conversations=chat,
+        chat_template=chat_template and chat_template.absolute(),
+    )
+    folder = out.absolute().with_name(f"{out.name}.shards")
+    tokenize_shards(job, folder, tasks, workers, executor, out.absolute(), **options).run()
+    if executor != "slurm":  # there the jobs have only been handed in
+        manifest = read_json(out.with_name(f"{out.name}.manifest.json"))
+        warn_of_records(manifest["provenance"])
+        report({"corpus": str(out), **tokenize_facts(manifest)}, as_json=False)
