@@ -12,8 +12,8 @@ namespace davinci {
 class BloomFilter {
  public:
   BloomFilter() : BloomFilter(0) {}
-  explicit BloomFilter(std::size_t expected)
-      : words_(std::clamp(std::bit_ceil(expected * kBitsPerEntry / 64 + 2), std::size_t{2}, kMaxWords), 0),
+  explicit BloomFilter(std::size_t expected, std::size_t bits_per_entry = 16)
+      : words_(std::clamp(std::bit_ceil(expected * bits_per_entry / 64 + 2), std::size_t{2}, kMaxWords), 0),
         shift_(64 - std::countr_zero(words_.size())) {}
 
   void insert(std::uint64_t hash) { words_[hash >> shift_] |= three_bits(hash); }
@@ -24,7 +24,6 @@ class BloomFilter {
   void prefetch(std::uint64_t hash) const { __builtin_prefetch(&words_[hash >> shift_]); }
 
  private:
-  static constexpr std::size_t kBitsPerEntry = 16;
   static constexpr std::size_t kMaxWords = std::size_t{1} << 24;  // 128 MiB: beyond any benchmark
 
   static std::uint64_t three_bits(std::uint64_t hash) {

@@ -17,3 +17,13 @@ def counter(what: str, total: int | None = None, quiet: bool = False) -> Iterato
     with Progress(*columns, TimeElapsedColumn(), console=console, disable=disable) as progress:
         task = progress.add_task(what, total=total)
         yield lambda amount: progress.advance(task, amount)
+
+
+@contextmanager
+def status(what: str, quiet: bool = False) -> Iterator[tuple[Callable[[int], None], Callable[[str], None]]]:
+    """Count up with the first function it gives, and say how things stand with the second."""
+    columns = (TextColumn(f"{{task.completed:,.0f}} {what}"), TimeElapsedColumn(), TextColumn("{task.description}"))
+    console = Console(file=sys.stderr)
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda amount: progress.advance(task, amount), lambda text: progress.update(task, description=text)

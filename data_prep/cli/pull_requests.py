@@ -6,7 +6,10 @@ from typing import Annotated, Literal
 import typer
 
 from data_prep.cli.app import AsJson, app, collect, report
+from data_prep.errors import InputError
+from data_prep.files import refuse_existing
 
+CodeBy = Literal["git", "api"]
 FormName = Literal["python", "general", "factorised"]
 
 
@@ -23,6 +26,47 @@ def collect_git(
     from data_prep.pull_request.build import collect_git
 
     report(collect_git(path, out), as_json)
+
+
+@collect.command("github")
+def collect_github(
+    out: Annotated[Path, typer.Option(help="Directory to make: records/, rejected/, summary.json.")],
+    repositories: Annotated[list[str] | None, typer.Argument(help="OWNER/NAME of each repository.")] = None,
+    list_file: Annotated[
+        Path | None, typer.Option("--list", help="File with a repository a line; lines with # are comments.")
+    ] = None,
+    top_starred: Annotated[int | None, typer.Option(help="Take this many of the most starred repositories.")] = None,
+    language: Annotated[str | None, typer.Option(help="With --top-starred: only of this language.")] = None,
+    tokens: Annotated[
+        Path | None, typer.Option(help="File with a token a line; default: GITHUB_TOKEN, tokens parted by commas.")
+    ] = None,
+    code: Annotated[CodeBy, typer.Option(help="How code is had: git, or api where git cannot be.")] = "git",
+    api_url: Annotated[str, typer.Option(help="Another server: https://HOST/api/v3.")] = "https://api.github.com",
+    as_json: AsJson = False,
+) -> None:
+    """Merged pull requests of GitHub repositories: what was said by its API, code by git.
+
+    Tokens stand in memory only. Killed, or out of its rate limit, and started again, it asks nothing twice.
+    Example: davinci data collect github pytest-dev/pluggy --out records
+    """
+    from data_prep.progress import status
+    from data_prep.sources.github.client import GitHubClient
+    from data_prep.sources.github.collect import GitHubJob, cache_of
+    from data_prep.sources.github.tokens import read_list, read_tokens
+
+    names = [*(repositories or []), *(read_list(list_file) if list_file else [])]
+    if not names and top_starred is None:
+        raise InputError("no repository is named: give OWNER/NAME, --list FILE or --top-starred N")
+    if top_starred is not None and top_starred < 1:
+        raise InputError(f"--top-starred is {top_starred}; it must be at least 1")
+    refuse_existing(out)
+    with (
+        status("pull requests", quiet=as_json) as (advance, say),
+        GitHubClient(read_tokens(tokens), cache_of(out), api_url, on_state=say) as client,
+    ):
+        job = GitHubJob(client, out, tuple(names), top_starred, language, code, advance)
+        summary = job.run()
+    report(summary, as_json)
 
 
 @app.command()

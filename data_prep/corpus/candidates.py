@@ -75,6 +75,7 @@ def collect_candidates(
     encoding = Encoding(Path(), (key,), use_gigatoken=True)  # of which parsing uses the key
     chunks = read(expand(inputs), encoding.columns)
     choose = choice_of(references, n)
+    references.encoder.count_from_here()
     found = Candidates()
     writer = CorpusWriter(prefix, references.description)
     with ThreadPoolExecutor(1) as parser, ThreadPoolExecutor(threads) as searcher:

@@ -42,12 +42,14 @@ def collect_git(repository: Path, out: Path, on_record: Callable[[int], None] = 
     return summary
 
 
-def write_records(changes: Iterator[Change], folder: Path, on_record: Callable[[int], None]) -> dict[str, int]:
+def write_records(
+    changes: Iterator[Change], folder: Path, on_record: Callable[[int], None], prefix: str = ""
+) -> dict[str, int]:
     """Write changes as shards of records; returns how many there are of each kind. One empty shard stands for none."""
     kinds: dict[str, int] = {}
     number = 0
     while (first := next(changes, None)) is not None or number == 0:
-        with jsonl_writer(folder / f"{number:05d}.jsonl.zst") as records:
+        with jsonl_writer(folder / f"{prefix}{number:05d}.jsonl.zst") as records:
             for change in chain([] if first is None else [first], islice(changes, RECORDS_PER_SHARD - 1)):
                 kinds[change.kind] = kinds.get(change.kind, 0) + 1
                 records.write(change.to_json())

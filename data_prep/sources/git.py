@@ -19,12 +19,15 @@ _MARK = f"davinci {secrets.token_hex(16)} /"
 _FORMAT = f"{_MARK}%H%x00%P%x00%an%x00%aI%x00%B"
 
 
+Kind = Literal["merge", "squash", "rebase", "commit"]
+
+
 @dataclass(frozen=True)
 class PullRequest:
     """What is known before the code is read: `target` is what the branch was, `landed` what it became, and `head` the
     pull request's own last commit, where there is one."""
 
-    kind: Literal["merge", "squash", "rebase", "commit"]
+    kind: Kind
     number: int | None
     title: str
     body: str
@@ -130,7 +133,7 @@ class GitSource:
 
     def record(self, planned: PullRequest) -> Change:
         """The record of a pull request. Raises NotReplayable where its commits cannot be told one after the other."""
-        chain = self._chain(planned)
+        kind, chain = self._landing(planned)
         entries = list(self._entries_of(chain.commits))
         touched = {path for e in entries if e.sha not in chain.merges for f in e.files for path in (f.path, f.old_path)}
         commits = [
@@ -141,7 +144,7 @@ class GitSource:
         ]
         return Change(
             repository=self.repository,
-            kind=planned.kind,
+            kind=kind,
             number=planned.number,
             title=planned.title or entries[0].subject,
             body=planned.body,
@@ -151,20 +154,43 @@ class GitSource:
             blobs=self.git.blobs(list(blobs_of(commits)), MAX_BLOB_BYTES),
         )
 
-    def _chain(self, planned: PullRequest) -> Chain:
-        """The pull request's own commits; of one that was squashed only where they make the same patch."""
-        if planned.kind == "merge" and planned.head is not None:
-            return self.graph.chain(planned.target, planned.head)
-        alone = self._alone(planned.landed)
-        if planned.head is None:
-            return alone
+    def blob_ids(self, planned: PullRequest) -> set[str]:
+        """Ids of all file contents that the record of a pull request may need; asks for none of them."""
         try:
-            chain = self.graph.chain(planned.target, planned.head)
+            chains = [self._own_chain(planned), self._alone(planned.landed) if planned.kind != "merge" else None]
         except NotReplayable:
-            return alone
-        if planned.kind == "rebase" or self._same_patch(chain, planned.target, planned.landed):
-            return chain
-        return alone
+            return set()
+        commits = {commit: None for chain in chains if chain for commit in chain.commits}
+        lines = [f"{commit} {self.graph.parents[commit][0]}" for commit in commits]
+        entries = _entries(self.git.diffs(lines, _FORMAT, renames=False))
+        return {blob for entry in entries for file in entry.files for blob in _blobs_of_file(file)}
+
+    def _landing(self, planned: PullRequest) -> tuple[Kind, Chain]:
+        """How a pull request landed, and its own commits; those of a squash only where they make the same patch."""
+        chain = self._own_chain(planned)
+        if planned.kind == "merge" and chain is not None:
+            return "merge", chain
+        alone = self._alone(planned.landed)
+        if chain is None:
+            return planned.kind, alone
+        if self._same_patch(chain, alone.base, planned.landed):
+            return planned.kind, chain
+        before = planned.landed
+        for _ in chain.commits:  # put on top of the branch one by one
+            before = self.graph.parents.get(before, ("",))[0] if before else ""
+        if len(chain.commits) > 1 and before in self.graph.parents and self._same_patch(chain, before, planned.landed):
+            return "rebase", chain
+        return planned.kind, alone
+
+    def _own_chain(self, planned: PullRequest) -> Chain | None:
+        if planned.head is None:
+            return None
+        try:
+            return self.graph.chain(planned.target, planned.head)
+        except NotReplayable:
+            if planned.kind == "merge":
+                raise
+            return None
 
     def _alone(self, commit: str) -> Chain:
         parents = self.graph.parents.get(commit, ())
@@ -220,13 +246,12 @@ def planned_id(repository: str, planned: PullRequest) -> str:
 
 def blobs_of(commits: Sequence[Commit]) -> dict[str, None]:
     """Ids of all file contents that commits name, in order, each once."""
-    sides = (
-        side
-        for commit in commits
-        for file in commit.files
-        for side in ((file.old_blob, file.old_mode), (file.new_blob, file.new_mode))
-    )
-    return {blob: None for blob, mode in sides if blob is not None and mode != SUBMODULE}
+    return {blob: None for commit in commits for file in commit.files for blob in _blobs_of_file(file)}
+
+
+def _blobs_of_file(file: FileChange) -> list[str]:
+    sides = ((file.old_blob, file.old_mode), (file.new_blob, file.new_mode))
+    return [blob for blob, mode in sides if blob is not None and mode != SUBMODULE]
 
 
 def _without_rename(file: FileChange) -> list[FileChange]:

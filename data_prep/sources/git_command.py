@@ -26,7 +26,6 @@ _NEVER_RUN = {"log": ("--no-ext-diff", "--no-textconv"), "diff": ("--no-ext-diff
 _REMOTE_NAME = re.compile(r"^(?:(?!file)\w+://[^/]+/|[\w.@-]+:(?!//))(?:[^:]*/)?([^/:]+/[^/:]+?)(?:\.git)?/*$")
 _MISSING = b"missing\n"
 _QUESTIONS_AHEAD = 400  # written before the first answer is read: they fit into a pipe
-RAW_DIFF = ("-r", "-z", "--raw", "-M", "--no-abbrev")
 
 
 class GitClone:
@@ -50,7 +49,7 @@ class GitClone:
             raise InputError(f"{path} has no commits on its current branch: there is nothing to collect")
         self.head = head
         self._cat_file: subprocess.Popen[bytes] | None = None
-        self._diff_tree: subprocess.Popen[bytes] | None = None
+        self._diff_tree: dict[bool, subprocess.Popen[bytes]] = {}
 
     def repository_name(self) -> str:
         """owner/name out of the remote's address, else the folder's name."""
@@ -112,18 +111,24 @@ class GitClone:
             size = int(answer.split()[2])
             yield size, answers.read(size + 1)[:-1] if question == "contents" else None
 
-    def diffs(self, lines: Sequence[str], format: str) -> Iterator[str]:
-        """NUL-separated fields of git diff-tree for lines of its input: "commit", "commit parent" or "tree tree"."""
-        if self._diff_tree is None:
-            arguments = ("--stdin", "--root", "--always", *RAW_DIFF, f"--format={format}")
-            self._diff_tree = self._start("diff-tree", *arguments)
-        assert self._diff_tree.stdin is not None and self._diff_tree.stdout is not None
+    def diffs(self, lines: Sequence[str], format: str, renames: bool = True) -> Iterator[str]:
+        """NUL-separated fields of git diff-tree for lines of its input: "commit", "commit parent" or "tree tree".
+
+        Finding renames needs the contents of files, which a partial clone may lack.
+        """
+        if renames not in self._diff_tree:
+            options = ("-r", "-z", "--raw", "-M" if renames else "--no-renames", "--no-abbrev")
+            self._diff_tree[renames] = self._start(
+                "diff-tree", "--stdin", "--root", "--always", *options, f"--format={format}"
+            )
+        diff_tree = self._diff_tree[renames]
+        assert diff_tree.stdin is not None and diff_tree.stdout is not None
         for at in range(0, len(lines), _QUESTIONS_AHEAD):
             end = f"end {secrets.token_hex(16)}\n"  # what is no object's name is repeated
-            self._diff_tree.stdin.write("".join(f"{line}\n" for line in lines[at : at + _QUESTIONS_AHEAD]).encode())
-            self._diff_tree.stdin.write(end.encode())
-            self._diff_tree.stdin.flush()
-            yield from _fields_until(self._diff_tree.stdout, end.encode())
+            diff_tree.stdin.write("".join(f"{line}\n" for line in lines[at : at + _QUESTIONS_AHEAD]).encode())
+            diff_tree.stdin.write(end.encode())
+            diff_tree.stdin.flush()
+            yield from _fields_until(diff_tree.stdout, end.encode())
 
     def merged_by_git(self, ours: str, theirs: str, paths: Sequence[str]) -> dict[str, tuple[str, str]] | None:
         """path -> (mode, blob) in the tree that git by itself makes of two commits; None where it cannot.
@@ -149,10 +154,10 @@ class GitClone:
 
     def close(self) -> None:
         """End the processes that read objects."""
-        for process in (self._cat_file, self._diff_tree):
+        for process in (self._cat_file, *self._diff_tree.values()):
             if process is not None:
                 process.communicate()
-        self._cat_file = self._diff_tree = None
+        self._cat_file, self._diff_tree = None, {}
 
     def _command(self, *arguments: str) -> list[str]:
         name, *rest = arguments

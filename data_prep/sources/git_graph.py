@@ -1,6 +1,6 @@
 """Which commits a branch had when: the graph of a history, read once."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 
@@ -46,24 +46,20 @@ class CommitGraph:
         return position is not None and self.main_line[position] == commit
 
     def chain(self, target: str, head: str) -> Chain:
-        """The commits from `head` back to what the target branch had at `target`, a commit of the main line.
+        """The commits from `head` back to what the target branch had when it was at `target`.
 
         Raises NotReplayable where they are no chain but for merges of the target branch.
         """
-        limit = self._taken_in[target]
+        had = self._had(target)
         commits: list[str] = []
         merges = set()
         at = head
-        while self._taken_in.get(at, limit + 1) > limit:
-            if at not in self.parents:
-                raise NotReplayable("history_is_cut_off")
-            first, *others = self.parents[at] or ("",)
-            if not first:
-                raise NotReplayable("root_commit")
+        while not had(at):
+            first, *others = self._parents_of(at)
             if others:
-                if len(others) > 1 or self._taken_in.get(others[0], limit + 1) > limit:
+                if len(others) > 1 or not had(others[0]):
                     raise NotReplayable("merge_inside")
-                if self._taken_in.get(first, limit + 1) <= limit:
+                if had(first):
                     raise NotReplayable("not_a_chain")  # the target's own branch, with the change merged into it
                 merges.add(at)
             commits.append(at)
@@ -71,3 +67,24 @@ class CommitGraph:
         if not commits:
             raise NotReplayable("no_commits")
         return Chain(at, tuple(reversed(commits)), frozenset(merges))
+
+    def _parents_of(self, commit: str) -> tuple[str, ...]:
+        if commit not in self.parents:
+            raise NotReplayable("history_is_cut_off")
+        if not self.parents[commit]:
+            raise NotReplayable("root_commit")
+        return self.parents[commit]
+
+    def _had(self, target: str) -> Callable[[str], bool]:
+        """Whether a branch at `target` had a commit. On the main line the order in which it took them in tells."""
+        if self.on_main_line(target):
+            limit = self._taken_in[target]
+            return lambda commit: self._taken_in.get(commit, limit + 1) <= limit
+        ancestors: set[str] = set()
+        pending = [target]
+        while pending:
+            at = pending.pop()
+            if at not in ancestors and at in self.parents:
+                ancestors.add(at)
+                pending += self.parents[at]
+        return ancestors.__contains__

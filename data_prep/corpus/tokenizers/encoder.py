@@ -42,12 +42,18 @@ class Encoder(Protocol):
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Ids of all texts end to end, and how many each has."""
 
+    def count_from_here(self) -> None:
+        """Other memory has been taken: what bounds the encoder's own is counted anew."""
+
 
 class ReferenceEncoder:
     """The tokenizer itself."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+
+    def count_from_here(self) -> None:
+        """It keeps nothing."""
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         encoded = self._tokenizer.encode(texts)
@@ -63,6 +69,10 @@ class GigatokenEncoder:
         self._tokenizer = tokenizer
         self._process = psutil.Process()
         self._backend: Any = tokenizer.gigatoken()
+        self.count_from_here()
+
+    def count_from_here(self) -> None:
+        """What the process holds by now is not the cache's."""
         self._limit = self._memory() + _GROWTH_LIMIT_BYTES
 
     def _memory(self) -> int:

@@ -1,0 +1,143 @@
+"""Pull requests of a repository, page by page, with all that was said about them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from data_prep.pull_request.filters import is_bot
+from data_prep.pull_request.record import GHOST, Conversation, Event, Issue
+from data_prep.sources.github.client import GitHubClient, TooMuch, Unavailable
+from data_prep.sources.github.queries import (
+    MERGED_PULL_REQUESTS,
+    PULL_REQUESTS_PER_QUERY,
+    REST_OF,
+    REST_OF_THREAD,
+    REST_PER_QUERY,
+)
+
+Node = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A pull request as the host tells it, without its code. `landed` and `head` are commits, None where unknown."""
+
+    number: int
+    title: str
+    body: str
+    head: str | None
+    landed: str | None
+    conversation: Conversation
+
+
+def merged_pull_requests(client: GitHubClient, owner: str, name: str) -> Iterator[list[Talk]]:
+    """Merged pull requests, oldest first, in pages. Raises Unavailable where the repository is not there (any more)."""
+    after: str | None = None
+    size = PULL_REQUESTS_PER_QUERY
+    while True:
+        try:
+            data = client.query(MERGED_PULL_REQUESTS, owner=owner, name=name, first=size, after=after)
+        except TooMuch:
+            if size == 1:
+                raise Unavailable("504") from None
+            size = max(1, size // 4)
+            continue
+        if data.get("repository") is None:
+            raise Unavailable("404")
+        page = data["repository"]["pullRequests"]
+        yield [_talk(client, owner, name, node) for node in page["nodes"] if node]
+        if not page["pageInfo"]["hasNextPage"]:
+            return
+        after = page["pageInfo"]["endCursor"]
+
+
+def _talk(client: GitHubClient, owner: str, name: str, node: Node) -> Talk:
+    def whole(connection: str) -> Iterator[Node]:
+        return _whole(client, owner, name, node, connection)
+
+    author, bot = _actor(node)
+    comments = [_comment(entry) for entry in whole("comments")]
+    reviews = [_review(entry) for entry in whole("reviews") if entry["state"] != "PENDING"]
+    threads = [_review_comment(entry) for thread in whole("reviewThreads") for entry in _thread(client, thread)]
+    conversation = Conversation(
+        author=author,
+        bot=bot,
+        merged=bool(node["merged"]),
+        created_at=node["createdAt"],
+        merged_at=node["mergedAt"],
+        recorded_base=node["baseRefOid"],
+        labels=tuple(label["name"] for label in whole("labels")),
+        issues=tuple(_issue(entry) for entry in whole("closingIssuesReferences")),
+        events=tuple(sorted([*comments, *reviews, *threads], key=lambda event: (event.at, event.id))),
+    )
+    landed = (node["mergeCommit"] or {}).get("oid")
+    return Talk(node["number"], node["title"], node["body"] or "", node["headRefOid"], landed, conversation)
+
+
+def _whole(client: GitHubClient, owner: str, name: str, node: Node, connection: str) -> Iterator[Node]:
+    """All nodes of a list of a pull request, the rest of it asked for where it goes on."""
+    page = node[connection]
+    while page is not None:
+        yield from (entry for entry in page["nodes"] if entry)
+        if not page["pageInfo"]["hasNextPage"]:
+            return
+        after = page["pageInfo"]["endCursor"]
+        query = REST_OF[connection]
+        data = client.query(query, owner=owner, name=name, number=node["number"], first=REST_PER_QUERY, after=after)
+        pull_request = (data.get("repository") or {}).get("pullRequest") or {}
+        page = pull_request.get(connection)
+
+
+def _thread(client: GitHubClient, thread: Node) -> Iterator[Node]:
+    page = thread["comments"]
+    while page is not None:
+        yield from (entry for entry in page["nodes"] if entry)
+        if not page["pageInfo"]["hasNextPage"]:
+            return
+        after = page["pageInfo"]["endCursor"]
+        data = client.query(REST_OF_THREAD, id=thread["id"], first=REST_PER_QUERY, after=after)
+        page = (data.get("node") or {}).get("comments")
+
+
+def _actor(node: Node) -> tuple[str, bool]:
+    """Login and whether it is an automaton's; who has left GitHub is its ghost."""
+    actor = node["author"]
+    if actor is None:
+        return GHOST, False
+    return actor["login"], actor["__typename"] == "Bot" or is_bot(actor["login"])
+
+
+def _id(node: Node | None) -> int | None:
+    return int(node["fullDatabaseId"]) if node and node["fullDatabaseId"] is not None else None
+
+
+def _issue(node: Node) -> Issue:
+    return Issue(node["number"], node["title"], node["body"] or "", _actor(node)[0])
+
+
+def _comment(node: Node) -> Event:
+    author, bot = _actor(node)
+    return Event("comment", _id(node) or 0, node["createdAt"], author, node["body"] or "", bot)
+
+
+def _review(node: Node) -> Event:
+    author, bot = _actor(node)
+    at = node["submittedAt"] or node["createdAt"]
+    return Event("review", _id(node) or 0, at, author, node["body"] or "", bot, state=node["state"])
+
+
+def _review_comment(node: Node) -> Event:
+    author, bot = _actor(node)
+    return Event(
+        "review_comment",
+        _id(node) or 0,
+        node["createdAt"],
+        author,
+        node["body"] or "",
+        bot,
+        review=_id(node["pullRequestReview"]),
+        reply_to=_id(node["replyTo"]),
+        path=node["path"],
+        line=node["line"] or node["originalLine"],
+        diff_hunk=node["diffHunk"],
+    )
