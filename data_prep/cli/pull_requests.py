@@ -1,11 +1,12 @@
 """Changes to records, records to training documents."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from data_prep.cli.app import AsJson, app, collect, report
+from data_prep.cli.app import AsJson, ExecutorKind, ExecutorOptions, Tasks, Workers, app, collect, report, require, run_job
 from data_prep.errors import InputError
 from data_prep.files import refuse_existing
 
@@ -29,7 +30,7 @@ def collect_git(
 
 
 @collect.command("github")
-def collect_github(
+def github(
     out: Annotated[Path, typer.Option(help="Directory to make: records/, rejected/, summary.json.")],
     repositories: Annotated[list[str] | None, typer.Argument(help="OWNER/NAME of each repository.")] = None,
     list_file: Annotated[
@@ -42,6 +43,10 @@ def collect_github(
     ] = None,
     code: Annotated[CodeBy, typer.Option(help="How code is had: git, or api where git cannot be.")] = "git",
     api_url: Annotated[str, typer.Option(help="Another server: https://HOST/api/v3.")] = "https://api.github.com",
+    tasks: Tasks = 1,
+    workers: Workers = 1,
+    executor: ExecutorKind = "local",
+    option: ExecutorOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Merged pull requests of GitHub repositories: what was said by its API, code by git.
@@ -49,10 +54,11 @@ def collect_github(
     Tokens stand in memory only. Killed, or out of its rate limit, and started again, it asks nothing twice.
     Example: davinci data collect github pytest-dev/pluggy --out records
     """
+    require("githubkit")
     from data_prep.progress import status
-    from data_prep.sources.github.client import GitHubClient
-    from data_prep.sources.github.collect import GitHubJob, cache_of
-    from data_prep.sources.github.tokens import read_list, read_tokens
+    from data_prep.sources.github.collect import GitHubJob, remove_scratch
+    from data_prep.sources.github.repositories import most_starred
+    from data_prep.sources.github.tokens import read_list
 
     names = [*(repositories or []), *(read_list(list_file) if list_file else [])]
     if not names and top_starred is None:
@@ -60,13 +66,17 @@ def collect_github(
     if top_starred is not None and top_starred < 1:
         raise InputError(f"--top-starred is {top_starred}; it must be at least 1")
     refuse_existing(out)
-    with (
-        status("pull requests", quiet=as_json) as (advance, say),
-        GitHubClient(read_tokens(tokens), cache_of(out), api_url, on_state=say) as client,
-    ):
-        job = GitHubJob(client, out, tuple(names), top_starred, language, code, advance)
-        summary = job.run()
-    report(summary, as_json)
+    with status("pull requests", quiet=as_json) as (advance, say):
+        job = GitHubJob(tuple(names), code, api_url, tokens and tokens.absolute())
+        if tasks == 1:
+            job = replace(job, on_record=advance, on_state=say)
+        if top_starred is not None:
+            with job.client(out) as client:
+                job = replace(job, repositories=(*names, *most_starred(client, top_starred, language)))
+        summary = run_job(job, out, "repositories", tasks, workers, executor, option, quiet=True)
+    if summary is not None:
+        remove_scratch(out)
+    report(summary or {"handed in": tasks}, as_json)
 
 
 @app.command()
@@ -81,6 +91,10 @@ def build(
     ] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest sample, in tokens.")] = 32_768,
     keep_names: Annotated[bool, typer.Option("--keep-names", help="Do not put pseudonyms in place of people.")] = False,
+    tasks: Tasks = 1,
+    workers: Workers = 1,
+    executor: ExecutorKind = "local",
+    option: ExecutorOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Records to training documents; every one replays to the head it came from, byte for byte.
@@ -88,17 +102,43 @@ def build(
     Killed, and started again, it goes on where it was. Example: davinci data build records --format python
     --tokenizer qwen.tiktoken --out samples
     """
-    from data_prep.progress import counter
-    from data_prep.pull_request.build import BuildJob, build_samples
+    from data_prep.pull_request.build import BuildJob
     from data_prep.pull_request.statistics import as_text
 
-    job = BuildJob(records, form, tokenizer, max_tokens, pseudonyms=not keep_names)
-    with counter("shards", quiet=as_json) as advance:
-        summary = build_samples(job, out, advance)
-    if as_json:
-        report(summary, as_json)
+    job = BuildJob(records.absolute(), form, tokenizer and tokenizer.absolute(), max_tokens, pseudonyms=not keep_names)
+    summary = run_job(job, out, "shards", tasks, workers, executor, option, quiet=as_json)
+    if summary is None or as_json:
+        report(summary or {"handed in": tasks}, as_json)
         return
     collected, lengths = summary.pop("collected"), summary.pop("lengths")
-    report({**summary, "collected": {k: v for k, v in collected.items() if isinstance(v, int)}}, as_json)
+    report({**summary, "collected": {k: v for k, v in collected.items() if isinstance(v, int | float)}}, as_json)
     if lengths:
         typer.echo(as_text({"lengths": lengths}))
+
+
+@app.command()
+def enhance(
+    records: Annotated[Path, typer.Argument(help="What davinci data collect made.")],
+    server: Annotated[str, typer.Option(help="An OpenAI-compatible server: http://HOST:PORT/v1.")],
+    model: Annotated[str, typer.Option(help="Name of the model, as the server knows it.")],
+    out: Annotated[Path, typer.Option(help="Directory to make: records/ with what the model wrote, summary.json.")],
+    concurrency: Annotated[int, typer.Option(help="Requests at a time.")] = 8,
+    tasks: Tasks = 1,
+    workers: Workers = 1,
+    executor: ExecutorKind = "local",
+    option: ExecutorOptions = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a language model write a summary of each change, and fuller messages for terse commits.
+
+    The key of the server is OPENAI_API_KEY. Killed, and started again, it asks nothing twice.
+    Example: davinci data enhance records --server http://127.0.0.1:8000/v1 --model Qwen3 --out enhanced
+    """
+    require("openai")
+    from data_prep.pull_request.enhance import EnhanceJob, remove_answers
+
+    job = EnhanceJob(records.absolute(), server, model, concurrency)
+    summary = run_job(job, out, "shards", tasks, workers, executor, option, quiet=as_json)
+    if summary is not None:
+        remove_answers(out)
+    report(summary or {"handed in": tasks}, as_json)

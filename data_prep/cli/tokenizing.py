@@ -1,14 +1,12 @@
 """Texts to corpora: in one process or many, as one command or as tasks."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from data_prep.cli.app import AsJson, app, report
+from data_prep.cli.app import AsJson, ExecutorKind, ExecutorOptions, Workers, app, report
 from data_prep.errors import InputError
-
-Executor = Literal["local", "slurm", "ray"]
 
 
 @app.command()
@@ -91,11 +89,9 @@ def shards(
     tokenizer: Annotated[Path, typer.Option(help="Tokenizer as for tokenize.")],
     out: Annotated[Path, typer.Option(help="PREFIX of the corpus; its shards and logs go to PREFIX.shards.")],
     tasks: Annotated[int, typer.Option(help="Tasks, and shards; at most as many as there are files.")],
-    workers: Annotated[int, typer.Option(help="Tasks at a time.")] = 1,
-    executor: Annotated[Executor, typer.Option(help="Where tasks run: local, slurm or ray.")] = "local",
-    option: Annotated[
-        list[str] | None, typer.Option(help="name=value for datatrove's executor: partition=cpu, time=04:00:00 ...")
-    ] = None,
+    workers: Workers = 1,
+    executor: ExecutorKind = "local",
+    option: ExecutorOptions = None,
     json_key: Annotated[str | None, typer.Option(help="Field that holds the text.")] = None,
     append_eod: Annotated[bool, typer.Option("--append-eod", help="End each document with the EOD token.")] = False,
     chat: Annotated[bool, typer.Option("--chat", help="The field holds messages; writes a loss mask too.")] = False,

@@ -5,6 +5,7 @@ DIR/summary.json (counts). The directory appears by rename, complete; a killed b
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -19,7 +20,7 @@ from data_prep.pull_request.forms import FORMS, samples_of
 from data_prep.pull_request.record import Change
 from data_prep.pull_request.statistics import Statistics, total
 from data_prep.sample import Sample
-from data_prep.shards import ShardedStep, shards_in
+from data_prep.shards import ShardedStep, Work, shards_in
 from data_prep.sources.git import GitSource
 
 FormName = Literal["python", "general", "factorised"]
@@ -82,11 +83,15 @@ class BuildJob:
             "max_tokens": self.max_tokens,
             "pseudonyms": self.pseudonyms,
         }
-        return ShardedStep(out, described, shards, self.build_shard)
+        return ShardedStep(out, described, shards, self._open)
 
-    def build_shard(self, shard: Path, folder: Path) -> dict[str, Any]:
-        """Samples of one shard of records; returns its statistics."""
+    @contextmanager
+    def _open(self, rank: int, tasks: int) -> Iterator[Work]:
         encoder = fastest_exact(load_tokenizer(self.tokenizer)[0]) if self.tokenizer else None
+        yield lambda shard, folder: self._build_shard(shard, folder, encoder)
+
+    def _build_shard(self, shard: Path, folder: Path, encoder: Encoder | None) -> dict[str, Any]:
+        """Samples of one shard of records; returns its statistics."""
         statistics = Statistics(self.max_tokens if encoder else None)
         with (
             jsonl_writer(folder / "samples" / shard.name) as samples,
@@ -130,14 +135,6 @@ class BuildJob:
         source = self.records / "summary.json"
         collected = read_json(source) if source.exists() else {}
         return {"form": self.form, **total(notes), "collected": collected}
-
-
-def build_samples(job: BuildJob, out: Path, on_shard: Callable[[int], None] = lambda count: None) -> dict[str, Any]:
-    """Write the samples of every record that passes the filters and replays; returns the summary."""
-    step = job.step(out)
-    step.begin()
-    step.run(on_shard=on_shard)
-    return step.finish(job.summarize)
 
 
 def read_changes(shard: Path) -> Iterator[Change]:

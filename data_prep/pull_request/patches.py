@@ -85,12 +85,14 @@ def read_patch_header(path: str, lines: list[str]) -> FilePatch:
         if line.startswith("new file mode "):
             new_file, after = True, line[14:-1]
         elif line.startswith("deleted file mode "):
-            deleted = True
+            deleted, before = True, line[18:-1]
+        elif line.startswith("old mode "):
+            before = line[9:-1]
         elif line.startswith("rename from "):
             old_path = line[12:-1]
         elif line.startswith("new mode "):
             after = line[9:-1]
-        elif not line.startswith(("old mode ", "rename to ")):
+        elif not line.startswith("rename to "):
             raise CannotApply(f"not a line of a patch: {line[:80]!r}")
     return FilePatch(path, old_path, None if new_file else before, None if deleted else after)
 

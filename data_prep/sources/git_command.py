@@ -47,6 +47,8 @@ class GitClone:
         head = self._ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
         if head is None:
             raise InputError(f"{path} has no commits on its current branch: there is nothing to collect")
+        if self._ask("rev-parse", "--is-shallow-repository") == "true":
+            raise InputError(f"{path} is shallow: parents of its oldest commits are missing; run git fetch --unshallow")
         self.head = head
         self._cat_file: subprocess.Popen[bytes] | None = None
         self._diff_tree: dict[bool, subprocess.Popen[bytes]] = {}

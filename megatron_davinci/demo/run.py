@@ -14,7 +14,8 @@ from data_prep import InputError
 from data_prep.corpus import Corpus, pack_documents, save_plan
 from data_prep.corpus.tokenize import TokenizeJob, tokenize
 from data_prep.files import jsonl_writer, read_jsonl, write_json
-from data_prep.pull_request.build import BuildJob, build_samples, collect_git
+from data_prep.pull_request.build import BuildJob, collect_git
+from data_prep.shards import run_here
 from megatron_davinci.demo.generated_history import write_generated_history
 from megatron_davinci.demo.tokenizer import write_model_directory
 from megatron_davinci.recipe import Recipe, dump_recipe, parse_recipe
@@ -83,7 +84,7 @@ def _mine(repo: Path | None, out: Path) -> dict[str, Any]:
 
 def _collect_and_build(repository: Path, out: Path, name: str) -> dict[str, Any]:
     collected = collect_git(repository, out / "records" / name)
-    built = build_samples(BuildJob(out / "records" / name, "python"), out / "samples" / name)
+    built = run_here(BuildJob(out / "records" / name, "python"), out / "samples" / name)
     changes, samples = collected["records"], built["samples"]
     _say(f"{repository}: {changes} changes mined, {samples} of them made Python samples, each proven by replay")
     return {"changes": changes, "samples": samples}

@@ -7,7 +7,7 @@ import pytest
 
 from data_prep import InputError
 from data_prep.files import read_jsonl
-from data_prep.pull_request.build import BuildJob, build_samples, collect_git
+from data_prep.pull_request.build import BuildJob, collect_git
 from data_prep.pull_request.contents import Rejected
 from data_prep.pull_request.edits import TextFile, Tree, quote
 from data_prep.pull_request.filters import reject_python
@@ -17,6 +17,7 @@ from data_prep.pull_request.record import Change
 from data_prep.pull_request.render_general import read_general, render_general
 from data_prep.pull_request.render_python import read_python, render_python
 from data_prep.pull_request.speech import Speech
+from data_prep.shards import run_here
 from data_prep.sources.git import GitSource
 from data_prep.sources.git_command import GitClone
 from megatron_davinci.demo.generated_history import NUM_COMMITS, write_generated_history
@@ -64,7 +65,7 @@ def python_form(change: Change) -> str:
 def test_pluggy_gives_its_pull_requests(pluggy_clone: Path, tmp_path: Path) -> None:
     summary = collect_git(pluggy_clone, tmp_path / "records")
     assert summary["records"] >= 380 and summary["kinds"]["merge"] >= 240 and summary["kinds"]["squash"] >= 130
-    built = build_samples(BuildJob(tmp_path / "records", "python"), tmp_path / "samples")
+    built = run_here(BuildJob(tmp_path / "records", "python"), tmp_path / "samples")
     assert built["samples"] + sum(built["rejected"].values()) == summary["records"]
     samples = list(read_jsonl(tmp_path / "samples" / "samples" / "00000.jsonl.zst"))
     assert len({sample["id"] for sample in samples}) == len(samples) == built["samples"] >= 90

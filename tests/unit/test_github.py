@@ -18,12 +18,13 @@ from graphql import parse, validate
 
 from data_prep import InputError
 from data_prep.files import read_json, read_jsonl
-from data_prep.pull_request.build import BuildJob, build_samples, read_changes
+from data_prep.pull_request.build import BuildJob, read_changes
 from data_prep.pull_request.record import Change
+from data_prep.shards import run_here
 from data_prep.sources.git import GitSource
 from data_prep.sources.github import queries
 from data_prep.sources.github.client import GitHubClient
-from data_prep.sources.github.collect import GitHubJob, cache_of
+from data_prep.sources.github.collect import GitHubJob, cache_of, collect_github
 from data_prep.sources.github.repositories import most_starred
 
 SCHEMA = "@octokit/graphql-schema@15.26.1"
@@ -61,10 +62,14 @@ def server(content: Content, schema: Path) -> Iterator[GitHubServer]:
         yield running
 
 
+def job_for(server: GitHubServer, **options: Any) -> GitHubJob:
+    return GitHubJob(**{"repositories": (server.content.name,), "url": server.url, "pause": 0.05, **options})
+
+
 def collect(server: GitHubServer, out: Path, tokens: list[str] = TOKENS, **options: Any) -> dict[str, Any]:
-    names = options.pop("names", (server.content.name,))
-    with GitHubClient(tokens, cache_of(out), server.url, pause=0.05) as client:
-        return GitHubJob(client, out, names, **options).run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GITHUB_TOKEN", ",".join(tokens))
+        return collect_github(job_for(server, **options), out)
 
 
 def changes(out: Path) -> list[Change]:
@@ -131,11 +136,12 @@ def test_code_by_the_api_gives_the_same_files(server: GitHubServer, tmp_path: Pa
 
 def test_records_become_samples_of_every_form(collected: Path, tmp_path: Path) -> None:
     for form in ("python", "general", "factorised"):
-        summary = build_samples(BuildJob(collected, form), tmp_path / form)
+        summary = run_here(BuildJob(collected, form), tmp_path / form)
         assert summary["samples"] > 0 and summary["collected"]["api_calls"] > 0
     [shard] = (tmp_path / "general" / "samples").iterdir()
     text = next(read_jsonl(shard))["text"]
-    for tag in ("pr", "pr_status", "repo_name", "pr_base", "pr_file", "pr_diff", "pr_comment", "pr_event_id", "pr_review",
+    for tag in ("pr", "pr_status", "repo_name", "pr_base", "pr_file", "pr_diff", "pr_comment",
+                "pr_event_id", "pr_review",
                 "pr_review_state", "pr_review_comment", "pr_in_reply_to_comment_id", "pr_is_merged"):  # fmt: skip
         assert re.search(rf"^<{tag}>", text, re.MULTILINE), tag
     assert "contributor" not in text and "username_0" in text
@@ -209,6 +215,22 @@ def test_refusals_and_failures_change_nothing(
     assert contents_of(tmp_path / "again") == contents_of(collected)
 
 
+def test_an_answer_that_does_not_come_is_asked_for_again(server: GitHubServer, collected: Path, tmp_path: Path) -> None:
+    server.faults += [Fault(hang=1.5)]
+    collect(server, tmp_path / "again", timeout=0.7)
+    assert contents_of(tmp_path / "again") == contents_of(collected)
+
+
+def test_tasks_share_the_tokens(server: GitHubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_TOKEN", ",".join(TOKENS))
+    for rank, token in enumerate(TOKENS):
+        with job_for(server).client(tmp_path / "r", rank, 2) as client:
+            client.get(f"/repos/{server.content.name}", rank=rank)
+        assert server.log[-1].token == token
+    with pytest.raises(InputError, match="3 tasks share 2 tokens"):
+        job_for(server).client(tmp_path / "r", 0, 3)
+
+
 def test_one_tokens_limit_is_anothers_turn(server: GitHubServer, tmp_path: Path) -> None:
     reset = int(datetime.now(UTC).timestamp()) + 3600
     headers = {"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(reset)}
@@ -241,13 +263,13 @@ def test_a_token_that_is_wrong_is_said_not_shown(server: GitHubServer, tmp_path:
 
 def test_a_server_that_is_not_there_is_said(tmp_path: Path, server: GitHubServer) -> None:
     refused = pytest.raises(InputError, match=r"http://127.0.0.1:9 does not answer \(ConnectError\)")
-    with GitHubClient([], cache_of(tmp_path / "r"), "http://127.0.0.1:9", pause=0.01) as client, refused:
-        GitHubJob(client, tmp_path / "r", (server.content.name,)).run()
+    with refused:
+        collect(server, tmp_path / "r", tokens=[], url="http://127.0.0.1:9", pause=0.01)
 
 
 def test_repositories_that_moved_or_are_gone(server: GitHubServer, tmp_path: Path, collected: Path) -> None:
     server.renamed["old/name"] = server.content.name
-    summary = collect(server, tmp_path / "moved", names=("old/name", "no/where"))
+    summary = collect(server, tmp_path / "moved", repositories=("old/name", "no/where"))
     assert summary["skipped"]["repository_unavailable_404"] == 1
     moved = changes(tmp_path / "moved")
     assert moved == changes(collected) and {change.repository for change in moved} == {server.content.name}
@@ -275,7 +297,7 @@ def test_no_token_is_left_anywhere(server: GitHubServer, tmp_path: Path) -> None
     (tmp_path / "tokens").write_text("\n".join(TOKENS))
     work = tmp_path / "work"
     work.mkdir()
-    server.faults += [Fault(403, {}, LIMITED), Fault(500), Fault(429, {}, None)]
+    server.faults += [Fault(403, {"retry-after": "1"}, LIMITED), Fault(500), Fault(429, {"retry-after": "1"}, None)]
     command = [davinci, "data", "collect", "github", server.content.name, "--api-url", server.url]
     command += ["--tokens", tmp_path / "tokens", "--out", work / "records"]
     script = ["env", "-i", "PATH=/usr/bin:/bin", f"HOME={work}", *command]

@@ -15,10 +15,9 @@ from githubkit import GitHub
 from githubkit.exception import RequestError, RequestFailed
 
 from data_prep.errors import InputError
-from data_prep.sources.github.cache import ResponseCache
+from data_prep.response_cache import ResponseCache
 
 DEFAULT_URL = "https://api.github.com"
-_TIMEOUT_SECONDS = 30.0  # GitHub gives up on a query after ten
 _MOST_TRIES = 6  # of one request, beside waiting for a limit to pass
 _MOST_LIMITS = 12  # in a row without one answer
 _GONE = (404, 409, 410, 422, 451)  # a request that will not succeed: deleted, empty, moved beyond reach, blocked
@@ -52,7 +51,8 @@ class Token:
 
 
 class GitHubClient:
-    """Give `tokens`, or an empty list for what anybody may ask. `pause` is the minute of the rule, in seconds.
+    """Give `tokens`, or an empty list for what anybody may ask. `pause` is the minute of the rule, in seconds;
+    `timeout`, in seconds too, is longer than the ten after which GitHub gives up on a query.
 
     Use it as a context. `calls` counts requests answered from the server or the cache, `sent` those that went out.
     """
@@ -63,11 +63,12 @@ class GitHubClient:
         cache: ResponseCache,
         url: str = DEFAULT_URL,
         pause: float = 60.0,
+        timeout: float = 30.0,
         on_state: Callable[[str], None] = lambda state: None,
     ) -> None:
         self.url = url.rstrip("/")
         self.calls = self.sent = 0
-        self._cache, self._pause, self._on_state = cache, pause, on_state
+        self._cache, self._pause, self._timeout, self._on_state = cache, pause, timeout, on_state
         self._tokens = [Token(self._client(token)) for token in tokens] or [Token(self._client(None))]
         self._open = ExitStack()
 
@@ -79,7 +80,7 @@ class GitHubClient:
             auto_retry=False,  # it knows neither the waiting rule nor the other tokens
             http_cache=False,
             follow_redirects=True,
-            timeout=httpx.Timeout(_TIMEOUT_SECONDS),
+            timeout=httpx.Timeout(self._timeout),
         )
 
     def __enter__(self) -> Self:

@@ -2,7 +2,8 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -12,52 +13,108 @@ from data_prep.errors import InputError
 from data_prep.files import jsonl_writer
 from data_prep.pull_request.build import write_records
 from data_prep.pull_request.record import Change
-from data_prep.shards import ShardedStep
+from data_prep.response_cache import ResponseCache
+from data_prep.shards import ShardedStep, Work, run_here
 from data_prep.sources.git import GitSource, PullRequest
 from data_prep.sources.git_graph import NotReplayable
-from data_prep.sources.github.cache import ResponseCache
-from data_prep.sources.github.client import GitHubClient, Unavailable
+from data_prep.sources.github.client import DEFAULT_URL, GitHubClient, Unavailable
 from data_prep.sources.github.clone import CannotClone, RemoteClone
 from data_prep.sources.github.code_by_api import ApiCode
 from data_prep.sources.github.conversation import Talk, merged_pull_requests
-from data_prep.sources.github.repositories import Repository, most_starred, repository
+from data_prep.sources.github.repositories import Repository, repository
+from data_prep.sources.github.tokens import read_tokens
 
 CodeBy = Literal["git", "api"]
 _PULL_REQUESTS_PER_FETCH = 400
 
 
+def no_progress(said: object) -> None:
+    """Nobody looks on."""
+
+
 @dataclass(frozen=True)
 class GitHubJob:
-    """Which repositories, and how their code is had: `git`, or `api` where git cannot be."""
+    """Repositories to records. `code` is had by git, or by the API where git cannot be.
 
-    client: GitHubClient
-    out: Path
-    repositories: tuple[str, ...] = ()
-    top_starred: int | None = None
-    language: str | None = None
+    `tokens` names the file of tokens, None the environment: each task reads them itself, and takes its share.
+    """
+
+    repositories: tuple[str, ...]
     code: CodeBy = "git"
-    on_record: Callable[[int], None] = lambda count: None
+    url: str = DEFAULT_URL
+    tokens: Path | None = None
+    pause: float = 60.0
+    timeout: float = 30.0
+    on_record: Callable[[int], None] = no_progress
+    on_state: Callable[[str], None] = no_progress
 
-    def run(self) -> dict[str, Any]:
-        """Collect; returns the summary. Started again after a stop, what is known is not asked again."""
-        names = list(dict.fromkeys(self.repositories))
-        if self.top_starred is not None:
-            names += [name for name in most_starred(self.client, self.top_starred, self.language) if name not in names]
-        for name in names:
+    def client(self, out: Path, rank: int = 0, tasks: int = 1) -> GitHubClient:
+        """A client with a task's share of the tokens. Raises InputError where there are fewer tokens than tasks."""
+        tokens = read_tokens(self.tokens)
+        if 0 < len(tokens) < tasks:
+            raise InputError(
+                f"{tasks} tasks share {len(tokens)} tokens: a token is used by one task at a time, give more"
+            )
+        share = tokens[rank::tasks]
+        return GitHubClient(share, cache_of(out), self.url, self.pause, self.timeout, self.on_state)
+
+    def step(self, out: Path) -> ShardedStep:
+        """The work, repository by repository. Raises InputError for a name that is none."""
+        for name in self.repositories:
             if name.count("/") != 1 or not all(name.split("/")):
                 raise InputError(f"'{name}' is no repository: give OWNER/NAME")
-        described = {"source": self.client.url, "code": self.code, "names": names}
-        step = ShardedStep(self.out, described, [Path(name.replace("/", "__")) for name in names], self._collect)
-        step.begin()
-        step.run()
-        summary = step.finish(_summarize)
-        shutil.rmtree(scratch_of(self.out), ignore_errors=True)
-        return summary
+        read_tokens(self.tokens)  # what is wrong with them is said before anything is written
+        names = list(dict.fromkeys(self.repositories))
+        described = {"source": self.url, "code": self.code, "names": names}
+        shards = [Path(name.replace("/", "__")) for name in names]
+        return ShardedStep(out, described, shards, lambda rank, tasks: self._open(out, rank, tasks))
 
-    def _collect(self, shard: Path, folder: Path) -> dict[str, Any]:
+    @contextmanager
+    def _open(self, out: Path, rank: int, tasks: int) -> Iterator[Work]:
+        with self.client(out, rank, tasks) as client:
+            yield lambda shard, folder: _Collector(self, out, client).collect(shard, folder)
+
+    def summarize(self, notes: list[dict[str, Any]]) -> dict[str, Any]:
+        """Counts over all repositories."""
+        kinds: Counter[str] = sum((Counter(note["kinds"]) for note in notes), Counter())
+        skipped: Counter[str] = sum((Counter(note["skipped"]) for note in notes), Counter())
+        calls = sum(note["calls"] for note in notes)
+        seen = sum(note["pull_requests"] for note in notes)
+        return {
+            "repositories": len(notes),
+            "pull_requests": seen,
+            "records": kinds.total(),
+            "kinds": dict(sorted(kinds.items())),
+            "skipped": dict(sorted(skipped.items())),
+            "api_calls": calls,
+            "api_calls_per_pull_request": calls / seen if seen else 0.0,
+        }
+
+
+def collect_github(job: GitHubJob, out: Path) -> dict[str, Any]:
+    """Collect in this process; returns the summary. Started again after a stop, what is known is not asked again."""
+    summary = run_here(job, out)
+    remove_scratch(out)
+    return summary
+
+
+def remove_scratch(out: Path) -> None:
+    """What was kept for another start is not needed once all is collected."""
+    shutil.rmtree(scratch_of(out), ignore_errors=True)
+
+
+class _Collector:
+    """The work of one process."""
+
+    def __init__(self, job: GitHubJob, out: Path, client: GitHubClient) -> None:
+        self._job, self._out, self._client = job, out, client
+
+    def collect(self, shard: Path, folder: Path) -> dict[str, Any]:
+        """Records of one repository; returns its counts."""
         name = shard.name.replace("__", "/", 1)
-        calls = self.client.calls
+        calls = self._client.calls
         skipped: Counter[str] = Counter()
+        kinds: dict[str, int] = {}
         with jsonl_writer(folder / "rejected" / f"{shard.name}.jsonl.zst") as rejected:
 
             def skip(what: str, reason: str) -> None:
@@ -65,23 +122,24 @@ class GitHubJob:
                 rejected.write({"id": what, "reason": reason})
 
             try:
-                found = repository(self.client, name)
+                found = repository(self._client, name)
                 changes = self._changes(found, shard.name, skip)
-                kinds = write_records(changes, folder / "records", self.on_record, f"{shard.name}-")
+                kinds = write_records(changes, folder / "records", self._job.on_record, f"{shard.name}-")
             except Unavailable as status:
                 skip(name, f"repository_unavailable_{status}")
-                kinds = {}
-        shutil.rmtree(scratch_of(self.out) / "clones" / shard.name, ignore_errors=True)
-        return {"name": name, "kinds": kinds, "skipped": skipped, "calls": self.client.calls - calls}
+        shutil.rmtree(scratch_of(self._out) / "clones" / shard.name, ignore_errors=True)
+        seen = sum(kinds.values()) + sum(n for reason, n in skipped.items() if not reason.startswith("repository_"))
+        calls = self._client.calls - calls
+        return {"name": name, "pull_requests": seen, "kinds": kinds, "skipped": skipped, "calls": calls}
 
     def _changes(self, found: Repository, shard: str, skip: Callable[[str, str], None]) -> Iterator[Change]:
-        pages = merged_pull_requests(self.client, *found.name.split("/"))
+        pages = merged_pull_requests(self._client, *found.name.split("/"))
         talks = (talk for page in pages for talk in page)
-        if self.code == "api":
+        if self._job.code == "api":
             yield from self._by_api(found, talks, skip)
             return
         try:
-            clone = RemoteClone(found.clone_url, scratch_of(self.out) / "clones" / shard)
+            clone = RemoteClone(found.clone_url, scratch_of(self._out) / "clones" / shard)
         except CannotClone as error:
             raise InputError(
                 f"{found.clone_url} cannot be cloned ({error}): start the command again, or give --code api"
@@ -106,7 +164,7 @@ class GitHubJob:
             source.git.close()
 
     def _by_api(self, found: Repository, talks: Iterator[Talk], skip: Callable[[str, str], None]) -> Iterator[Change]:
-        code = ApiCode(self.client, found.name)
+        code = ApiCode(self._client, found.name)
         for talk in talks:
             plan = PullRequest("squash", talk.number, talk.title, talk.body, "", talk.landed or "", talk.head)
             yield from _record(found, talk, plan, code.record, skip)
@@ -146,19 +204,3 @@ def _record(
         yield replace(record(plan), facts=found.facts, conversation=talk.conversation)
     except NotReplayable as reason:
         skip(f"{found.name}#{talk.number}", str(reason))
-
-
-def _summarize(notes: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    kinds: Counter[str] = sum((Counter(note["kinds"]) for note in notes), Counter())
-    skipped: Counter[str] = sum((Counter(note["skipped"]) for note in notes), Counter())
-    calls = sum(note["calls"] for note in notes)
-    seen = kinds.total() + skipped.total()
-    return {
-        "repositories": len(notes),
-        "pull_requests": seen,
-        "records": kinds.total(),
-        "kinds": dict(sorted(kinds.items())),
-        "skipped": dict(sorted(skipped.items())),
-        "api_calls": calls,
-        "api_calls_per_pull_request": calls / seen if seen else 0.0,
-    }
