@@ -6,7 +6,18 @@ from typing import Annotated, Literal
 
 import typer
 
-from data_prep.cli.app import AsJson, ExecutorKind, ExecutorOptions, Tasks, Workers, app, collect, report, require, run_job
+from data_prep.cli.app import (
+    AsJson,
+    ExecutorKind,
+    ExecutorOptions,
+    Tasks,
+    Workers,
+    app,
+    collect,
+    report,
+    require,
+    run_job,
+)
 from data_prep.errors import InputError
 from data_prep.files import refuse_existing
 

@@ -8,7 +8,7 @@ import pytest
 from data_prep import InputError
 from data_prep.files import read_jsonl
 from data_prep.pull_request.build import BuildJob, collect_git
-from data_prep.pull_request.contents import Rejected
+from data_prep.pull_request.contents import Rejected, opaque_paths
 from data_prep.pull_request.edits import TextFile, Tree, quote
 from data_prep.pull_request.filters import reject_python
 from data_prep.pull_request.proof import prove
@@ -129,6 +129,32 @@ def test_awkward_changes_replay(repository: Repository, files: dict[str, bytes |
     [change] = repository.changes()
     held = {path: file.text.encode() for path, file in replay(python_form(change)).items()}
     assert held == {path: content for path, content in files.items() if content is not None}
+
+
+def proven_in_both_forms(change: Change) -> str:
+    speech = Speech(change)
+    prove(change, read_python(render_python(change, reconstruct(change), speech)))
+    general = render_general(change, reconstruct(change, name_opaque=True), speech)
+    prove(change, read_general(general), frozenset(opaque_paths(change)))
+    return general
+
+
+def test_links_and_submodules_have_a_form(repository: Repository) -> None:
+    (repository.path / "link").symlink_to("a.py")
+    repository.commit("a link", {})
+    (repository.path / "link").unlink()
+    (repository.path / "link").symlink_to("b.py")
+    repository.commit("another target", {})
+    for number in "12":
+        repository.git("update-index", "--add", "--cacheinfo", f"160000,{number * 40},vendored")
+        repository.git("commit", "-q", "-m", f"vendored {number}")
+    (repository.path / "link").unlink()
+    repository.commit("a file where a link was", {"link": b"text\n"})
+    texts = [proven_in_both_forms(change) for change in repository.changes()]
+    assert "new file mode 120000\n<pr_diff_hunk>\n@@ -0,0 +1 @@\n+a.py\n\\ No newline at end of file\n" in texts[0]
+    assert "-a.py\n\\ No newline at end of file\n+b.py\n" in texts[1]
+    assert f"-Subproject commit {'1' * 40}\n+Subproject commit {'2' * 40}\n" in texts[3]
+    assert "old mode 120000\nnew mode 100644\n" in texts[4]
 
 
 def test_a_mode_change_has_a_form(repository: Repository) -> None:
