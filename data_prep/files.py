@@ -95,8 +95,15 @@ def jsonl_writer(path: Path) -> Iterator["JsonlWriter"]:
     """Write JSON Lines compressed with zstd; the file appears by rename."""
     part = path.with_name(path.name + PART)
     part.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("wb") as raw, zstandard.ZstdCompressor(level=6).stream_writer(raw) as stream:
-        yield JsonlWriter(stream)
+    try:
+        with part.open("wb") as raw:
+            with zstandard.ZstdCompressor(level=6).stream_writer(raw, closefd=False) as stream:
+                yield JsonlWriter(stream)
+            raw.flush()
+            os.fsync(raw.fileno())
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     part.replace(path)
 
 

@@ -99,9 +99,9 @@ class ShardedStep:
             raise InputError(f"{self.out} is not finished ({len(missing)} shards are missing): start the command again")
         summary = summarize([read_json(self._note(shard)) for shard in self.shards])
         write_json(self._part / "summary.json", summary)
-        shutil.rmtree(self._part / "notes")
-        (self._part / "job.json").unlink()
         self._part.replace(self.out)
+        shutil.rmtree(self.out / "notes")
+        (self.out / "job.json").unlink()
         return summary
 
     def _note(self, shard: Path) -> Path:

@@ -30,8 +30,9 @@ MAX_TOKENS = 32_768  # daVinci-Dev, section 3.1
 
 def collect_git(repository: Path, out: Path, on_record: Callable[[int], None] = lambda count: None) -> dict[str, Any]:
     """Write every change of a clone as a record; returns the summary."""
+    source = GitSource(repository)
     with new_directory(out) as part, jsonl_writer(part / "rejected" / "00000.jsonl.zst") as rejected:
-        source = GitSource(repository, lambda name, reason: rejected.write({"id": name, "reason": reason}))
+        source.on_skip = lambda name, reason: rejected.write({"id": name, "reason": reason})
         kinds = write_records(source.changes(), part / "records", on_record)
         summary = {
             "repository": source.repository,

@@ -6,7 +6,6 @@ twice; where a model has nothing to say, the change keeps what people wrote.
 
 import asyncio
 import os
-import re
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -24,6 +23,7 @@ from data_prep.pull_request.build import read_changes
 from data_prep.pull_request.contents import Rejected, text_of
 from data_prep.pull_request.patches import file_patch
 from data_prep.pull_request.record import Change, Commit, Enhancement
+from data_prep.pull_request.speech import TRAILER
 from data_prep.response_cache import ResponseCache
 from data_prep.shards import Note, ShardedStep, Work, run_here, shards_in
 
@@ -33,7 +33,6 @@ _PATCH_CHARACTERS = 48_000  # about 12,000 tokens; halved while the server says 
 _LEAST_PATCH_CHARACTERS = 500
 _MOST_TRIES = 4
 _TIMEOUT_SECONDS = 600.0
-_TRAILER = re.compile(r"^[A-Z][\w-]+-by: .*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ async def enhanced(change: Change, model: "LanguageModel") -> Change:
 
 def is_terse(message: str) -> bool:
     """Whether a commit message says too little to be reasoning."""
-    return len(_TRAILER.sub("", message).split()) < _TERSE_WORDS
+    return len(TRAILER.sub("", message).split()) < _TERSE_WORDS
 
 
 def _asked(change: Change) -> str:

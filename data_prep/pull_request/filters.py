@@ -16,8 +16,10 @@ MIN_STARS = 5  # and a repository with at least five stars, not archived, in Pyt
 
 # Accounts that announce themselves neither by "[bot]" nor by a GitHub account type.
 _BOT_NAMES = frozenset(
-    {"dependabot", "dependabot-preview", "greenkeeper", "pre-commit-ci", "pyup-bot", "pyup.io bot", "renovate",
-     "renovate-bot", "requires.io", "snyk-bot", "web-flow"}
+    {"allcontributors", "bors", "codecov-commenter", "codecov-io", "dependabot", "dependabot-preview", "github actions",
+     "github-actions", "googlebot", "greenkeeper", "homu", "hosted weblate", "imgbot", "k8s-ci-robot", "mergify",
+     "pre-commit-ci", "pyup-bot", "pyup.io bot", "renovate", "renovate-bot", "requires.io", "scala-steward", "snyk-bot",
+     "stale", "weblate", "web-flow"}
 )  # fmt: skip
 _BOT = re.compile(r"\[bot\]|\bbot$", re.IGNORECASE)
 

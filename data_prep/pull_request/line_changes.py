@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
+_MOST_LINES_EXACT = 4000
+
 
 class LineChange(NamedTuple):
     """Lines [old_start, old_end) became [new_start, new_end); one of the two may be empty."""
@@ -32,7 +34,9 @@ def _changes(old: Sequence[str], new: Sequence[str]) -> list[LineChange]:
     same = 0  # at the end; the matcher's time grows with what it is given
     while same < shorter - start and old[-1 - same] == new[-1 - same]:
         same += 1
-    matcher = SequenceMatcher(None, old[start : len(old) - same], new[start : len(new) - same])
+    some, other = old[start : len(old) - same], new[start : len(new) - same]
+    # Leaving out lines that are frequent makes long diffs quick, and patches of repetitive files needlessly large.
+    matcher = SequenceMatcher(None, some, other, autojunk=len(some) + len(other) > _MOST_LINES_EXACT)
     return [
         LineChange(start + i1, start + i2, start + j1, start + j2)
         for tag, i1, i2, j1, j2 in matcher.get_opcodes()

@@ -20,12 +20,14 @@ class Step:
 class Reconstruction:
     """`relevant_files`: path -> complete content at the base, of every file the change touches and the base has.
 
-    `opaque`: path -> reason, of files that are only named; the steps leave them out.
+    `opaque`: path -> reason, of files that are only named; the steps leave them out. `paths_at_base`: those of the
+    change's paths, opaque ones too, that the base has.
     """
 
     relevant_files: dict[str, str]
     steps: list[Step]
     opaque: dict[str, str]
+    paths_at_base: frozenset[str]
 
 
 def reconstruct(change: Change, name_opaque: bool = False) -> Reconstruction:
@@ -49,7 +51,15 @@ def reconstruct(change: Change, name_opaque: bool = False) -> Reconstruction:
         except CannotApply:
             raise Rejected("does_not_replay") from None
         steps.append(Step(commit, edits))
-    return Reconstruction(relevant, steps, opaque)
+    return Reconstruction(relevant, steps, opaque, _paths_at_base(change))
+
+
+def _paths_at_base(change: Change) -> frozenset[str]:
+    first: dict[str, bool] = {}
+    for file in (file for commit in change.commits for file in commit.files):
+        first.setdefault(file.old_path, file.old_blob is not None)
+        first.setdefault(file.path, file.path == file.old_path and file.old_blob is not None)
+    return frozenset(path for path, there in first.items() if there)
 
 
 def _merge_edits(change: Change, commit: Commit, opaque: dict[str, str]) -> list[Edit]:
@@ -81,10 +91,10 @@ def _file_edits(change: Change, file: FileChange, tree: Tree) -> list[Edit]:
     edits = []
     if file.status == "R":
         edits.append(Edit("rename", file.old_path, target=file.path))
-    if before.mode != after.mode and before.text:
+    if after.text and not before.text:  # nothing to search for in an empty file
+        return [*edits, Edit("create", file.path, text=after.text, mode=after.mode)]
+    if before.mode != after.mode:
         edits.append(Edit("mode", file.path, mode=after.mode))
-    if before.text != after.text and before.text:
+    if before.text != after.text:
         edits += block_edits(file.path, before.text, after.text)
-    elif not before.text:  # nothing to search for in an empty file
-        edits.append(Edit("create", file.path, text=after.text, mode=after.mode))
     return edits

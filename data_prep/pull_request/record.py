@@ -60,12 +60,13 @@ class RepositoryFacts:
 
 @dataclass(frozen=True)
 class Issue:
-    """An issue that a pull request closes."""
+    """An issue that a pull request closes; `repository` is where it stands."""
 
     number: int
     title: str
     body: str
     author: str
+    repository: str = ""
 
 
 @dataclass(frozen=True)

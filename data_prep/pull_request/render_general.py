@@ -42,6 +42,8 @@ _TAGS = (
     "pr_in_reply_to_comment_id", "pr_is_merged",
 )  # fmt: skip
 _TAG_AT_LINE_START = re.compile(f"^<(?:{'|'.join(_TAGS)})>", re.MULTILINE)
+_WHAT = {"A": "added", "M": "changed", "D": "deleted", "R": "renamed", "T": "changed"}
+_HUNK_LINES_SHOWN = 4  # of the code that a review comment is about, its last ones: as the host shows it
 _NOT_SHOWN, _GONE = "Not shown: ", "Not there any more.\n"
 
 
@@ -68,20 +70,20 @@ def _block(tag: str, text: str) -> str:
 
 def _opening(change: Change, reconstruction: Reconstruction, speech: Speech) -> str:
     author = change.conversation.author if change.conversation else change.own_commits[0].author
-    said = [
-        f"Title: {one_line(speech.clean(change.title))}",
-        f"{speech.name(author)}: {speech.clean(change.body).strip()}",
-    ]
+    said = [f"Title: {one_line(speech.clean(change.title))}", speech.said(author, change.body)]
     for issue in change.conversation.issues if change.conversation else ():
-        said.append(f"Closes issue #{issue.number}: {one_line(speech.clean(issue.title))}")
-        said.append(f"{speech.name(issue.author)}: {speech.clean(issue.body).strip()}")
+        where = "" if issue.repository in ("", change.repository) else issue.repository
+        said.append(f"Closes issue {where}#{issue.number}: {one_line(speech.clean(issue.title))}")
+        said.append(speech.said(issue.author, issue.body))
     if change.enhancement and change.enhancement.summary:
         said.append(f"Summary: {speech.clean(change.enhancement.summary).strip()}")
     parts = [_block("pr", "\n".join(said)), _line("pr_status", "opened"), _line("repo_name", change.repository)]
     parts.append(_line("pr_base", ""))
     for path, text in sorted(reconstruction.relevant_files.items()):
         parts += [_line("pr_file", path), _base_code(text)]
-    parts += [_line("pr_file", path) + f"{_NOT_SHOWN}{why}\n" for path, why in sorted(reconstruction.opaque.items())]
+    for path, why in sorted(reconstruction.opaque.items()):
+        if path in reconstruction.paths_at_base:
+            parts.append(_line("pr_file", path) + f"{_NOT_SHOWN}{why}\n")
     return "".join(parts)
 
 
@@ -95,17 +97,21 @@ def _dated(steps: list[Step]) -> Iterator[tuple[str, Step]]:
 
 
 def _utc(time: str) -> str:
-    return datetime.fromisoformat(time).astimezone(UTC).isoformat()
+    """A time that can be compared as text; nothing for what no clock shows."""
+    try:
+        return datetime.fromisoformat(time).astimezone(UTC).isoformat()
+    except (ValueError, OverflowError):
+        return ""
 
 
 def _code_block(change: Change, step: Step, reconstruction: Reconstruction, speech: Speech) -> str:
-    said = f"{speech.name(step.commit.author)}: {message_of(change, step, speech).strip()}"
+    said = f"{speech.name(step.commit.author)}: {message_of(change, step, speech).strip()}".rstrip()
     files = [file for file in step.commit.files if file.path not in reconstruction.opaque]
     if step.commit.merge:
         return _block("pr_base", said) + "".join(_merged_file(change, file) for file in files)
-    patches = "".join(_patch(_patch_of(change, file)) for file in files)
+    patches = "".join(_patch(patch) for file in files for patch in _patches_of(change, file))
     named = "".join(
-        _line("pr_file", file.path) + f"{_NOT_SHOWN}{reconstruction.opaque[file.path]}\n"
+        _line("pr_file", file.path) + f"{_NOT_SHOWN}{reconstruction.opaque[file.path]}, {_WHAT[file.status]}\n"
         for file in step.commit.files
         if file.path in reconstruction.opaque
     )
@@ -119,10 +125,12 @@ def _merged_file(change: Change, file: FileChange) -> str:
     return _line("pr_file", file.path) + f"mode {after.mode}\n" + _base_code(after.text)
 
 
-def _patch_of(change: Change, file: FileChange) -> FilePatch:
+def _patches_of(change: Change, file: FileChange) -> list[FilePatch]:
     before = None if file.old_blob is None else text_of(change, file.old_blob, file.old_mode)
     after = None if file.new_blob is None else text_of(change, file.new_blob, file.new_mode)
-    return file_patch(file.path, file.old_path, before, after)
+    if file.status == "T":  # a file where a link was: git takes the one away and makes the other
+        return [file_patch(file.path, file.path, before, None), file_patch(file.path, file.path, None, after)]
+    return [file_patch(file.path, file.old_path, before, after)]
 
 
 def _patch(patch: FilePatch) -> str:
@@ -132,19 +140,20 @@ def _patch(patch: FilePatch) -> str:
 
 def _said(events: tuple[Event, ...], speech: Speech) -> Iterator[tuple[str, str]]:
     """Comments, and reviews each with the threads that it opened, in which every answer stands below its question."""
-    comments = {event.id: event for event in events if event.kind == "review_comment"}
+    comments = {event.id: event for event in events if event.kind == "review_comment" and not event.bot}
     reviews = {event.id for event in events if event.kind == "review"}
     threads: dict[int, list[Event]] = {}
     for comment in comments.values():
-        first = comment
-        while first.reply_to in comments and first.reply_to != first.id:
+        first, seen = comment, {comment.id}
+        while first.reply_to in comments and first.reply_to not in seen:
             first = comments[first.reply_to]
+            seen.add(first.id)
         threads.setdefault(first.id, []).append(comment)
     opened: dict[int | None, list[int]] = {}
     for first_id in threads:
         review = comments[first_id].review
         opened.setdefault(review if review in reviews else None, []).append(first_id)
-    for event in events:
+    for event in (event for event in events if not event.bot):
         if event.kind == "comment" and event.text.strip():
             yield _utc(event.at), _speech("pr_comment", event, speech)
         elif event.kind == "review" and (event.text.strip() or event.state != "COMMENTED" or event.id in opened):
@@ -156,25 +165,29 @@ def _said(events: tuple[Event, ...], speech: Speech) -> Iterator[tuple[str, str]
 
 
 def _speech(tag: str, event: Event, speech: Speech) -> str:
-    return _block(tag, f"{speech.name(event.author)}: {speech.clean(event.text).strip()}") + _line(
-        "pr_event_id", str(event.id)
-    )
+    return _block(tag, speech.said(event.author, event.text)) + _line("pr_event_id", str(event.id))
 
 
 def _thread(comments: list[Event], speech: Speech) -> str:
-    comments = sorted(comments, key=lambda comment: (_utc(comment.at), comment.id))
     parts = []
-    for comment in comments:
-        where = "" if comment.path is None else f"{comment.path}{f' line {comment.line}' if comment.line else ''}\n"
-        parts.append(
-            _block("pr_review_comment", f"{where}{speech.name(comment.author)}: {speech.clean(comment.text).strip()}")
-        )
+    for number, comment in enumerate(sorted(comments, key=lambda comment: (_utc(comment.at), comment.id))):
+        where = "" if number else _where(comment)
+        parts.append(_block("pr_review_comment", where + speech.said(comment.author, comment.text)))
         parts.append(_line("pr_event_id", str(comment.id)))
         if comment.review is not None:
             parts.append(_line("pr_in_reply_to_review_id", str(comment.review)))
         if comment.reply_to is not None:
             parts.append(_line("pr_in_reply_to_comment_id", str(comment.reply_to)))
     return "".join(parts)
+
+
+def _where(comment: Event) -> str:
+    """The place that a thread is about, and the code there."""
+    if comment.path is None:
+        return ""
+    lines = (comment.diff_hunk or "").split("\n")
+    code = "".join(f"{line}\n" for line in lines[-_HUNK_LINES_SHOWN:] if line and not line.startswith("@@"))
+    return f"{comment.path}{f' line {comment.line}' if comment.line else ''}\n{code}"
 
 
 def _closing(change: Change) -> str:

@@ -84,11 +84,12 @@ def summary_of(change: Change, speech: Speech) -> str:
     """What a language model wrote, else the facts: title, number of commits, files."""
     if change.enhancement and change.enhancement.summary:
         return quote(speech.clean(change.enhancement.summary))
-    own = change.own_commits
-    paths = sorted({file.path for commit in own for file in commit.files})
-    commits = "one commit" if len(own) == 1 else f"{len(own)} commits"
+    paths = sorted({file.path for commit in change.own_commits for file in commit.files})
+    commits = "one commit" if len(change.commits) == 1 else f"{len(change.commits)} commits"
     touched = ", ".join(f"`{path}`" for path in paths)
-    return f"{one_line(speech.clean(change.title))}. The change takes {commits} and touches {touched}.\n"
+    return (
+        f"{one_line(speech.clean(change.title)).rstrip('.!?…: ')}. The change takes {commits} and touches {touched}.\n"
+    )
 
 
 def message_of(change: Change, step: Step, speech: Speech) -> str:

@@ -5,11 +5,15 @@ credential keeps its change out altogether.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 from data_prep.pull_request.record import Change
 
-_EMAIL = re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b")
+# Not the user of an address of a repository, nor what is named after a version or a size (react@18.2.0, icon@2x.png).
+_EMAIL = re.compile(
+    r"(?<![\w.+@/-])(?!git@)[\w.+-]{1,64}@(?!\dx\.)(?:[A-Za-z\d-]{1,63}\.){1,5}[A-Za-z]{2,24}\b(?!\.?\d)"
+)
+_LOGIN_IN_ADDRESS = re.compile(r"(?<=://)[^\s/:@]{1,64}:[^\s/@]{1,128}(?=@)")
 # What services hand out, by the forms that they document; each is long enough not to be met by chance.
 _CREDENTIAL = re.compile(
     r"\b(?:gh[opsur]_[A-Za-z0-9]{36,}|github_pat_\w{60,}|glpat-[\w-]{20,}|(?:AKIA|ASIA)[0-9A-Z]{16}"
@@ -17,8 +21,14 @@ _CREDENTIAL = re.compile(
     r"|pypi-AgEI[\w-]{50,}|hf_[A-Za-z]{34}|SG\.[\w-]{22}\.[\w-]{43})(?![\w-])"
     r"|-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----\s+[A-Za-z0-9+/=\s]{64,}"
 )
-_TRAILER = re.compile(r"^(?P<key>[A-Z][a-z]+(?:-[a-z]+)*-by:\s*)(?P<name>[^<\n]+?)\s*(?:<[^>\n]*>)?\s*$", re.MULTILINE)
+TRAILER = re.compile(
+    r"^(?P<key>(?:co-authored|co-developed|signed-off|reviewed|acked|tested|reported|suggested|helped|approved|requested"
+    r"|mentored)-by:[ \t]*)(?P<name>[^<\n]{1,100})(?P<address><[^\n]*)?$",
+    re.MULTILINE | re.IGNORECASE,
+)
 _WORD = r"(?<![\w@./-]){}(?![\w@/-]|\.\w)"
+_CODE = re.compile(r"(```.*?```|`[^`\n]*`)", re.DOTALL)  # in which @ makes decorators, not mentions
+_MENTION = re.compile(r"(?<![\w@/`.])@(?P<login>[A-Za-z\d](?:[A-Za-z\d-]{0,37}[A-Za-z\d])?)(?![\w@/(-]|\.\w)")
 
 
 def holds_credential(text: str) -> bool:
@@ -29,46 +39,55 @@ def holds_credential(text: str) -> bool:
 class Speech:
     """Cleans what was said about one change. Pseudonyms are username_0, username_1, ... in the order of appearance.
 
-    Known people are those the change names: author, reviewers, commenters, committers, and whom trailers
-    ("Co-authored-by: ...") name. They are replaced where they are mentioned (@login), where a trailer names them, and,
-    with a name of two words or more, wherever they stand. With `pseudonyms` off names stay.
+    People are replaced where they are mentioned (@login), where a trailer ("Co-authored-by: ...") names them, and, with
+    a name of two words or more, wherever they stand. With `pseudonyms` off names stay.
     """
 
     def __init__(self, change: Change, pseudonyms: bool = True) -> None:
         self._pseudonyms = pseudonyms
         self._names: dict[str, str] = {}
-        if pseudonyms:
-            for person in _people(change):
-                self._names.setdefault(person.casefold(), f"username_{len(self._names)}")
-        people = sorted(self._names, key=len, reverse=True)
-        full_names = [re.escape(name) for name in people if " " in name]
-        logins = [re.escape(name) for name in people if " " not in name]
-        self._full = re.compile(_WORD.format(f"(?:{'|'.join(full_names)})"), re.IGNORECASE) if full_names else None
-        self._login = re.compile(rf"(?<![\w@/])@(?:{'|'.join(logins)})(?![\w-])", re.IGNORECASE) if logins else None
+        authors = {commit.author for commit in change.own_commits}
+        if pseudonyms and change.conversation and len(authors) == 1:  # who opened it under a login is who wrote it
+            self._names[authors.pop().casefold()] = self.name(change.conversation.author)
+        for person in _people(change) if pseudonyms else ():
+            self.name(person)
+        names = {person for person in _people(change) if " " in person} if pseudonyms else set()
+        full = "|".join(re.escape(name) for name in sorted(names, key=lambda name: (-len(name), name)))
+        self._full = re.compile(_WORD.format(f"(?:{full})")) if names else None
 
     def name(self, person: str) -> str:
         """How a person is called here."""
-        return self._names.get(person.casefold(), person)
+        if not self._pseudonyms or not person:
+            return person
+        return self._names.setdefault(person.casefold(), f"username_{len(set(self._names.values()))}")
+
+    def said(self, person: str, text: str) -> str:
+        """A line, or more, that a person says."""
+        return f"{self.name(person)}: {self.clean(text).strip()}".rstrip()
 
     def clean(self, text: str) -> str:
         """A text without names, addresses and credentials; line ends are line feeds."""
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         if self._pseudonyms:
-            text = _TRAILER.sub(lambda match: match["key"] + self.name(match["name"]), text)
-            if self._login:
-                text = self._login.sub(lambda match: "@" + self.name(match[0][1:]), text)
+            text = TRAILER.sub(lambda match: match["key"] + self.name(match["name"].strip()), text)
             if self._full:
                 text = self._full.sub(lambda match: self.name(match[0]), text)
+            parts = _CODE.split(text)
+            parts[::2] = [_MENTION.sub(lambda match: "@" + self.name(match["login"]), part) for part in parts[::2]]
+            text = "".join(parts)
+        text = _LOGIN_IN_ADDRESS.sub("<credential>", text)
         return _CREDENTIAL.sub("<credential>", _EMAIL.sub("<email>", text))
 
 
-def _people(change: Change) -> Iterable[str]:
+def _people(change: Change) -> Iterator[str]:
+    """Who takes part: logins and names, and those that trailers name with an address."""
     said = [change.body, *(commit.message for commit in change.commits)]
     if talk := change.conversation:
         yield talk.author
-        yield from (event.author for event in talk.events)
+        yield from (event.author for event in talk.events if not event.bot)
         yield from (issue.author for issue in talk.issues)
-        said += [event.text for event in talk.events]
+        said += [*(event.text for event in talk.events), *(issue.body for issue in talk.issues)]
     yield from (commit.author for commit in change.commits)
     for text in said:
-        yield from (match["name"] for match in _TRAILER.finditer(text.replace("\r\n", "\n")))
+        trailers = TRAILER.finditer(text.replace("\r\n", "\n"))
+        yield from (match["name"].strip() for match in trailers if match["address"])

@@ -5,6 +5,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ _MERGE_SUBJECT = re.compile(r"Merge pull request #(\d+) from \S+")
 _SQUASH_SUBJECT = re.compile(r"(?P<title>.*\S)\s*\(#(?P<number>\d+)\)$")
 # A mark that no path can hold opens each commit among the raw diff entries; NUL separates everything.
 _MARK = f"davinci {secrets.token_hex(16)} /"
-_FORMAT = f"{_MARK}%H%x00%P%x00%an%x00%aI%x00%B"
+_FORMAT = f"{_MARK}%H%x00%P%x00%an%x00%at%x00%B"
 
 
 Kind = Literal["merge", "squash", "rebase", "commit"]
@@ -57,8 +58,8 @@ class _LogEntry:
 class GitSource:
     """The changes of one clone. `skipped` counts, by reason, what cannot become a record; `on_skip` hears of each."""
 
-    def __init__(self, path: Path, on_skip: Callable[[str, str], None] = lambda name, reason: None) -> None:
-        self._on_skip = on_skip
+    def __init__(self, path: Path) -> None:
+        self.on_skip: Callable[[str, str], None] = lambda name, reason: None
         self.git = GitClone(path)
         self.pull_heads = {int(ref.split("/")[2]): commit for ref, commit in self.git.refs("refs/pull/*/head").items()}
         self.repository = self.git.repository_name()
@@ -89,7 +90,7 @@ class GitSource:
     def skip(self, name: str, reason: str) -> None:
         """Count a change that is left out."""
         self.skipped[reason] += 1
-        self._on_skip(name, reason)
+        self.on_skip(name, reason)
 
     def _plain_commits(self) -> Iterator[PullRequest]:
         for entry in self._history("--no-merges"):
@@ -157,11 +158,19 @@ class GitSource:
     def blob_ids(self, planned: PullRequest) -> set[str]:
         """Ids of all file contents that the record of a pull request may need; asks for none of them."""
         try:
-            chains = [self._own_chain(planned), self._alone(planned.landed) if planned.kind != "merge" else None]
+            chain = self._own_chain(planned)
+            pairs = [] if planned.kind == "merge" else [(planned.landed, self._alone(planned.landed).base)]
         except NotReplayable:
             return set()
-        commits = {commit: None for chain in chains if chain for commit in chain.commits}
-        lines = [f"{commit} {self.graph.parents[commit][0]}" for commit in commits]
+        for commit in chain.commits if chain else ():
+            pairs.append((commit, self.graph.parents[commit][0]))
+            if chain and commit in chain.merges:
+                ours, theirs = self.graph.parents[commit]
+                before = self.git.merge_base(ours, theirs)
+                pairs += [(side, before) for side in (ours, theirs) if before]
+        if chain and (before := self._before_rebase(planned.landed, chain)):
+            pairs.append((planned.landed, before))
+        lines = [f"{new} {old}" for new, old in dict.fromkeys(pairs)]
         entries = _entries(self.git.diffs(lines, _FORMAT, renames=False))
         return {blob for entry in entries for file in entry.files for blob in _blobs_of_file(file)}
 
@@ -175,12 +184,23 @@ class GitSource:
             return planned.kind, alone
         if self._same_patch(chain, alone.base, planned.landed):
             return planned.kind, chain
-        before = planned.landed
-        for _ in chain.commits:  # put on top of the branch one by one
-            before = self.graph.parents.get(before, ("",))[0] if before else ""
-        if len(chain.commits) > 1 and before in self.graph.parents and self._same_patch(chain, before, planned.landed):
+        before = self._before_rebase(planned.landed, chain)
+        if before is not None and self._same_patch(chain, before, planned.landed):
             return "rebase", chain
+        [landed] = self._entries_of([planned.landed])
+        if len(chain.commits) > 1 and f"(#{planned.number})" not in landed.subject:
+            raise NotReplayable("landed_differently")  # it may be no more than the last commit
         return planned.kind, alone
+
+    def _before_rebase(self, landed: str, chain: Chain) -> str | None:
+        """What the branch was, if the chain's commits were put on top of it one by one."""
+        at = landed
+        for _ in chain.commits:
+            parents = self.graph.parents.get(at)
+            if not parents:
+                return None
+            at = parents[0]
+        return at if len(chain.commits) > 1 and at in self.graph.parents else None
 
     def _own_chain(self, planned: PullRequest) -> Chain | None:
         if planned.head is None:
@@ -225,7 +245,7 @@ class GitSource:
             ours, theirs = self.graph.parents[entry.sha]
             by_git = self.git.merged_by_git(ours, theirs, [file.path for file in files])
             if by_git is None:
-                raise NotReplayable("merge_inside")
+                raise NotReplayable("merge_cannot_be_checked")
             held = {file.path: (file.new_mode, file.new_blob) for file in files if file.status != "D"}
             conflict = by_git != held
         return Commit(
@@ -278,8 +298,16 @@ def _entries(fields: Iterator[str]) -> Iterator[_LogEntry]:
 
 
 def _log_entry(head: list[str], raw: list[str]) -> _LogEntry:
-    sha, parents, author, authored_at, message = head
-    return _LogEntry(sha, parents.split(), author, authored_at, message, tuple(_file_changes(raw)))
+    sha, parents, author, seconds, message = head
+    return _LogEntry(sha, parents.split(), author, _time(seconds), message, tuple(_file_changes(raw)))
+
+
+def _time(seconds: str) -> str:
+    """ISO 8601 in UTC; nothing for what no clock shows."""
+    try:
+        return datetime.fromtimestamp(int(seconds), UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return ""
 
 
 def _file_changes(raw: list[str]) -> Iterator[FileChange]:

@@ -25,6 +25,12 @@ _SAFE = ("--no-replace-objects", *(word for item in _SETTINGS.items() for word i
 _NEVER_RUN = {"log": ("--no-ext-diff", "--no-textconv"), "diff": ("--no-ext-diff", "--no-textconv")}
 _REMOTE_NAME = re.compile(r"^(?:(?!file)\w+://[^/]+/|[\w.@-]+:(?!//))(?:[^:]*/)?([^/:]+/[^/:]+?)(?:\.git)?/*$")
 _MISSING = b"missing\n"
+
+
+class MissingObjects(InputError):
+    """A clone lacks objects that are asked for."""
+
+
 _QUESTIONS_AHEAD = 400  # written before the first answer is read: they fit into a pipe
 
 
@@ -63,6 +69,10 @@ class GitClone:
         """Ref name -> commit."""
         lines = self._ask("for-each-ref", "--format=%(refname) %(objectname)", pattern) or ""
         return dict(line.split(" ", 1) for line in lines.splitlines())
+
+    def merge_base(self, one: str, other: str) -> str | None:
+        """The best common ancestor of two commits."""
+        return self._ask("merge-base", one, other)
 
     def patch_id(self, old: str, new: str) -> str | None:
         """git's identity of the patch between two commits, blind to where its hunks lie."""
@@ -106,7 +116,7 @@ class GitClone:
         for blob_id in blob_ids:
             answer = answers.readline()
             if not answer or answer.endswith(_MISSING):
-                raise InputError(
+                raise MissingObjects(
                     f"object {blob_id} is missing from {self._path}: the clone is shallow or partial; "
                     "deepen it with git fetch --unshallow, or clone it again without --filter and --depth"
                 )
@@ -130,7 +140,11 @@ class GitClone:
             diff_tree.stdin.write("".join(f"{line}\n" for line in lines[at : at + _QUESTIONS_AHEAD]).encode())
             diff_tree.stdin.write(end.encode())
             diff_tree.stdin.flush()
-            yield from _fields_until(diff_tree.stdout, end.encode())
+            try:
+                yield from _fields_until(diff_tree.stdout, end.encode())
+            except MissingObjects:
+                self._diff_tree.pop(renames).communicate()
+                raise
 
     def merged_by_git(self, ours: str, theirs: str, paths: Sequence[str]) -> dict[str, tuple[str, str]] | None:
         """path -> (mode, blob) in the tree that git by itself makes of two commits; None where it cannot.
@@ -184,7 +198,7 @@ def _fields_until(pipe: IO[bytes], end: bytes) -> Iterator[str]:
     while not rest.endswith(end):
         block = pipe.read1(1 << 16)  # type: ignore[attr-defined]  # a buffered pipe has it
         if not block:
-            raise InputError("git diff-tree ended early: is the clone complete?")
+            raise MissingObjects("git diff-tree ended early: is the clone complete?")
         *fields, rest = (rest + block).split(b"\0")
         yield from (field.decode(errors="replace") for field in fields)
     if rest != end:

@@ -154,7 +154,8 @@ def test_links_and_submodules_have_a_form(repository: Repository) -> None:
     assert "new file mode 120000\n<pr_diff_hunk>\n@@ -0,0 +1 @@\n+a.py\n\\ No newline at end of file\n" in texts[0]
     assert "-a.py\n\\ No newline at end of file\n+b.py\n" in texts[1]
     assert f"-Subproject commit {'1' * 40}\n+Subproject commit {'2' * 40}\n" in texts[3]
-    assert "old mode 120000\nnew mode 100644\n" in texts[4]
+    assert "<pr_file>link\ndeleted file mode 120000\n" in texts[4]  # as git has it: one goes, one comes
+    assert "<pr_file>link\nnew file mode 100644\n" in texts[4]
 
 
 def test_a_mode_change_has_a_form(repository: Repository) -> None:

@@ -6,6 +6,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from data_prep.files import read_json, read_jsonl
 from data_prep.pull_request.build import BuildJob, read_changes
 from data_prep.pull_request.record import Change
 from data_prep.shards import run_here
-from data_prep.sources.git import GitSource
+from data_prep.sources.git import GitSource, PullRequest
 from data_prep.sources.github import queries
 from data_prep.sources.github.client import GitHubClient
+from data_prep.sources.github.clone import RemoteClone
 from data_prep.sources.github.collect import GitHubJob, cache_of, collect_github
 from data_prep.sources.github.repositories import most_starred
 
@@ -118,6 +120,60 @@ def test_the_code_is_the_clones_own(server: GitHubServer, collected: Path) -> No
     for change in changes(collected):
         own = by_git[change.number]
         assert (change.base, change.head, change.commits, change.blobs) == (own.base, own.head, own.commits, own.blobs)
+
+
+def test_a_rebase_and_a_merge_inside_come_through_a_clone_without_contents(tmp_path: Path) -> None:
+    """What renames and automatic merges are found by must be fetched too; the full clone says what is right."""
+    path = tmp_path / "made"
+    git = ["git", "-C", path, "-c", "user.name=A Person", "-c", "user.email=a@b.c"]
+
+    def run(*arguments: str) -> str:
+        return subprocess.run([*git, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+    def commit(name: str, text: str, message: str) -> str:
+        (path / name).write_text(text)
+        run("add", "-A")
+        run("commit", "-q", "-m", message)
+        return run("rev-parse", "HEAD")
+
+    subprocess.run(["git", "init", "-q", "-b", "main", path], check=True)
+    lines = [f"line {n}\n" for n in range(60)]
+    commit("a.py", "".join(lines), "start")
+    run("checkout", "-q", "-b", "rebased")
+    for number in range(3):
+        lines[number] = "changed\n"
+        (path / f"new{number}.py").write_text("".join(lines[:40]))
+        commit("a.py", "".join(lines), f"step {number}")
+    run("update-ref", "refs/pull/1/head", "rebased")
+    run("checkout", "-q", "main")
+    commit("other.py", "x = 1\n", "meanwhile")
+    run("cherry-pick", "rebased~2", "rebased~1", "rebased")
+    landed = run("rev-parse", "HEAD")
+    run("checkout", "-q", "-b", "topic", "HEAD~3")
+    commit("a.py", "".join([*lines[:3], *lines[3:50], "mine\n", *lines[50:]]).replace("changed", "line"), "mine")
+    with_main = subprocess.run([*git, "merge", "-q", "-m", "Merge main", "main"], capture_output=True, check=False)
+    if with_main.returncode:
+        run("checkout", "-q", "--theirs", "a.py")
+        commit("a.py", (path / "a.py").read_text(), "Merge main")
+    commit("b.py", "b = 2\n", "second")
+    run("update-ref", "refs/pull/2/head", "topic")
+    run("checkout", "-q", "main")
+    run("merge", "-q", "--no-ff", "-m", "Merge pull request #2 from a/topic\n\nTopic", "topic")
+    for name in ("uploadpack.allowFilter", "uploadpack.allowAnySHA1InWant"):
+        run("config", name, "true")
+    plans = [PullRequest("squash", 1, "One", "", f"{landed}^", landed, run("rev-parse", "rebased"))]
+    plans[0] = replace(plans[0], target=run("rev-parse", f"{landed}^"))
+    merge = run("rev-parse", "HEAD")
+    plans.append(PullRequest("merge", 2, "Two", "", run("rev-parse", "HEAD^1"), merge, run("rev-parse", "HEAD^2")))
+    clone = RemoteClone(f"file://{path}", tmp_path / "scratch")
+    clone.fetch_pull_heads([1, 2])
+    full, reader = GitSource(path), GitSource(clone.reader)
+    clone.fetch_contents({blob for plan in plans for blob in reader.blob_ids(plan)})
+    for plan in plans:
+        own, other = (replace(source.record(plan), repository="r") for source in (full, reader))
+        assert own == other
+    assert full.record(plans[0]).kind == "rebase" and len(full.record(plans[0]).commits) == 3
+    assert [commit.merge for commit in full.record(plans[1]).commits] == [False, True, False]
 
 
 def test_code_by_the_api_gives_the_same_files(server: GitHubServer, tmp_path: Path, collected: Path) -> None:

@@ -16,6 +16,7 @@ from data_prep.pull_request.record import Change
 from data_prep.response_cache import ResponseCache
 from data_prep.shards import ShardedStep, Work, run_here
 from data_prep.sources.git import GitSource, PullRequest
+from data_prep.sources.git_command import MissingObjects
 from data_prep.sources.git_graph import NotReplayable
 from data_prep.sources.github.client import DEFAULT_URL, GitHubClient, Unavailable
 from data_prep.sources.github.clone import CannotClone, RemoteClone
@@ -114,37 +115,37 @@ class _Collector:
         name = shard.name.replace("__", "/", 1)
         calls = self._client.calls
         skipped: Counter[str] = Counter()
-        kinds: dict[str, int] = {}
         with jsonl_writer(folder / "rejected" / f"{shard.name}.jsonl.zst") as rejected:
 
             def skip(what: str, reason: str) -> None:
                 skipped[reason] += 1
                 rejected.write({"id": what, "reason": reason})
 
-            try:
-                found = repository(self._client, name)
-                changes = self._changes(found, shard.name, skip)
-                kinds = write_records(changes, folder / "records", self._job.on_record, f"{shard.name}-")
-            except Unavailable as status:
-                skip(name, f"repository_unavailable_{status}")
+            changes = self._changes(name, shard.name, skip)
+            kinds = write_records(changes, folder / "records", self._job.on_record, f"{shard.name}-")
         shutil.rmtree(scratch_of(self._out) / "clones" / shard.name, ignore_errors=True)
         seen = sum(kinds.values()) + sum(n for reason, n in skipped.items() if not reason.startswith("repository_"))
         calls = self._client.calls - calls
         return {"name": name, "pull_requests": seen, "kinds": kinds, "skipped": skipped, "calls": calls}
 
-    def _changes(self, found: Repository, shard: str, skip: Callable[[str, str], None]) -> Iterator[Change]:
-        pages = merged_pull_requests(self._client, *found.name.split("/"))
-        talks = (talk for page in pages for talk in page)
-        if self._job.code == "api":
-            yield from self._by_api(found, talks, skip)
-            return
+    def _changes(self, name: str, shard: str, skip: Callable[[str, str], None]) -> Iterator[Change]:
+        """The records of a repository; what GitHub has of it no more is skipped, what came before is kept."""
         try:
-            clone = RemoteClone(found.clone_url, scratch_of(self._out) / "clones" / shard)
+            found = repository(self._client, name)
+            pages = merged_pull_requests(self._client, *found.name.split("/"))
+            talks = (talk for page in pages for talk in page)
+            if self._job.code == "api":
+                yield from self._by_api(found, talks, skip)
+            else:
+                clone = RemoteClone(found.clone_url, scratch_of(self._out) / "clones" / shard)
+                yield from self._by_git(found, clone, talks, skip)
+        except Unavailable as status:
+            skip(name, f"repository_unavailable_{status}")
         except CannotClone as error:
             raise InputError(
-                f"{found.clone_url} cannot be cloned ({error}): start the command again, or give --code api"
+                f"git cannot fetch {name} ({error}): start the command again, it goes on where it was; "
+                "or give --code api"
             ) from None
-        yield from self._by_git(found, clone, talks, skip)
 
     def _by_git(
         self, found: Repository, clone: RemoteClone, talks: Iterator[Talk], skip: Callable[[str, str], None]
@@ -204,3 +205,5 @@ def _record(
         yield replace(record(plan), facts=found.facts, conversation=talk.conversation)
     except NotReplayable as reason:
         skip(f"{found.name}#{talk.number}", str(reason))
+    except MissingObjects:
+        skip(f"{found.name}#{talk.number}", "contents_missing")

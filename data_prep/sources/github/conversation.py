@@ -33,15 +33,10 @@ class Talk:
 def merged_pull_requests(client: GitHubClient, owner: str, name: str) -> Iterator[list[Talk]]:
     """Merged pull requests, oldest first, in pages. Raises Unavailable where the repository is not there (any more)."""
     after: str | None = None
-    size = PULL_REQUESTS_PER_QUERY
     while True:
-        try:
-            data = client.query(MERGED_PULL_REQUESTS, owner=owner, name=name, first=size, after=after)
-        except TooMuch:
-            if size == 1:
-                raise Unavailable("504") from None
-            size = max(1, size // 4)
-            continue
+        data = _less_and_less(
+            client, MERGED_PULL_REQUESTS, PULL_REQUESTS_PER_QUERY, owner=owner, name=name, after=after
+        )
         if data.get("repository") is None:
             raise Unavailable("404")
         page = data["repository"]["pullRequests"]
@@ -49,6 +44,17 @@ def merged_pull_requests(client: GitHubClient, owner: str, name: str) -> Iterato
         if not page["pageInfo"]["hasNextPage"]:
             return
         after = page["pageInfo"]["endCursor"]
+
+
+def _less_and_less(client: GitHubClient, query: str, first: int, **which: Any) -> Node:
+    """The answer to a query for the `first` of a list, or for fewer where that is too much. Raises Unavailable."""
+    while True:
+        try:
+            return client.query(query, first=first, **which)
+        except TooMuch:
+            if first == 1:
+                raise Unavailable("504") from None
+            first = max(1, first // 4)
 
 
 def _talk(client: GitHubClient, owner: str, name: str, node: Node) -> Talk:
@@ -82,8 +88,8 @@ def _whole(client: GitHubClient, owner: str, name: str, node: Node, connection: 
         if not page["pageInfo"]["hasNextPage"]:
             return
         after = page["pageInfo"]["endCursor"]
-        query = REST_OF[connection]
-        data = client.query(query, owner=owner, name=name, number=node["number"], first=REST_PER_QUERY, after=after)
+        which = {"owner": owner, "name": name, "number": node["number"], "after": after}
+        data = _less_and_less(client, REST_OF[connection], REST_PER_QUERY, **which)
         pull_request = (data.get("repository") or {}).get("pullRequest") or {}
         page = pull_request.get(connection)
 
@@ -95,7 +101,7 @@ def _thread(client: GitHubClient, thread: Node) -> Iterator[Node]:
         if not page["pageInfo"]["hasNextPage"]:
             return
         after = page["pageInfo"]["endCursor"]
-        data = client.query(REST_OF_THREAD, id=thread["id"], first=REST_PER_QUERY, after=after)
+        data = _less_and_less(client, REST_OF_THREAD, REST_PER_QUERY, id=thread["id"], after=after)
         page = (data.get("node") or {}).get("comments")
 
 
@@ -112,7 +118,9 @@ def _id(node: Node | None) -> int | None:
 
 
 def _issue(node: Node) -> Issue:
-    return Issue(node["number"], node["title"], node["body"] or "", _actor(node)[0])
+    return Issue(
+        node["number"], node["title"], node["body"] or "", _actor(node)[0], node["repository"]["nameWithOwner"]
+    )
 
 
 def _comment(node: Node) -> Event:
