@@ -21,6 +21,7 @@ from data_prep.errors import InputError
 from data_prep.files import jsonl_writer, read_json
 from data_prep.pull_request.build import read_changes
 from data_prep.pull_request.contents import Rejected, text_of
+from data_prep.pull_request.filters import reject_general
 from data_prep.pull_request.patches import file_patch
 from data_prep.pull_request.record import Change, Commit, Enhancement
 from data_prep.pull_request.speech import TRAILER
@@ -113,7 +114,9 @@ async def _in_order(changes: Iterator[Change], model: "LanguageModel", ahead: in
 
 
 async def enhanced(change: Change, model: "LanguageModel") -> Change:
-    """A change with what the model has to say about it."""
+    """A change with what the model has to say about it; of one that no corpus takes, nothing is asked."""
+    if reject_general(change) is not None:
+        return replace(change, enhancement=Enhancement(model.name, None))
     terse = [commit for commit in change.own_commits if is_terse(commit.message)]
     asked = _asked(change)
     patches = [patch_of(change, commit) for commit in change.own_commits]

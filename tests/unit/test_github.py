@@ -1,5 +1,6 @@
 """Laws of collecting GitHub, against a real HTTP server: complete, within limits, never twice, no token left."""
 
+import json
 import re
 import subprocess
 import sys
@@ -269,6 +270,15 @@ def test_refusals_and_failures_change_nothing(
     server.after = lambda count: server.faults.append(fault) if count in (1, 4) else None
     collect(server, tmp_path / "again")
     assert contents_of(tmp_path / "again") == contents_of(collected)
+
+
+def test_a_query_that_is_too_much_is_asked_for_less(server: GitHubServer, collected: Path, tmp_path: Path) -> None:
+    server.log.clear()
+    server.after = lambda count: server.faults.extend([Fault(502), Fault(504)] if count == 2 else [])
+    collect(server, tmp_path / "again")
+    sizes = [json.loads(asked.body)["variables"]["first"] for asked in server.log if asked.body]
+    assert sizes[:3] == [25, 25, 6]
+    assert changes(tmp_path / "again") == changes(collected)
 
 
 def test_an_answer_that_does_not_come_is_asked_for_again(server: GitHubServer, collected: Path, tmp_path: Path) -> None:

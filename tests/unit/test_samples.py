@@ -197,7 +197,7 @@ def test_what_people_said_names_nobody() -> None:
     assert "Jane Doe" in kept.text and "example.com" not in kept.text and "ghp_" not in kept.text
     again = Speech(change)
     assert [again.name(name) for name in ("octocat", "OCTOCAT", "Reviewer", "nobody known")] == [
-        "username_0", "username_0", "username_1", "nobody known",
+        "username_0", "username_0", "username_1", "username_3",
     ]  # fmt: skip
 
 
