@@ -1,9 +1,9 @@
 """13-gram leakage of HumanEval, SWE-bench Verified, GSM8K and MATH-500 into real source text.
 
 Scan: our C++ on token ids against a Python inverted index per core, against the read bandwidth of the machine, and with
-two threads. From text: `decontaminate --text`, the whole command as people call it, against overlapy (Aho-Corasick over
-13-grams of words; of the public tools that install on Python 3.11 the fastest; it knows one thread), its start, index and
-scan included; also with one thread to search, and against tokenizing all of the text first, then decontaminating.
+two threads. From text: `decontaminate --text`, the whole command as people call it, against overlapy (Aho-Corasick
+over 13-grams of words; of the public tools that install on Python 3.11 the fastest; it knows one thread), its start,
+index and scan included; also with one thread to search, and against tokenizing all first, then decontaminating.
 """
 
 import argparse
@@ -145,18 +145,10 @@ def main() -> None:
             two = run([*data, "decontaminate", prefix, *flags, *model, "--out", report, "--threads", "1"])
             return one.seconds + two.seconds
 
-        def from_text() -> float:
+        def from_text(*options: str) -> float:
             (work / "text.json").unlink(missing_ok=True)
-            command = [
-                *data,
-                "decontaminate",
-                "--text",
-                work / "source.jsonl",
-                *flags,
-                "--tokenizer",
-                arguments.tokenizer,
-            ]
-            return run([*command, "--out", work / "text.json", "--threads", "1"]).seconds
+            text = ["--text", work / "source.jsonl", "--tokenizer", arguments.tokenizer]
+            return run([*data, "decontaminate", *text, *flags, *options, "--out", work / "text.json"]).seconds
 
         def overlapy() -> float:
             return run([sys.executable, "-c", OVERLAPY, work / "source.jsonl", *benchmarks]).seconds
