@@ -118,7 +118,7 @@ class GitClone:
             if not answer or answer.endswith(_MISSING):
                 raise MissingObjects(
                     f"object {blob_id} is missing from {self._path}: the clone is shallow or partial; "
-                    "deepen it with git fetch --unshallow, or clone it again without --filter and --depth"
+                    "deepen it with git fetch --unshallow, or clone it again without --filter"
                 )
             size = int(answer.split()[2])
             yield size, answers.read(size + 1)[:-1] if question == "contents" else None
@@ -142,9 +142,12 @@ class GitClone:
             diff_tree.stdin.flush()
             try:
                 yield from _fields_until(diff_tree.stdout, end.encode())
-            except MissingObjects:
+            except EOFError:
                 self._diff_tree.pop(renames).communicate()
-                raise
+                raise MissingObjects(
+                    f"git cannot compare two versions in {self._path}: the clone is partial or damaged; "
+                    "clone it again without --filter"
+                ) from None
 
     def merged_by_git(self, ours: str, theirs: str, paths: Sequence[str]) -> dict[str, tuple[str, str]] | None:
         """path -> (mode, blob) in the tree that git by itself makes of two commits; None where it cannot.
@@ -198,7 +201,7 @@ def _fields_until(pipe: IO[bytes], end: bytes) -> Iterator[str]:
     while not rest.endswith(end):
         block = pipe.read1(1 << 16)  # type: ignore[attr-defined]  # a buffered pipe has it
         if not block:
-            raise MissingObjects("git diff-tree ended early: is the clone complete?")
+            raise EOFError
         *fields, rest = (rest + block).split(b"\0")
         yield from (field.decode(errors="replace") for field in fields)
     if rest != end:

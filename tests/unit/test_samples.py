@@ -405,6 +405,16 @@ def test_a_shallow_clone_says_how_to_deepen_it(pluggy_clone: Path, tmp_path: Pat
     assert not (tmp_path / "records").exists()
 
 
+def test_a_clone_without_contents_says_so(pluggy_clone: Path, tmp_path: Path) -> None:
+    subprocess.run(["git", "-C", pluggy_clone, "config", "uploadpack.allowFilter", "true"], check=True)
+    partial = tmp_path / "partial"
+    command = ["git", "clone", "-q", "--bare", "--filter=blob:none", f"file://{pluggy_clone}", partial]
+    subprocess.run(command, check=True)
+    with pytest.raises(InputError, match=r"partial.*without --filter"):
+        collect_git(partial, tmp_path / "records")
+    assert not (tmp_path / "records").exists()
+
+
 def test_memory_does_not_grow_with_the_history(tmp_path: Path) -> None:
     """A history ten times as long takes no more memory than its commits' names do."""
     peaks = []
