@@ -5,6 +5,7 @@ such file below it) or a glob pattern.
 """
 
 import glob
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 2 << 20  # bounds memory and still keeps every core busy
 _MOST_ROWS = 1024
 OPTIONAL_COLUMNS = ("tools",)
+_BRACE = ord("{")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LINES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
 _SUFFIXES = (*_LINES, ".parquet")
@@ -113,7 +115,7 @@ def _read_lines(path: Path, place: Place) -> Iterator[Chunk]:
         if not cut:
             pending.append(block)  # a line longer than a block
             continue
-        chunk = _lines_from(path, place, b"".join([*pending, block[:cut]]))
+        chunk = _lines_from(path, place, b"".join([*pending, memoryview(block)[:cut]]))
         yield chunk
         place, pending = chunk.after, [block[cut:]]
     if rest := b"".join(pending):
@@ -186,17 +188,25 @@ def records_of(chunk: Chunk) -> Iterator[tuple[int, dict[str, Any] | BrokenRecor
             raise InputError(f"{chunk.path}, from record {chunk.first} on, is not UTF-8: {error}") from None
         return
     assert chunk.lines is not None
-    for number, line in enumerate(chunk.lines.split(b"\n"), chunk.first):
-        if line and not line.isspace():
-            yield number, _parse(line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line)
+    lines, start = memoryview(chunk.lines), 0  # nothing is copied on the way to the parser
+    for number in itertools.count(chunk.first):
+        end = chunk.lines.find(b"\n", start)
+        line = lines[start:] if end < 0 else lines[start:end]
+        if line and line[0] != _BRACE:
+            line = memoryview(line.tobytes().removeprefix(_BYTE_ORDER_MARK if number == 1 else b"").strip())
+        if line:
+            yield number, _parse(line)
+        if end < 0:
+            return
+        start = end + 1
 
 
-def _parse(line: bytes) -> dict[str, Any] | BrokenRecord:
+def _parse(line: memoryview) -> dict[str, Any] | BrokenRecord:
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         try:
-            record = json.loads(line)  # takes NaN, which Python writes
+            record = json.loads(line.tobytes())  # takes NaN, which Python writes
             orjson.dumps(record)  # and half characters, which are no text
         except (ValueError, TypeError, RecursionError):
             return BrokenRecord(f"is not JSON: {error}")
