@@ -3,6 +3,7 @@
 git itself and not a binding, because only git reads a partial (blobless) clone.
 """
 
+import os
 import re
 import secrets
 import subprocess
@@ -25,13 +26,12 @@ _SAFE = ("--no-replace-objects", *(word for item in _SETTINGS.items() for word i
 _NEVER_RUN = {"log": ("--no-ext-diff", "--no-textconv"), "diff": ("--no-ext-diff", "--no-textconv")}
 _REMOTE_NAME = re.compile(r"^(?:(?!file)\w+://[^/]+/|[\w.@-]+:(?!//))(?:[^:]*/)?([^/:]+/[^/:]+?)(?:\.git)?/*$")
 _MISSING = b"missing\n"
+_QUESTIONS_AHEAD = 400  # written before the first answer is read: they fit into a pipe
+_BLOCK_BYTES = 1 << 16
 
 
 class MissingObjects(InputError):
     """A clone lacks objects that are asked for."""
-
-
-_QUESTIONS_AHEAD = 400  # written before the first answer is read: they fit into a pipe
 
 
 class GitClone:
@@ -86,7 +86,7 @@ class GitClone:
         with self._start(*arguments) as process:
             assert process.stdout is not None
             rest = b""
-            while block := process.stdout.read1(1 << 16):  # type: ignore[attr-defined]  # a buffered pipe has it
+            while block := os.read(process.stdout.fileno(), _BLOCK_BYTES):
                 *fields, rest = (rest + block).split(b"\0")
                 yield from (field.decode(errors="replace") for field in fields)
             if rest:
@@ -99,12 +99,17 @@ class GitClone:
         if self._cat_file is None:
             self._cat_file = self._start("cat-file", "--batch-command")
         found: dict[str, bytes | None] = {}
-        for at in range(0, len(blob_ids), _QUESTIONS_AHEAD):
-            some = blob_ids[at : at + _QUESTIONS_AHEAD]
-            sizes = dict(zip(some, (size for size, _ in self._objects("info", some)), strict=True))
-            wanted = [blob_id for blob_id in some if sizes[blob_id] <= max_bytes]
-            contents = dict(zip(wanted, (content for _, content in self._objects("contents", wanted)), strict=True))
-            found |= {blob_id: contents.get(blob_id) for blob_id in some}
+        try:
+            for at in range(0, len(blob_ids), _QUESTIONS_AHEAD):
+                some = blob_ids[at : at + _QUESTIONS_AHEAD]
+                sizes = dict(zip(some, (size for size, _ in self._objects("info", some)), strict=True))
+                wanted = [blob_id for blob_id in some if sizes[blob_id] <= max_bytes]
+                contents = dict(zip(wanted, (content for _, content in self._objects("contents", wanted)), strict=True))
+                found |= {blob_id: contents.get(blob_id) for blob_id in some}
+        except MissingObjects:
+            self._cat_file.communicate()  # what it has still to say answers no later question
+            self._cat_file = None
+            raise
         return found
 
     def _objects(self, question: str, blob_ids: Sequence[str]) -> Iterator[tuple[int, bytes | None]]:
@@ -199,7 +204,7 @@ class GitClone:
 def _fields_until(pipe: IO[bytes], end: bytes) -> Iterator[str]:
     rest = b""
     while not rest.endswith(end):
-        block = pipe.read1(1 << 16)  # type: ignore[attr-defined]  # a buffered pipe has it
+        block = os.read(pipe.fileno(), _BLOCK_BYTES)
         if not block:
             raise EOFError
         *fields, rest = (rest + block).split(b"\0")

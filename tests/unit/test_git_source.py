@@ -378,6 +378,17 @@ def test_variables_for_git_do_not_lead_to_another_repository(
     assert len(list(GitSource(tmp_path / "generated").changes())) == NUM_COMMITS
 
 
+def test_what_is_missing_spoils_no_later_answer(repository: Repository) -> None:
+    there = [repository.git("rev-parse", f"HEAD:{name}") for name in ("a.py", "b.py", "crlf.py")]
+    clone = GitClone(repository.path)
+    right = clone.blobs(there, 1000)
+    for _ in range(2):
+        with pytest.raises(InputError, match="is missing from"):
+            clone.blobs([there[0], "0" * 40, *there[1:]], 1000)
+        assert clone.blobs(there, 1000) == right
+    clone.close()
+
+
 def test_a_folder_inside_a_repository_is_not_taken_for_it(repository: Repository) -> None:
     (repository.path / "unzipped").mkdir()
     with pytest.raises(InputError, match="not a git repository"):
