@@ -3,12 +3,15 @@
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from data_prep.cli.app import AsJson, app, report
 from data_prep.errors import InputError
+
+if TYPE_CHECKING:
+    from data_prep.corpus.candidates import Candidates
 
 
 @app.command()
@@ -39,7 +42,7 @@ def decontaminate(
     --tokenizer qwen.tiktoken --out leakage.json --html leakage.html
     """
     from data_prep.corpus.benchmarks import References
-    from data_prep.corpus.candidates import Candidates, collect_candidates
+    from data_prep.corpus.candidates import collect_candidates
     from data_prep.corpus.decontaminate import (
         check_parameters,
         clean_names,
@@ -80,12 +83,20 @@ def decontaminate(
         write_clean_benchmarks(references.benchmarks, leakage.report["instances"], clean_benchmark)
     if drop_to is not None:
         write_without(corpora, leakage.leaking, drop_to)
-    facts: dict[str, Any] = {
-        argument: {key: entry[key] for key in ("instances", "contaminated", "too_short")}
-        for argument, entry in zip(benchmark, leakage.report["benchmarks"], strict=True)
-    }
-    if found is not None:
-        if found.broken:
-            typer.echo(f"warning: {len(found.broken):,} broken records were left out: {found.broken[0]}", err=True)
-        facts |= {"texts": found.texts, "tokenized": len(found.places)}
+    facts = {**facts_of(benchmark, leakage.report), **(facts_of_texts(found) if found else {})}
     report({**facts, "leaking_documents": len(leakage.leaking), "report": str(out)}, as_json)
+
+
+def facts_of(benchmarks: list[str], found: dict[str, Any]) -> dict[str, Any]:
+    """Counts of each benchmark, as it was named."""
+    return {
+        argument: {key: entry[key] for key in ("instances", "contaminated", "too_short")}
+        for argument, entry in zip(benchmarks, found["benchmarks"], strict=True)
+    }
+
+
+def facts_of_texts(found: "Candidates") -> dict[str, Any]:
+    """How many texts there were and how many could leak; records that hold none are said on stderr."""
+    if found.broken:
+        typer.echo(f"warning: {len(found.broken):,} broken records were left out: {found.broken[0]}", err=True)
+    return {"texts": found.texts, "tokenized": len(found.places)}

@@ -113,8 +113,8 @@ def build(
     Killed, and started again, it goes on where it was. Example: davinci data build records --format python
     --tokenizer qwen.tiktoken --out samples
     """
+    from data_prep.corpus.length_histogram import LengthHistogram
     from data_prep.pull_request.build import BuildJob
-    from data_prep.pull_request.statistics import as_text
 
     job = BuildJob(records.absolute(), form, tokenizer and tokenizer.absolute(), max_tokens, pseudonyms=not keep_names)
     summary = run_job(job, out, "shards", tasks, workers, executor, option, quiet=as_json)
@@ -124,7 +124,7 @@ def build(
     collected, lengths = summary.pop("collected"), summary.pop("lengths")
     report({**summary, "collected": {k: v for k, v in collected.items() if isinstance(v, int | float)}}, as_json)
     if lengths:
-        typer.echo(as_text({"lengths": lengths}))
+        typer.echo(LengthHistogram.of_rows(lengths).as_text())
 
 
 @app.command()

@@ -65,6 +65,12 @@ def text_of(change: Change, blob_id: str | None, mode: str | None) -> TextFile:
     return content
 
 
+def versions_of(change: Change, file: FileChange) -> tuple[TextFile | None, TextFile | None]:
+    """A file before and after a commit, None where it is absent; Rejected with the reason where it holds no text."""
+    before = None if file.old_blob is None else text_of(change, file.old_blob, file.old_mode)
+    return before, None if file.new_blob is None else text_of(change, file.new_blob, file.new_mode)
+
+
 def files_at_base(change: Change, leave_out: frozenset[str] = frozenset()) -> Tree:
     """What each touched path held before the first commit that touches it, where it held anything."""
     seen: set[str] = set(leave_out)

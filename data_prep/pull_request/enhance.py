@@ -20,7 +20,7 @@ from openai.types.chat import ChatCompletion
 from data_prep.errors import InputError
 from data_prep.files import jsonl_writer, read_json
 from data_prep.pull_request.build import read_changes
-from data_prep.pull_request.contents import Rejected, text_of
+from data_prep.pull_request.contents import Rejected, versions_of
 from data_prep.pull_request.filters import reject_general
 from data_prep.pull_request.patches import file_patch
 from data_prep.pull_request.record import Change, Commit, Enhancement
@@ -146,8 +146,7 @@ def patch_of(change: Change, commit: Commit) -> str:
     parts = []
     for file in commit.files:
         try:
-            before = None if file.old_blob is None else text_of(change, file.old_blob, file.old_mode)
-            after = None if file.new_blob is None else text_of(change, file.new_blob, file.new_mode)
+            before, after = versions_of(change, file)
         except Rejected as reason:
             parts.append(f"File: {file.path} ({reason})\n")
             continue

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import accumulate
 
-from data_prep.pull_request.contents import Rejected, text_of
+from data_prep.pull_request.contents import Rejected, text_of, versions_of
 from data_prep.pull_request.edits import (
     CannotApply,
     TextFile,
@@ -126,8 +126,7 @@ def _merged_file(change: Change, file: FileChange) -> str:
 
 
 def _patches_of(change: Change, file: FileChange) -> list[FilePatch]:
-    before = None if file.old_blob is None else text_of(change, file.old_blob, file.old_mode)
-    after = None if file.new_blob is None else text_of(change, file.new_blob, file.new_mode)
+    before, after = versions_of(change, file)
     if file.status == "T":  # a file where a link was: git takes the one away and makes the other
         return [file_patch(file.path, file.path, before, None), file_patch(file.path, file.path, None, after)]
     return [file_patch(file.path, file.old_path, before, after)]

@@ -81,8 +81,3 @@ def total(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
         "share_too_long": too_long / measured if measured else 0.0,
         "lengths": LengthHistogram.of_rows(row for part in parts for row in part["lengths"]).as_json(),
     }
-
-
-def as_text(statistics: dict[str, Any]) -> str:
-    """The lengths as a table; the other facts are a line each, and the command prints them."""
-    return LengthHistogram.of_rows(statistics["lengths"]).as_text()
