@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 BY_CHANCE := $(addprefix tests/unit/test_,tokenize.py tokenize_killed.py pipeline.py verify.py index_fuzzed.py \
 	indexed_dataset.py decontaminate.py candidates.py packing.py samples.py native.py)
 
-.PHONY: setup demo test acceptance lint format clean
+.PHONY: setup demo test acceptance parity lint format clean
 
 setup: $(INSTALLED)
 
@@ -32,6 +32,10 @@ acceptance: SHELL := bash
 acceptance: setup
 	set -o pipefail; DAVINCI_EFFORT=10 $(BIN)/python -m pytest -rA --durations=12 --show-capture=no $(BY_CHANCE) \
 		| sed -n "/slowest/,\$$p" | tee benchmarks/results/acceptance.txt
+
+# Every layout against one process, with every precision and way of recomputation: a few minutes.
+parity: setup
+	CUDA_VISIBLE_DEVICES= $(BIN)/python tests/parity/table.py benchmarks/results/parity.md
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """The `davinci` command. Imports nothing heavy before a command runs."""
 
 import errno
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,11 +76,15 @@ def run_and_exit(command: typer.Typer, *arguments: str) -> None:
 
 @contextmanager
 def exit_on_mistake() -> Iterator[None]:
-    """A user's mistake in the block is one sentence on stderr and exit code 2; a full disk one and exit code 1."""
+    """A user's mistake in the block is one sentence on stderr and exit code 2; a full disk one and exit code 1.
+
+    Of many ranks that find the same mistake, the first one says it.
+    """
     try:
         yield
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         if error.filename is None:

@@ -46,13 +46,33 @@ def local_device(local_rank: int) -> torch.device:
     return device
 
 
-def transformer_config_fields() -> dict[str, Any]:
-    """Fields of Megatron's TransformerConfig that hang on the device: fused kernels exist only for CUDA."""
+def transformer_config_fields(interleaved: bool) -> dict[str, Any]:
+    """Fields of Megatron's TransformerConfig that hang on the device: fused kernels exist only for CUDA.
+
+    On gloo, an interleaved pipeline with batch_p2p_comm gives wrong gradients without a word.
+    """
     if has_gpu():
-        return {}
+        return {"apply_rope_fusion": True, "bias_activation_fusion": True, "bias_dropout_fusion": True,
+                "batch_p2p_comm": not interleaved, "overlap_p2p_comm": interleaved}  # fmt: skip
     off = ("gradient_accumulation_fusion", "masked_softmax_fusion", "bias_activation_fusion", "bias_dropout_fusion",
            "persist_layer_norm", "batch_p2p_comm")  # fmt: skip
     return {"use_cpu_initialization": True, **dict.fromkeys(off, False)}
+
+
+def synchronize() -> None:
+    """Wait until the GPU has done what it was given: before a clock is read."""
+    if has_gpu():
+        torch.cuda.synchronize()
+
+
+def name() -> str:
+    """The name of this rank's GPU, or "cpu"."""
+    return torch.cuda.get_device_name() if has_gpu() else "cpu"
+
+
+def peak_memory() -> int:
+    """Bytes of GPU memory that were in use at most."""
+    return torch.cuda.max_memory_allocated()
 
 
 @cache

@@ -32,10 +32,12 @@ _ELSEWHERE = {
 
 # What training here uses so far. The rest of Megatron-Core's fields would be ignored, or is not proven yet: refused.
 _USED = frozenset(
-    {"tensor_model_parallel_size", "pipeline_model_parallel_size", "sequence_parallel", "deterministic_mode",
-     "recompute_granularity", "recompute_method", "recompute_num_layers", "recompute_modules",
-     "distribute_saved_activations", "optimizer", "weight_decay", "decoupled_weight_decay", "adam_beta1", "adam_beta2",
-     "adam_eps", "sgd_momentum", "clip_grad"}
+    {"tensor_model_parallel_size", "pipeline_model_parallel_size", "virtual_pipeline_model_parallel_size",
+     "context_parallel_size", "sequence_parallel", "bf16", "deterministic_mode", "recompute_granularity",
+     "recompute_method", "recompute_num_layers", "recompute_modules", "distribute_saved_activations",
+     "use_distributed_optimizer", "overlap_grad_reduce", "overlap_param_gather", "grad_reduce_in_fp32", "bucket_size",
+     "optimizer", "weight_decay", "decoupled_weight_decay", "adam_beta1", "adam_beta2", "adam_eps", "sgd_momentum",
+     "clip_grad"}
 )  # fmt: skip
 _CHOICES = {"optimizer": ("adam", "sgd")}
 
@@ -54,7 +56,9 @@ def check_megatron_fields(values: dict[str, Any]) -> None:
             raise InputError(f"megatron.{name} is not used in training yet; what is: {', '.join(sorted(_USED))}")
         if name in _CHOICES and value not in _CHOICES[name]:
             raise InputError(f"megatron.{name} is {value!r}; it must be {' or '.join(_CHOICES[name])}")
-        types = _SIMPLE_TYPES.get(known[name])
+        types = _SIMPLE_TYPES.get(known[name].removeprefix("Optional[").removesuffix("]"))
+        if value is None and known[name].startswith("Optional["):
+            continue
         if types and (not isinstance(value, types) or (bool not in types and isinstance(value, bool))):
             raise InputError(f"megatron.{name} is {value!r}; Megatron-Core wants a value of type {known[name]}")
 

@@ -66,11 +66,16 @@ def write_model(directory: Path, **changes: Any) -> Path:
     return directory
 
 
-def write_corpus(prefix: Path, lengths: list[int], seed: int = 0, vocab_size: int = 256) -> Path:
-    """A corpus of random documents of the given lengths."""
+def write_corpus(
+    prefix: Path, lengths: list[int], seed: int = 0, vocab_size: int = 256, masks: list[list[int]] | None = None
+) -> Path:
+    """A corpus of random documents of the given lengths, with loss masks where they are given."""
     random = np.random.default_rng(seed)
-    writer = CorpusWriter(prefix, {"kind": "test", "vocab_size": vocab_size, "eod": 0, "fingerprint": f"v{vocab_size}"})
-    writer.add([random.integers(0, vocab_size, length) for length in lengths])
+    tokenizer = {"kind": "test", "vocab_size": vocab_size, "eod": 0, "fingerprint": f"v{vocab_size}"}
+    writer = CorpusWriter(prefix, tokenizer, masked=masks is not None)
+    ids = [random.integers(0, vocab_size, length) for length in lengths]
+    flat_mask = None if masks is None else np.concatenate([np.array(mask, np.uint8) for mask in masks])
+    writer.add_flat(np.concatenate(ids), np.array(lengths, np.int64), loss_mask=flat_mask)
     writer.commit({})
     return prefix
 

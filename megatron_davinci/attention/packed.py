@@ -1,25 +1,60 @@
 """Causal attention over packed documents: none sees another one.
 
-T = rows of the micro-batch on this rank, h = query heads, g = key-value heads, d = head dimension.
+T = rows of the micro-batch on this rank, h = query heads, g = key-value heads, d = head dimension. Under context
+parallelism every segment is cut into 2 * CP equal chunks, of which rank r holds number r and number 2 * CP - 1 - r: so
+Megatron and Transformer Engine deal them out, because causal attention then costs every rank the same.
 """
 
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
+from megatron.core import parallel_state
 from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from megatron_davinci.data.packed import rows_of_context_rank
+
+
+@dataclass
+class PackedSegments(PackedSeqParams):
+    """Megatron's parameters of packed rows, and the boundaries (segments + 1) on the host.
+
+    A segment's padding belongs to it: it comes after all tokens, which causal attention keeps from seeing it.
+    """
+
+    boundaries: Sequence[int] = ()
+
+    @classmethod
+    def of(cls, boundaries: Sequence[int], device: torch.device) -> "PackedSegments":
+        """Parameters for TE's attention, Megatron's rotary embedding, and PackedAttention."""
+        cu_seqlens = torch.tensor(boundaries, dtype=torch.int32, device=device)
+        longest = max(b - a for a, b in pairwise(boundaries))
+        return cls(
+            qkv_format="thd",
+            cu_seqlens_q=cu_seqlens,
+            cu_seqlens_kv=cu_seqlens,
+            cu_seqlens_q_padded=cu_seqlens,
+            cu_seqlens_kv_padded=cu_seqlens,
+            max_seqlen_q=longest,
+            max_seqlen_kv=longest,
+            boundaries=boundaries,
+        )
 
 
 class PackedAttention(MegatronModule):
     """A `core_attention` for Megatron's SelfAttention, for packed rows (qkv_format "thd"), on any device.
 
     Megatron's own local attention refuses packed rows. Here each segment of `cu_seqlens` is one call of torch's fused
-    attention, so memory stays linear in the length of a document.
+    attention, so memory stays linear in the length of a document. Under context parallelism keys and values are
+    gathered from all ranks.
     """
 
     def __init__(
@@ -34,6 +69,7 @@ class PackedAttention(MegatronModule):
         super().__init__(config=config)
         assert attention_type == "self"
         self.softmax_scale = softmax_scale or 1.0 / math.sqrt(config.kv_channels)
+        self.cp_group = parallel_state.get_context_parallel_group()
 
     def forward(
         self,
@@ -43,19 +79,47 @@ class PackedAttention(MegatronModule):
         attention_mask: None,
         attn_mask_type: Any = None,
         attention_bias: None = None,
-        packed_seq_params: PackedSeqParams | None = None,
+        packed_seq_params: PackedSegments | None = None,
     ) -> Tensor:
         """query (T, h, d), key and value (T, g, d) -> (T, h*d)."""
         assert packed_seq_params is not None, "cu_seqlens must reach every pipeline stage"
         assert attention_mask is None and attention_bias is None
-        boundaries = packed_seq_params.cu_seqlens_q.tolist()
-        assert boundaries[-1] == query.size(0), "every row, padding too, belongs to a segment"
-        segments = [self._segment(*(x[a:b] for x in (query, key, value))) for a, b in pairwise(boundaries)]
-        return torch.cat(segments).flatten(1)
+        boundaries = packed_seq_params.boundaries
+        context = self.cp_group.size()
+        assert boundaries[-1] == query.size(0) * context, "every row, padding too, belongs to a segment"
+        if context == 1:
+            parts = [self._attend(*(x[a:b] for x in (query, key, value))) for a, b in pairwise(boundaries)]
+        else:
+            key, value = (self._gather(x, boundaries) for x in (key, value))
+            parts = list(self._attend_chunks(query, key, value, boundaries))
+        return torch.cat(parts).flatten(1)
 
-    def _segment(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _attend_chunks(self, query: Tensor, key: Tensor, value: Tensor, boundaries: Sequence[int]) -> Iterator[Tensor]:
+        """Both chunks of each segment that this rank holds, against all that comes up to their ends."""
+        context, rank = self.cp_group.size(), self.cp_group.rank()
+        at = 0
+        for start, end in pairwise(boundaries):
+            chunk = (end - start) // (2 * context)
+            for number in (rank, 2 * context - 1 - rank):
+                seen = slice(start, start + (number + 1) * chunk)
+                yield self._attend(query[at : at + chunk], key[seen], value[seen])
+                at += chunk
+
+    def _gather(self, rows: Tensor, boundaries: Sequence[int]) -> Tensor:
+        """Rows of all context-parallel ranks, in the order of the sequence; backward sums and deals out again."""
+        context = self.cp_group.size()
+        held = torch.cat([rows_of_context_rank(boundaries, rank, context) for rank in range(context)])
+        gathered: Tensor = gather_from_sequence_parallel_region(rows.contiguous(), group=self.cp_group)
+        return gathered[held.argsort().to(rows.device)]
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """The last query sees every key, the one before it one key less, and so on."""
         q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))  # (1, heads, length, d)
+        shape = (q.size(2), k.size(2))
+        mask = None
+        if shape[0] != shape[1]:
+            mask = torch.ones(shape, dtype=torch.bool, device=q.device).tril(shape[1] - shape[0])
         out = scaled_dot_product_attention(
-            q, k, v, is_causal=True, scale=self.softmax_scale, enable_gqa=q.size(1) != k.size(1)
+            q, k, v, mask, is_causal=mask is None, scale=self.softmax_scale, enable_gqa=q.size(1) != k.size(1)
         )
         return out[0].transpose(0, 1)

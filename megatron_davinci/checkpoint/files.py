@@ -11,6 +11,7 @@ from data_prep import InputError
 from data_prep.files import read_json
 from megatron_davinci.checkpoint.metadata import read_metadata
 
+PROGRESS_FILE = "progress.json"
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt",
     "added_tokens.json", "chat_template.jinja", "generation_config.json",

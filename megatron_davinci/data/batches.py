@@ -3,31 +3,20 @@
 Documents are drawn in an order that depends on (seed, stage, epoch); the layout of ranks never enters.
 """
 
-from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+from xxhash import xxh3_64
 
 from data_prep import InputError
-from data_prep.corpus import Corpus, LongDocuments, PackPlan, load_plan, pack_documents
-from megatron_davinci.recipe import Batch, Recipe, Stage
+from data_prep.corpus import Corpus, LongDocuments, PackPlan, load_plan, pack_documents, save_plan
+from megatron_davinci.data.documents import Documents, Int64s, PackedSequence, Span
+from megatron_davinci.data.held_out import HeldOut
+from megatron_davinci.data.ledger import Tally
+from megatron_davinci.recipe import Batch, Recipe, StageRecipe
 
 
-class Span(NamedTuple):
-    """`length` tokens of a document from `start`; documents are numbered over the corpora of a stage, end to end."""
-
-    document: int
-    start: int
-    length: int
-
-
-Sequence = list[Span]
-
-
-def shuffled(count: int, seed: int, stage: int, epoch: int) -> npt.NDArray[np.int64]:
+def shuffled(count: int, seed: int, stage: int, epoch: int) -> Int64s:
     """A permutation of range(count) that no release of numpy will change: raw Philox draws, sorted."""
     key = np.random.SeedSequence([seed, stage, epoch]).generate_state(2, np.uint64)
     draws = np.random.Philox(key=key).random_raw(count)
@@ -35,105 +24,131 @@ def shuffled(count: int, seed: int, stage: int, epoch: int) -> npt.NDArray[np.in
 
 
 class StageBatches:
-    """The batches of one stage, over all its epochs. `corpora` has a corpus as often as the blend repeats it."""
+    """The batches of one stage, over all its epochs; a corpus is drawn as often as the blend repeats it."""
 
-    def __init__(self, recipe: Recipe, index: int) -> None:
-        stage = recipe.data.stages[index]
+    def __init__(self, recipe: Recipe, index: int, held_out: HeldOut) -> None:
+        self.recipe = stage = recipe.stage(index)
         self.name = stage.name
-        self.corpora = _open_blend(stage)
-        self.lengths = np.concatenate([corpus.lengths for corpus in self.corpora])
-        self._first_document = np.cumsum([0] + [len(corpus) for corpus in self.corpora])
-        self._order = (recipe.seed, index)
-        self._seq_length = recipe.data.seq_length
+        opened = Corpus.open_all([blend.corpus for blend in stage.blend])
+        repeats = [blend.repeat for blend in stage.blend]
+        corpora = [corpus for corpus, times in zip(opened, repeats, strict=True) for _ in range(times)]
+        self.documents = Documents(corpora, stage.loss_mask)
+        # By its name: a stage that is put before it, or taken away, does not change its order.
+        self._order = (recipe.seed, xxh3_64(stage.name.encode()).intdigest())
+        self._kept_plan = Path(recipe.checkpoint.dir) / f"plan-{index}.safetensors"
+        self._drawn = self._drawable(held_out.mark(self.documents), recipe.data.long_documents)
         self._long_documents: LongDocuments = recipe.data.long_documents
-        if self._long_documents == "error":
-            self._refuse_long_documents()
-        self._plan = None if recipe.batch.unit == "samples" else self._make_plan(stage)
-        self._documents = self._drawn_documents()
-        self._units_per_epoch = len(self._documents) if self._plan is None else len(self._plan)
+        self.plan = None if stage.batch.unit == "samples" else self._find_plan(stage)
+        self._units_per_epoch = len(self._drawn) if self.plan is None else len(self.plan)
         if self._units_per_epoch == 0:
-            raise InputError(f"stage {self.name}: every document is longer than data.seq_length and dropped: raise it")
-        self._batch_units = _batch_units(recipe.batch, self._seq_length)
+            raise InputError(
+                f"stage {self.name} has no documents: all are held out, or longer than its seq_length and dropped"
+            )
+        self._batch_units = _batch_units(stage.batch, stage.seq_length)
         self._total_units = self._units_per_epoch * stage.epochs
         self.num_batches = -(-self._total_units // self._batch_units)
-        self._permutation: tuple[int, npt.NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+        self._permutation: tuple[int, Int64s] = (-1, np.empty(0, np.int64))
 
-    def sequences(self, batch: int) -> list[Sequence]:
+    def sequences(self, batch: int) -> list[PackedSequence]:
         """The packed sequences of one global batch; the last batch of a stage may hold fewer units."""
         start = batch * self._batch_units
-        units = self._units(start, min(start + self._batch_units, self._total_units))
-        if self._plan is not None:
-            return [[Span(*span) for span in self._plan.sequence(unit)] for unit in units]
-        documents = self._documents[units]
-        packed = pack_documents(self.lengths[documents], self._seq_length, self._long_documents)
+        units, epochs = self._units(start, min(start + self._batch_units, self._total_units))
+        if self.plan is not None:
+            pairs = zip(units.tolist(), epochs.tolist(), strict=True)
+            return [[Span(*span, epoch) for span in self.plan.sequence(unit)] for unit, epoch in pairs]
+        documents = self._drawn[units]
+        packed = self._pack(self.documents.lengths[documents])
         return [
-            [Span(int(documents[drawn]), start, length) for drawn, start, length in packed.sequence(index)]
+            [Span(int(documents[i]), start, length, int(epochs[i])) for i, start, length in packed.sequence(index)]
             for index in range(len(packed))
         ]
 
-    def num_labels(self, sequences: list[Sequence]) -> int:
-        """Tokens with a next token to predict: the last one of a document has none."""
-        return sum(
-            span.length - (span.start + span.length == self.lengths[span.document])
-            for sequence in sequences
-            for span in sequence
-        )
+    def epochs_finished_by(self, batch: int) -> range:
+        """The epochs whose last unit lies in this batch."""
+        before, after = (min(b * self._batch_units, self._total_units) for b in (batch, batch + 1))
+        return range(before // self._units_per_epoch, after // self._units_per_epoch)
 
-    def tokens(self, span: Span) -> npt.NDArray[np.int64]:
-        """Ids of a span and, where its document goes on, of the token after it."""
-        corpus = int(np.searchsorted(self._first_document, span.document, side="right")) - 1
-        document = span.document - int(self._first_document[corpus])
-        return self.corpora[corpus].span(document, span.start, span.length + 1)
+    def tally_of_an_epoch(self) -> Tally:
+        """What the ledger must show when an epoch is over."""
+        if self.plan is not None:
+            spans = (self.plan.document, self.plan.start, self.plan.length)
+        else:
+            lengths = self.documents.lengths[self._drawn]
+            spans = (self._drawn, np.zeros_like(lengths), lengths)
+        return Tally.of_spans(*spans, self.documents.lengths)
 
-    def _refuse_long_documents(self) -> None:
-        longest = int(self.lengths.argmax())
-        if self.lengths[longest] > self._seq_length:
-            raise InputError(
-                f"stage {self.name}: the longest document has {self.lengths[longest]} tokens, data.seq_length is "
-                f"{self._seq_length}: raise it, or set data.long_documents to split or drop"
-            )
+    @property
+    def alignment(self) -> int:
+        """Each span takes room up to a multiple of this many tokens."""
+        return self.recipe.document_alignment if self.plan is None else self.plan.document_alignment
 
     @property
     def order(self) -> dict[str, object]:
-        """What settles, with seed and batch size, which tokens come when; nothing of the layout of ranks."""
-        plan = None if self._plan is None else self._plan.checksum
-        return {"corpora": [corpus.checksum for corpus in self.corpora], "units": self._total_units, "plan": plan}
+        """What settles, with the seed, which tokens come when; nothing of the layout of ranks."""
+        return {
+            "corpora": [corpus.checksum for corpus in self.documents.corpora],
+            "units": self._total_units,
+            "batch": (self.recipe.batch.unit, self._batch_units),
+            "seq_length": self.recipe.seq_length,
+            "loss_mask": self.recipe.loss_mask,
+            "plan": None if self.plan is None else self.plan.checksum,
+            "drawn": xxh3_64(self._drawn.tobytes()).hexdigest(),
+        }
 
-    def _drawn_documents(self) -> npt.NDArray[np.int64]:
-        """Documents that a batch of samples can draw: all, or those that are not dropped for their length."""
-        if self._long_documents == "drop":
-            return np.flatnonzero(self.lengths <= self._seq_length)
-        return np.arange(len(self.lengths))
+    def keep_plan(self) -> None:
+        """Save a plan that was made on start beside the run: later processes may need another alignment."""
+        if self.plan is not None and self.recipe.plan is None and not self._kept_plan.exists():
+            save_plan(self.plan, self.documents.corpora, self._kept_plan)
 
-    def _units(self, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """Documents or planned sequences number start to stop of the stage's stream, which runs through all epochs."""
-        pieces = []
+    def _drawable(self, held_out: np.ndarray, long_documents: LongDocuments) -> Int64s:
+        """Documents that this stage can draw: neither held out nor dropped for their length."""
+        lengths = self.documents.lengths
+        too_long = lengths > self.recipe.seq_length
+        if long_documents == "error" and too_long.any():
+            raise InputError(
+                f"stage {self.name}: the longest document has {lengths.max()} tokens, its seq_length is "
+                f"{self.recipe.seq_length}: raise it, or set data.long_documents to split or drop"
+            )
+        return np.flatnonzero(~held_out & ~(too_long & (long_documents == "drop")))
+
+    def _pack(self, lengths: Int64s) -> PackPlan:
+        return pack_documents(lengths, self.recipe.seq_length, self._long_documents, self.recipe.document_alignment)
+
+    def _units(self, start: int, stop: int) -> tuple[Int64s, Int64s]:
+        """Documents or planned sequences number start to stop of the stream through all epochs, and their epochs."""
+        units, epochs = [], []
         while start < stop:
             epoch, offset = divmod(start, self._units_per_epoch)
             taken = min(stop - start, self._units_per_epoch - offset)
-            pieces.append(self._epoch_order(epoch)[offset : offset + taken])
+            units.append(self._epoch_order(epoch)[offset : offset + taken])
+            epochs.append(np.full(taken, epoch))
             start += taken
-        return np.concatenate(pieces)
+        return np.concatenate(units), np.concatenate(epochs)
 
-    def _epoch_order(self, epoch: int) -> npt.NDArray[np.int64]:
+    def _epoch_order(self, epoch: int) -> Int64s:
         if self._permutation[0] != epoch:
             seed, stage = self._order
             self._permutation = (epoch, shuffled(self._units_per_epoch, seed, stage, epoch))
         return self._permutation[1]
 
-    def _make_plan(self, stage: Stage) -> PackPlan:
-        if stage.plan is None:
-            return pack_documents(self.lengths, self._seq_length, self._long_documents)
-        plan = load_plan(Path(stage.plan), self.corpora)
-        if plan.seq_length != self._seq_length:
+    def _find_plan(self, stage: StageRecipe) -> PackPlan:
+        """The recipe's plan, the one an earlier start of this run has made, or a new one."""
+        path = Path(stage.plan) if stage.plan is not None else self._kept_plan
+        if stage.plan is None and not path.exists():
+            lengths = np.zeros_like(self.documents.lengths)  # what has no length takes no room
+            lengths[self._drawn] = self.documents.lengths[self._drawn]
+            return self._pack(lengths)
+        plan = load_plan(path, self.documents.corpora)
+        if plan.seq_length != stage.seq_length:
             raise InputError(
-                f"{stage.plan} packs sequences of {plan.seq_length} tokens, data.seq_length is {self._seq_length}: "
-                "make both the same"
+                f"{path} packs sequences of {plan.seq_length} tokens, stage {stage.name} has a seq_length of "
+                f"{stage.seq_length}: make both the same"
             )
-        if plan.document_alignment != 1:
+        if plan.document_alignment % stage.document_alignment:
             raise InputError(
-                f"{stage.plan} aligns documents to {plan.document_alignment} tokens, which training does not do yet: "
-                "pack without --document-alignment"
+                f"{path} gives documents room up to a multiple of {plan.document_alignment} tokens; "
+                f"context_parallel_size {stage.context_parallel_size} needs {stage.document_alignment}: pack with "
+                f"--document-alignment {stage.document_alignment}"
             )
         return plan
 
@@ -142,38 +157,50 @@ class GlobalBatches:
     """All stages of a recipe, one after the other."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self.stages = [StageBatches(recipe, index) for index in range(len(recipe.data.stages))]
+        self.recipe = recipe
+        count = len(recipe.data.stages)
+        self.held_out = HeldOut(recipe)
+        self.stages = [StageBatches(recipe, index, self.held_out) for index in range(count)]
         self._ends = np.cumsum([0] + [stage.num_batches for stage in self.stages])
-        corpora = [corpus for stage in self.stages for corpus in stage.corpora]
-        for one, other in pairwise(corpora):
-            if one.tokenizer["fingerprint"] != other.tokenizer["fingerprint"]:
-                raise InputError(f"{one.prefix} and {other.prefix} were made by different tokenizers: use one for all")
+        corpora = [corpus for stage in self.stages for corpus in stage.documents.corpora]
         self.tokenizer = corpora[0].tokenizer
+        for other in corpora[1:]:
+            if other.tokenizer["fingerprint"] != self.tokenizer["fingerprint"]:
+                raise InputError(
+                    f"{corpora[0].prefix} and {other.prefix} were made by different tokenizers: use one for all"
+                )
 
     @property
     def num_steps(self) -> int:
         """Optimizer steps of the whole recipe."""
         return int(self._ends[-1])
 
-    def at(self, step: int) -> tuple[StageBatches, list[Sequence]]:
-        """The stage of a step, and the packed sequences of its global batch."""
-        stage = int(np.searchsorted(self._ends, step, side="right")) - 1
-        return self.stages[stage], self.stages[stage].sequences(step - int(self._ends[stage]))
+    def first_step(self, stage: int) -> int:
+        """The step with which a stage begins; for the number of stages, that of the end."""
+        return int(self._ends[stage])
+
+    def stage_of(self, step: int) -> int:
+        """The stage that a step belongs to."""
+        return int(np.searchsorted(self._ends, step, side="right")) - 1
+
+    def at(self, step: int) -> tuple[int, int]:
+        """The number of a step's stage, and that of its global batch in the stage."""
+        stage = self.stage_of(step)
+        return stage, step - self.first_step(stage)
 
 
 def share_of_rank(
-    sequences: list[Sequence], rank: int, data_parallel_size: int, micro_batch_size: int
-) -> Iterator[list[Sequence]]:
-    """The micro-batches of one data-parallel rank; empty sequences fill the count up: every rank gets as many."""
+    sequences: list[PackedSequence], rank: int, data_parallel_size: int, micro_batch_size: int, multiple: int = 1
+) -> list[list[PackedSequence]]:
+    """The micro-batches of one data-parallel rank.
+
+    Empty sequences fill up: every rank gets as many micro-batches, a multiple of `multiple` (interleaved pipelines need
+    one of the pipeline's size).
+    """
     per_round = data_parallel_size * micro_batch_size
-    filled = sequences + [[] for _ in range(-len(sequences) % per_round)]
-    for start in range(rank * micro_batch_size, len(filled), per_round):
-        yield filled[start : start + micro_batch_size]
-
-
-def _open_blend(stage: Stage) -> list[Corpus]:
-    opened = Corpus.open_all([blend.corpus for blend in stage.blend])
-    return [corpus for corpus, blend in zip(opened, stage.blend, strict=True) for _ in range(blend.repeat)]
+    filled = sequences + [[] for _ in range(-len(sequences) % (per_round * multiple))]
+    first = rank * micro_batch_size
+    return [filled[start : start + micro_batch_size] for start in range(first, len(filled), per_round)]
 
 
 def _batch_units(batch: Batch, seq_length: int) -> int:

@@ -1,57 +1,92 @@
-"""Packed sequences as tensors. T = tokens of one micro-batch's row: micro_batch_size * seq_length."""
+"""Packed sequences as tensors. T = tokens of one micro-batch's row: micro_batch_size * seq_length; N = labels in it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from megatron_davinci.data.batches import Sequence, StageBatches
+from megatron_davinci.data.documents import Documents, PackedSequence
 
 
 @dataclass(frozen=True)
 class PackedBatch:
     """One micro-batch: documents end to end, each its own segment, and padding as segments of its own.
 
-    tokens, labels (1, T) int64; loss_weights (1, T) float32, 0 where nothing is predicted; position_ids (1, T) int64,
-    from 0 in every segment; cu_seqlens (segments + 1,) int32 from 0 to T; max_seqlen in tokens.
+    tokens, position_ids (1, T) int64, the latter from 0 in every segment; boundaries: segments + 1 numbers from 0 to T.
+    Of what is predicted, (row, label, weight) triples: rows, labels (N,) int64, weights (N,) float32.
     """
 
     tokens: Tensor
-    labels: Tensor
-    loss_weights: Tensor
     position_ids: Tensor
-    cu_seqlens: Tensor
-    max_seqlen: int
+    boundaries: Sequence[int]
+    rows: Tensor
+    labels: Tensor
+    weights: Tensor
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same batch on another device."""
-        moved = {name: getattr(self, name).to(device) for name in self.__dataclass_fields__ if name != "max_seqlen"}
-        return PackedBatch(max_seqlen=self.max_seqlen, **moved)
+        names = ("tokens", "position_ids", "rows", "labels", "weights")
+        return PackedBatch(boundaries=self.boundaries, **{name: getattr(self, name).to(device) for name in names})
+
+    def of_context_rank(self, rank: int, context: int) -> "PackedBatch":
+        """The rows that one of `context` context-parallel ranks holds; boundaries stay those of the whole."""
+        if context == 1:
+            return self
+        held = rows_of_context_rank(self.boundaries, rank, context)
+        place = torch.full((self.tokens.size(1),), -1)
+        place[held] = torch.arange(len(held))
+        rows = place[self.rows]
+        ours = rows >= 0
+        return PackedBatch(
+            self.tokens[:, held],
+            self.position_ids[:, held],
+            self.boundaries,
+            rows[ours],
+            self.labels[ours],
+            self.weights[ours],
+        )
+
+
+def rows_of_context_rank(boundaries: Sequence[int], rank: int, context: int) -> Tensor:
+    """Rows (T / context,) of one rank: of each segment's 2 * context chunks, `rank` and 2 * context - 1 - rank."""
+    pieces = []
+    for start, end in pairwise(boundaries):
+        chunk, rest = divmod(end - start, 2 * context)
+        assert rest == 0, "context parallelism needs segments that are multiples of 2 * CP"
+        for number in (rank, 2 * context - 1 - rank):
+            pieces.append(torch.arange(start + number * chunk, start + (number + 1) * chunk))
+    return torch.cat(pieces)
 
 
 def pack_micro_batch(
-    stage: StageBatches, sequences: list[Sequence], seq_length: int, label_weight: float
+    documents: Documents, sequences: Sequence[PackedSequence], seq_length: int, alignment: int, label_weight: float
 ) -> PackedBatch:
     """Lay sequences end to end; every label weighs `label_weight`, fixed from the count of the whole global batch.
 
-    A span that ends inside its document predicts the document's next token, which lies in another sequence.
+    A span takes room up to a multiple of `alignment`. One that ends inside its document predicts the document's next
+    token, which lies in another sequence.
     """
     width = len(sequences) * seq_length
-    tokens, labels = torch.zeros(1, width, dtype=torch.int64), torch.zeros(1, width, dtype=torch.int64)
-    weights = torch.zeros(1, width)
-    starts = []
+    tokens = torch.zeros(1, width, dtype=torch.int64)
+    starts, rows, labels = [], [], []
     for number, sequence in enumerate(sequences):
         at = number * seq_length
         for span in sequence:
-            ids = torch.from_numpy(stage.tokens(span).copy())
+            ids = torch.from_numpy(documents.tokens(span))
+            predicted = torch.from_numpy(documents.predicted(span))
             tokens[0, at : at + span.length] = ids[: span.length]
-            labels[0, at : at + len(ids) - 1] = ids[1:]
-            weights[0, at : at + len(ids) - 1] = label_weight
+            rows.append(predicted.nonzero()[:, 0] + at)
+            labels.append(ids[1:][predicted])
             starts.append(at)
-            at += span.length
+            at += -(-span.length // alignment) * alignment
         if at < (number + 1) * seq_length:
             starts.append(at)  # padding never joins a document
-    cu_seqlens = torch.tensor([*starts, width], dtype=torch.int32)
-    segment_lengths = cu_seqlens.diff()
-    position_ids = torch.arange(width) - torch.repeat_interleave(cu_seqlens[:-1].long(), segment_lengths)
-    return PackedBatch(tokens, labels, weights, position_ids[None], cu_seqlens, int(segment_lengths.max()))
+    boundaries = [*starts, width]
+    ends = torch.tensor(boundaries)
+    position_ids = torch.arange(width) - torch.repeat_interleave(ends[:-1], ends.diff())
+    all_rows = torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int64)
+    all_labels = torch.cat(labels) if labels else torch.zeros(0, dtype=torch.int64)
+    weights = torch.full(all_rows.shape, label_weight, dtype=torch.float32)
+    return PackedBatch(tokens, position_ids[None], boundaries, all_rows, all_labels, weights)

@@ -1,6 +1,6 @@
 """A model's shape, read from a Hugging Face config.json: of a preset of this package, or of a directory. Torch-free."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +12,11 @@ from data_prep.files import read_json
 from megatron_davinci.models.families import FAMILIES, Family
 
 _PRESETS = files("megatron_davinci") / "presets"
+# Embeddings have this multiple of rows, whatever the layout: any tensor-parallel size that divides it can be resumed by
+# any other. Megatron's make_vocab_size_divisible_by has the same default.
+_VOCABULARY_MULTIPLE = 128
+# Llama 3's stretching of low frequencies; Megatron-Core knows these values alone, and any factor.
+_LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class ModelConfig:
     vocab_size: int
     max_position_embeddings: int
     rotary_base: float
+    rope_scaling_factor: float | None
+    """Llama 3's factor, None for plain RoPE."""
     layernorm_epsilon: float
     tied_embeddings: bool
     init_method_std: float
@@ -40,8 +47,9 @@ class ModelConfig:
         if family is None:
             raise InputError(f"{origin} has model_type {config.get('model_type')!r}; known: {', '.join(FAMILIES)}")
         rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-        if rope.get("rope_type", rope.get("type", "default")) != "default":
-            raise InputError(f"{origin} scales RoPE ({rope}); only plain RoPE is supported")
+        for name, value in family.requires.items():
+            if config.get(name, value) != value:
+                raise InputError(f"{origin} has {name} {config[name]!r}; for {family.model_type} it must be {value!r}")
         if config.get("use_sliding_window"):
             raise InputError(f"{origin} uses sliding-window attention; set use_sliding_window to false")
         if config.get("hidden_act", "silu") != "silu":
@@ -59,6 +67,7 @@ class ModelConfig:
                 vocab_size=config["vocab_size"],
                 max_position_embeddings=config.get("max_position_embeddings", 32768),
                 rotary_base=rope.get("rope_theta") or config.get("rope_theta", 10000.0),
+                rope_scaling_factor=_rope_scaling_factor(rope, origin),
                 layernorm_epsilon=config["rms_norm_eps"],
                 tied_embeddings=config.get("tie_word_embeddings", False),
                 init_method_std=config.get("initializer_range", 0.02),
@@ -67,10 +76,16 @@ class ModelConfig:
         except KeyError as missing:
             raise InputError(f"{origin} has no field {missing}") from None
 
-    def same_architecture(self, other: "ModelConfig") -> bool:
-        """True when the weights of one are weights of the other, with the same meaning."""
-        ignored = {"huggingface", "init_method_std", "max_position_embeddings"}
-        return all(getattr(self, name) == getattr(other, name) for name in self.__dataclass_fields__.keys() - ignored)
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embeddings under training; those beyond `vocab_size` are never used, and never exported."""
+        return -(-self.vocab_size // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
+
+    def architecture(self) -> dict[str, Any]:
+        """What settles the meaning of weights: two models that agree here can exchange them."""
+        ignored = ("family", "huggingface", "init_method_std", "max_position_embeddings")
+        sizes = {name: value for name, value in asdict(self).items() if name not in ignored}
+        return {"model_type": self.family.model_type, **sizes}
 
     def num_parameters(self) -> int:
         """Exact number of parameters, tied embeddings counted once."""
@@ -78,9 +93,19 @@ class ModelConfig:
         keys_values = 2 * self.num_query_groups * self.kv_channels
         bias = queries + keys_values if self.family.megatron["add_qkv_bias"] else 0
         attention = self.hidden_size * (queries + keys_values) + bias + queries * self.hidden_size
-        layer = attention + 3 * self.hidden_size * self.ffn_hidden_size + 2 * self.hidden_size
+        norms = 2 * self.hidden_size + (2 * self.kv_channels if self.family.megatron["qk_layernorm"] else 0)
+        layer = attention + 3 * self.hidden_size * self.ffn_hidden_size + norms
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
         return self.num_layers * layer + embeddings + self.hidden_size
+
+
+def _rope_scaling_factor(rope: dict[str, Any], origin: str) -> float | None:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind != "llama3" or any(rope.get(name) != value for name, value in _LLAMA3_ROPE.items()):
+        raise InputError(f"{origin} scales RoPE ({rope}); known: plain RoPE, and llama3 with {_LLAMA3_ROPE}")
+    return float(rope["factor"])
 
 
 def preset_names() -> list[str]:

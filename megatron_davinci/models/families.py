@@ -4,7 +4,7 @@ Megatron names are those of its checkpoints, with the layer number taken out: `d
 Torch-free; the tensors that pass through a mapping are torch's.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,6 +27,21 @@ class Direct:
     def from_hf(self, tensors: list["Tensor"], model: "ModelConfig") -> "Tensor":
         """Inverse of to_hf."""
         return tensors[0]
+
+
+@dataclass(frozen=True)
+class Vocabulary(Direct):
+    """A row per token: Megatron's has rows beyond the vocabulary, all zero, so that any number of ranks divides it."""
+
+    def to_hf(self, tensor: "Tensor", model: "ModelConfig") -> list["Tensor"]:
+        """Without the rows that pad it."""
+        return [tensor[: model.vocab_size]]
+
+    def from_hf(self, tensors: list["Tensor"], model: "ModelConfig") -> "Tensor":
+        """Inverse of to_hf."""
+        from torch.nn.functional import pad
+
+        return pad(tensors[0], (0, 0, 0, model.padded_vocab_size - model.vocab_size))
 
 
 @dataclass(frozen=True)
@@ -74,11 +89,15 @@ Mapping = Direct | GateUp | QueryKeyValue
 
 @dataclass(frozen=True)
 class Family:
-    """`megatron`: fields of TransformerConfig; `mappings`: every parameter, `*` standing for the layer number."""
+    """`megatron`: fields of TransformerConfig; `mappings`: every parameter, `*` standing for the layer number.
+
+    `requires`: fields of config.json that other members of the family set otherwise, and this code does not know.
+    """
 
     model_type: str
     megatron: dict[str, Any]
     mappings: tuple[Mapping, ...]
+    requires: dict[str, Any] = field(default_factory=dict)
 
 
 _MEGATRON_LAYER, _HF_LAYER = "decoder.layers.*.", "model.layers.*."
@@ -93,27 +112,43 @@ def _layer(megatron: str, hf: str) -> Direct:
     return Direct(_MEGATRON_LAYER + megatron, (_HF_LAYER + hf,))
 
 
+# What all three share: pre-norm layers with RMSNorm, grouped-query attention, and a gated MLP without biases.
+_COMMON = {"normalization": "RMSNorm", "gated_linear_unit": True, "add_bias_linear": False}
+_COMMON_MAPPINGS = (
+    Vocabulary("embedding.word_embeddings.weight", ("model.embed_tokens.weight",)),
+    _layer("self_attention.linear_qkv.layer_norm_weight", "input_layernorm.weight"),
+    _qkv("weight"),
+    _layer("self_attention.linear_proj.weight", "self_attn.o_proj.weight"),
+    _layer("mlp.linear_fc1.layer_norm_weight", "post_attention_layernorm.weight"),
+    GateUp(
+        f"{_MEGATRON_LAYER}mlp.linear_fc1.weight",
+        (f"{_HF_LAYER}mlp.gate_proj.weight", f"{_HF_LAYER}mlp.up_proj.weight"),
+    ),
+    _layer("mlp.linear_fc2.weight", "mlp.down_proj.weight"),
+    Direct("decoder.final_layernorm.weight", ("model.norm.weight",)),
+    Vocabulary("output_layer.weight", ("lm_head.weight",)),
+)
+_QK_NORMS = tuple(_layer(f"self_attention.{x}_layernorm.weight", f"self_attn.{x}_norm.weight") for x in "qk")
+
 QWEN2 = Family(
     model_type="qwen2",
-    megatron={"normalization": "RMSNorm", "gated_linear_unit": True, "add_bias_linear": False, "add_qkv_bias": True},
-    mappings=(
-        Direct("embedding.word_embeddings.weight", ("model.embed_tokens.weight",)),
-        _layer("self_attention.linear_qkv.layer_norm_weight", "input_layernorm.weight"),
-        _qkv("weight"),
-        _qkv("bias"),
-        _layer("self_attention.linear_proj.weight", "self_attn.o_proj.weight"),
-        _layer("mlp.linear_fc1.layer_norm_weight", "post_attention_layernorm.weight"),
-        GateUp(
-            f"{_MEGATRON_LAYER}mlp.linear_fc1.weight",
-            (f"{_HF_LAYER}mlp.gate_proj.weight", f"{_HF_LAYER}mlp.up_proj.weight"),
-        ),
-        _layer("mlp.linear_fc2.weight", "mlp.down_proj.weight"),
-        Direct("decoder.final_layernorm.weight", ("model.norm.weight",)),
-        Direct("output_layer.weight", ("lm_head.weight",)),
-    ),
+    megatron={**_COMMON, "add_qkv_bias": True, "qk_layernorm": False},
+    mappings=(*_COMMON_MAPPINGS, _qkv("bias")),
+)
+QWEN3 = Family(
+    model_type="qwen3",
+    megatron={**_COMMON, "add_qkv_bias": False, "qk_layernorm": True},
+    mappings=(*_COMMON_MAPPINGS, *_QK_NORMS),
+    requires={"attention_bias": False},
+)
+LLAMA = Family(
+    model_type="llama",
+    megatron={**_COMMON, "add_qkv_bias": False, "qk_layernorm": False},
+    mappings=_COMMON_MAPPINGS,
+    requires={"attention_bias": False, "mlp_bias": False},
 )
 
-FAMILIES = {family.model_type: family for family in (QWEN2,)}
+FAMILIES = {family.model_type: family for family in (QWEN2, QWEN3, LLAMA)}
 
 
 def mappings_of(model: "ModelConfig") -> list[Mapping]:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,20 +17,22 @@ from data_prep.files import read_json
 from megatron_davinci.models.config import ModelConfig
 from megatron_davinci.models.families import mappings_of
 from megatron_davinci.models.sharding import full_shape, named_parameters, shard
+from megatron_davinci.recipe import WEIGHT_FILES
 
 _LAYER_NUMBER = re.compile(r"(?<=decoder\.layers\.)\d+")
+_VOCABULARY_WEIGHTS = ("word_embeddings.weight", "output_layer.weight")
 _RESIDUAL_OUTPUTS = ("self_attention.linear_proj.weight", "mlp.linear_fc2.weight")
 
 
 @torch.no_grad()
-def draw_weights(model: GPTModel, config: ModelConfig, seed: int) -> None:
+def draw_weights(chunks: Sequence[GPTModel], config: ModelConfig, seed: int) -> None:
     """Fill every parameter from (seed, its global name) alone, so that no split over ranks changes a value.
 
     Normal with the model's standard deviation, divided by sqrt(2 * layers) where a layer writes to the residual stream
     (Megatron's scaled initialisation); norms 1, biases 0.
     """
     rank, size = _tensor_parallel()
-    for name, parameter in named_parameters(model):
+    for name, parameter in named_parameters(chunks):
         if "norm" in name:
             parameter.fill_(1.0)
         elif name.endswith(".bias"):
@@ -40,16 +43,18 @@ def draw_weights(model: GPTModel, config: ModelConfig, seed: int) -> None:
                 std /= math.sqrt(2 * config.num_layers)
             generator = torch.Generator().manual_seed(xxh3_64(name.encode(), seed=seed).intdigest() >> 1)
             full = torch.empty(full_shape(parameter, size)).normal_(0.0, std, generator=generator)
+            if name.endswith(_VOCABULARY_WEIGHTS):
+                full[config.vocab_size :] = 0.0
             parameter.copy_(shard(full, parameter, name, rank, size))
 
 
 @torch.no_grad()
-def load_huggingface_weights(model: GPTModel, config: ModelConfig, directory: Path) -> None:
+def load_huggingface_weights(chunks: Sequence[GPTModel], config: ModelConfig, directory: Path) -> None:
     """Fill every parameter from the safetensors of a Hugging Face directory. Raises InputError when one is missing."""
     rank, size = _tensor_parallel()
     mappings = {mapping.megatron: mapping for mapping in mappings_of(config)}
     tensors = _SafetensorsDirectory(directory)
-    for name, parameter in named_parameters(model):
+    for name, parameter in named_parameters(chunks):
         layer = _LAYER_NUMBER.search(name)
         mapping = mappings[_LAYER_NUMBER.sub("*", name)]
         sources = [tensors.read(hf.replace("*", layer[0]) if layer else hf) for hf in mapping.hf]
@@ -74,7 +79,7 @@ class _SafetensorsDirectory:
             with safe_open(directory / "model.safetensors", framework="pt") as file:
                 self._files = dict.fromkeys(file.keys(), "model.safetensors")
         else:
-            raise InputError(f"{directory} has no model.safetensors and no model.safetensors.index.json")
+            raise InputError(f"{directory} has no {' and no '.join(WEIGHT_FILES)}")
 
     def read(self, name: str) -> Tensor:
         """One tensor, read from disk now."""

@@ -3,7 +3,7 @@
 A global name is the one in Megatron's checkpoints with the layer's number in the model, not in its pipeline stage.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from megatron.core.models.gpt import GPTModel
@@ -17,16 +17,17 @@ _CHECKPOINT_NAMES = {
 }
 
 
-def named_parameters(model: GPTModel) -> Iterator[tuple[str, Parameter]]:
-    """(global name, parameter) of one pipeline stage; a tied output layer's copy bears the embedding's name."""
-    for name, parameter in model.named_parameters():
-        if name.startswith("decoder.layers."):
-            _, _, local, rest = name.split(".", 3)
-            number = model.decoder.layers[int(local)].layer_number - 1
-            name = f"decoder.layers.{number}.{_CHECKPOINT_NAMES.get(rest, rest)}"
-        elif name == "output_layer.weight" and model.share_embeddings_and_output_weights:
-            name = "embedding.word_embeddings.weight"
-        yield name, parameter
+def named_parameters(chunks: Sequence[GPTModel]) -> Iterator[tuple[str, Parameter]]:
+    """(global name, parameter) of one rank; a tied output layer's copy bears the embedding's name."""
+    for model in chunks:
+        for name, parameter in model.named_parameters():
+            if name.startswith("decoder.layers."):
+                _, _, local, rest = name.split(".", 3)
+                number = model.decoder.layers[int(local)].layer_number - 1
+                name = f"decoder.layers.{number}.{_CHECKPOINT_NAMES.get(rest, rest)}"
+            elif name == "output_layer.weight" and model.share_embeddings_and_output_weights:
+                name = "embedding.word_embeddings.weight"
+            yield name, parameter
 
 
 def shard(full: Tensor, parameter: Parameter, name: str, rank: int, size: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Whole tensors of a model that is split over ranks, for comparison with a single process."""
 
 from collections.abc import Callable
+from operator import attrgetter
 
 import torch.distributed as dist
 from megatron.core import parallel_state
@@ -8,9 +9,24 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from megatron_davinci.models.sharding import named_parameters, unshard
+from megatron_davinci.train.optimizer import unwrap
 from megatron_davinci.train.step import Trainer
 
 Shard = tuple[int, int | None, Tensor]  # tensor-parallel rank, dimension that is split, values
+
+
+def gather_gradients(trainer: Trainer) -> dict[str, Tensor]:
+    """Global name -> whole gradient, in the buffers' type, on every rank.
+
+    The distributed optimizer leaves each rank the sums of its own part of every bucket: those are put together first.
+    """
+    for chunk in trainer.chunks:
+        if chunk.ddp_config.use_distributed_optimizer:
+            for bucket in (bucket for group in chunk.bucket_groups for bucket in group.buckets):
+                parts = bucket.grad_data.chunk(chunk.intra_dp_cp_group.size())
+                ours = parts[chunk.intra_dp_cp_group.rank()].clone()
+                dist.all_gather(list(parts), ours, group=chunk.intra_dp_cp_group)
+    return gather_parameters(trainer, attrgetter("main_grad"))
 
 
 def gather_parameters(trainer: Trainer, read: Callable[[Parameter], Tensor]) -> dict[str, Tensor]:
@@ -20,7 +36,7 @@ def gather_parameters(trainer: Trainer, read: Callable[[Parameter], Tensor]) -> 
     """
     rank = parallel_state.get_tensor_model_parallel_rank()
     mine: dict[str, Shard] = {}
-    for name, parameter in named_parameters(trainer.model.module):
+    for name, parameter in named_parameters(unwrap(trainer.chunks)):
         split = parameter.partition_dim if getattr(parameter, "tensor_model_parallel", False) else None  # type: ignore[attr-defined]
         mine[name] = (rank, split, read(parameter).detach().clone())
     every: list[dict[str, Shard]] = [{} for _ in range(dist.get_world_size())]

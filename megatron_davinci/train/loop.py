@@ -2,127 +2,130 @@
 
 import sys
 import time
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
-from xxhash import xxh3_64
+import torch.distributed as dist
+from megatron.core.transformer.transformer_config import TransformerConfig
 
-from data_prep import InputError
-from data_prep.corpus import tokenizer_file, tokenizer_fingerprint
 from megatron_davinci.checkpoint.manager import CheckpointManager
-from megatron_davinci.data.batches import GlobalBatches
-from megatron_davinci.models.build import build_model, transformer_config
-from megatron_davinci.models.config import ModelConfig, load_model_config
+from megatron_davinci.data.ledger import Ledger
+from megatron_davinci.models.build import build_chunks, check_layers_can_be_built, transformer_config
+from megatron_davinci.models.config import ModelConfig
 from megatron_davinci.models.initialize import draw_weights, load_huggingface_weights
-from megatron_davinci.recipe import Recipe
+from megatron_davinci.recipe import Recipe, StageRecipe
+from megatron_davinci.train.adam import forget_moments
 from megatron_davinci.train.metrics import Metrics
-from megatron_davinci.train.optimizer import build_optimizer, data_parallel, set_learning_rate
+from megatron_davinci.train.optimizer import build_optimizer, data_parallel, gathered_weights, set_learning_rate
 from megatron_davinci.train.parallel import is_main_rank, model_parallel, world
-from megatron_davinci.train.schedule import learning_rate
+from megatron_davinci.train.prepare import Run, prepare
 from megatron_davinci.train.step import Trainer
-
-_WHAT_IDENTITY_IS = {"another model": "model", "other data, batch size or seed": "order"}
 
 
 def train(recipe: Recipe) -> None:
-    """Run a recipe to its end, from its latest checkpoint where it has one. Raises InputError on bad input."""
-    batches = GlobalBatches(recipe)
-    model_config = load_model_config(recipe.model)
-    check_vocabulary(batches, model_config)
-    check_tokenizer(recipe, batches)
-    with world(), layout_of(recipe) as device:
-        trainer = build_trainer(recipe, model_config, device)
-        optimizer = build_optimizer(recipe, trainer.model)
-        checkpoints = CheckpointManager(recipe, model_config, trainer.model, optimizer)
-        identity = {
-            "num_steps": batches.num_steps,
-            "order": order_fingerprint(recipe, batches),
-            "model": repr(model_config),
-        }
-        done = resume_step(checkpoints, identity)
-        metrics = Metrics(checkpoints.directory, done, batches.num_steps) if is_main_rank() else None
-        for step in range(done, batches.num_steps):
-            started = time.monotonic()
-            lr = learning_rate(recipe.schedule, step, batches.num_steps)
-            set_learning_rate(optimizer, lr)
-            stage, sequences = batches.at(step)
-            loss, grad_norm = trainer.step(optimizer, stage, sequences)
-            if metrics is not None:
-                tokens = sum(span.length for sequence in sequences for span in sequence)
-                values = {"loss": loss, "lr": lr, "grad_norm": grad_norm}
-                metrics.report(step + 1, values, tokens, time.monotonic() - started)
-            if (step + 1) % recipe.checkpoint.every_steps == 0 or step + 1 == batches.num_steps:
-                checkpoints.save(step + 1, {**identity, "step": step + 1})
+    """Run a recipe from its latest checkpoint, to its end or to a stage with another layout. Raises InputError."""
+    run = prepare(recipe)
+    stage = run.batches.stages[run.stage].recipe
+    config = transformer_config(run.model, stage.megatron)
+    check_layers_can_be_built()
+    with world(), model_parallel(stage, recipe.seed) as device:
+        trainer = build_trainer(recipe, stage, run.model, device, config)
+        Loop(run, trainer, stage).run()
+    following = run.last_stage + 1
+    if following < len(run.batches.stages) and is_main_rank():
+        print(_what_comes_next(run.batches.stages[following].recipe, stage), file=sys.stderr, flush=True)
+
+
+def build_trainer(
+    recipe: Recipe,
+    stage: StageRecipe,
+    model: ModelConfig,
+    device: torch.device,
+    config: TransformerConfig | None = None,
+) -> Trainer:
+    """This rank's model with its first weights, ready to step."""
+    config = config or transformer_config(model, stage.megatron)
+    chunks = build_chunks(config, model)
+    if recipe.init_from is None:
+        draw_weights(chunks, model, recipe.seed)
+    else:
+        load_huggingface_weights(chunks, model, Path(recipe.init_from))
+    for chunk in chunks:
+        chunk.to(device)
+    return Trainer(data_parallel(config, stage.megatron, chunks), config, device)
+
+
+class Loop:
+    """The steps of the stages that share the current layout."""
+
+    def __init__(self, run: Run, trainer: Trainer, stage: StageRecipe) -> None:
+        self._run, self._trainer = run, trainer
+        self._optimizer = build_optimizer(stage.megatron, trainer.chunks)
+        self._checkpoints = CheckpointManager(run.recipe, run.model, trainer.chunks, self._optimizer)
+        self._ledger = Ledger(run.ledger)
+
+    def run(self) -> None:
+        """Go on from the latest checkpoint to the end of the last stage in this layout."""
+        run = self._run
+        if run.step > 0:
+            self._checkpoints.load()
+            if is_main_rank():
+                print(f"resuming {self._checkpoints.directory} after step {run.step}", file=sys.stderr, flush=True)
+        metrics = Metrics(run, dist.get_world_size()) if is_main_rank() else None
+        if metrics is not None:
+            for stage in run.batches.stages:
+                stage.keep_plan()
+        for step in range(run.step, run.end):
+            self._step(step, metrics)
+            self._evaluate(step, metrics)
+            self._save(step + 1)
         if metrics is not None:
             metrics.close()
 
+    def _step(self, step: int, metrics: Metrics | None) -> None:
+        run = self._run
+        index, batch = run.batches.at(step)
+        stage = run.batches.stages[index]
+        if batch == 0 and run.recipe.data.stages[index].schedule is not None and step > 0:
+            forget_moments(self._optimizer)
+        started = time.monotonic()
+        lr = run.learning_rates.at(index, batch)
+        set_learning_rate(self._optimizer, lr)
+        result = self._trainer.step(self._optimizer, stage, batch)
+        for epoch, tally in result.counts.tallies.items():
+            self._ledger.add(stage.name, epoch, tally)
+        for epoch in stage.epochs_finished_by(batch):
+            self._ledger.check(stage.name, epoch, stage.tally_of_an_epoch())
+        if metrics is not None:
+            metrics.report(step + 1, stage.name, lr, result, time.monotonic() - started, self._trainer.timers.take())
 
-def layout_of(recipe: Recipe) -> AbstractContextManager[torch.device]:
-    """The model-parallel groups that a recipe asks for; gives this rank's device."""
-    return model_parallel(recipe.parallel_size("tensor"), recipe.parallel_size("pipeline"), recipe.seed)
+    def _evaluate(self, step: int, metrics: Metrics | None) -> None:
+        """Held-out loss of each of the stage's corpora, every so many steps and at the stage's end."""
+        run, evaluation = self._run, self._run.recipe.evaluation
+        index, batch = run.batches.at(step)
+        at_end = batch + 1 == run.batches.stages[index].num_batches
+        if evaluation is None or ((step + 1) % evaluation.every_steps and not at_end):
+            return
+        losses = {}
+        with self._trainer.timers("evaluation"):
+            for name, documents, sequences in run.batches.held_out.sources(run.recipe, index):
+                losses[name], _ = self._trainer.evaluate(run.batches.stages[index].recipe, documents, sequences)
+        if metrics is not None:
+            metrics.report_evaluation(step + 1, losses)
+
+    def _save(self, step: int) -> None:
+        """A checkpoint every so many steps, and where these processes end."""
+        if step % self._run.recipe.checkpoint.every_steps and step != self._run.end:
+            return
+        with self._trainer.timers("checkpoint"), gathered_weights(self._trainer.chunks):
+            self._checkpoints.save(step, {**self._run.identity, "step": step, "ledger": self._ledger.entries()})
 
 
-def build_trainer(recipe: Recipe, model_config: ModelConfig, device: torch.device) -> Trainer:
-    """This rank's model with its first weights, ready to step."""
-    config = transformer_config(model_config, recipe.megatron)
-    model = build_model(config, model_config)
-    if recipe.init_from is None:
-        draw_weights(model, model_config, recipe.seed)
-    else:
-        load_huggingface_weights(model, model_config, Path(recipe.init_from))
-    model.to(device)
-    return Trainer(
-        model=data_parallel(config, model),
-        config=config,
-        device=device,
-        seq_length=recipe.data.seq_length,
-        micro_batch_size=recipe.batch.micro_batch_size,
+def _what_comes_next(following: StageRecipe, stage: StageRecipe) -> str:
+    changed = {key: value for key, value in following.megatron.items() if stage.megatron.get(key) != value}
+    changed |= dict.fromkeys(stage.megatron.keys() - following.megatron.keys(), "its default")
+    fields = ", ".join(f"{key} {value}" for key, value in changed.items())
+    return (
+        f"stage {stage.name} is done and saved; stage {following.name} has another layout ({fields}): start the same "
+        f"recipe again, on a multiple of {following.ranks_per_replica} processes"
     )
-
-
-def resume_step(checkpoints: CheckpointManager, identity: dict[str, object]) -> int:
-    """Finished steps of the latest checkpoint, 0 where there is none. InputError when it belongs to another recipe."""
-    progress = checkpoints.read_progress()
-    if progress is None:
-        return 0
-    other = [name for name, key in _WHAT_IDENTITY_IS.items() if progress[key] != identity[key]]
-    if other:
-        raise InputError(
-            f"{checkpoints.directory} was trained with {' and '.join(other)}: give the recipe it was started with, or "
-            "another checkpoint.dir"
-        )
-    checkpoints.load()
-    if is_main_rank():
-        print(f"resuming {checkpoints.directory} after step {progress['step']}", file=sys.stderr, flush=True)
-    return int(progress["step"])
-
-
-def order_fingerprint(recipe: Recipe, batches: GlobalBatches) -> str:
-    """Identity of everything that settles which tokens come at which step; no layout of ranks is part of it."""
-    batch = (recipe.batch.global_size, recipe.batch.unit)
-    data = (recipe.data.seq_length, recipe.data.long_documents)
-    return xxh3_64(repr([recipe.seed, batch, data, [stage.order for stage in batches.stages]]).encode()).hexdigest()
-
-
-def check_vocabulary(batches: GlobalBatches, model: ModelConfig) -> None:
-    """Raise InputError when the corpora's tokenizer has ids that the model has no embedding for."""
-    needed = batches.tokenizer["vocab_size"]
-    if needed > model.vocab_size:
-        raise InputError(
-            f"the corpora's tokenizer has ids up to {needed - 1}, the model's vocab_size is {model.vocab_size}: "
-            f"choose a model with at least {needed}, or tokenize with the model's own tokenizer"
-        )
-
-
-def check_tokenizer(recipe: Recipe, batches: GlobalBatches) -> None:
-    """Raise InputError when the tokenizer that would go into checkpoints is not the one that made the corpora."""
-    source = Path(recipe.tokenizer or recipe.model)
-    if recipe.tokenizer is None and not (source / "tokenizer.json").is_file():
-        return  # an export then names one
-    fingerprint = tokenizer_fingerprint(tokenizer_file(source))
-    if batches.tokenizer["kind"] == "huggingface" and fingerprint != batches.tokenizer["fingerprint"]:
-        raise InputError(
-            f"{source} has another tokenizer than the one that made the corpora: set tokenizer to that one's "
-            "directory, or tokenize again"
-        )

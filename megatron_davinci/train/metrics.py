@@ -1,4 +1,4 @@
-"""What a run reports: a line per step on the console, RUN/metrics.jsonl, and TensorBoard."""
+"""What a run reports: a line per step on the console, RUN/metrics.jsonl, RUN/evaluation.jsonl, and TensorBoard."""
 
 import sys
 import time
@@ -9,43 +9,93 @@ import orjson
 from torch.utils.tensorboard import SummaryWriter
 
 from data_prep.files import PART
+from megatron_davinci import device
+from megatron_davinci.planning.flops import dense_bf16_peak, training_flops
+from megatron_davinci.train.prepare import Run
+from megatron_davinci.train.step import StepResult
 
 
 class Metrics:
     """Reports of the main rank. A resumed run first drops the lines of the steps it repeats."""
 
-    def __init__(self, directory: Path, first_step: int, num_steps: int) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self._num_steps = num_steps
+    def __init__(self, run: Run, num_ranks: int) -> None:
+        self._run, self._num_ranks = run, num_ranks
         self._started = time.monotonic()
-        self._first_step = first_step
-        path = directory / "metrics.jsonl"
-        kept = [line for line in read_metrics(path) if line["step"] <= first_step]
+        directory = Path(run.recipe.checkpoint.dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        self._steps = _JsonLines(directory / "metrics.jsonl", run.step)
+        self._evaluations = _JsonLines(directory / "evaluation.jsonl", run.step)
+        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=run.step + 1)
+
+    def report(
+        self, step: int, stage: str, lr: float, result: StepResult, seconds: float, phases: dict[str, float]
+    ) -> None:
+        """One finished step. `phases` also hold the evaluation and the checkpoint that came before it."""
+        values: dict[str, Any] = {"loss": result.loss, "lr": lr, "grad_norm": result.grad_norm}
+        values |= self._throughput(result, seconds)
+        values |= {f"seconds_{phase}": spent for phase, spent in phases.items()}
+        self._steps.write({"step": step, "stage": stage, **values})
+        for name, value in values.items():
+            self._board.add_scalar(f"train/{name}", value, step)
+        width, total = len(str(self._run.batches.num_steps)), self._run.batches.num_steps
+        remaining = (time.monotonic() - self._started) / (step - self._run.step) * (self._run.end - step)
+        self._say(
+            f"step {step:>{width}}/{total}  loss {result.loss:.4f}  lr {lr:.2e}  grad norm {result.grad_norm:.3f}  "
+            f"{values['tokens_per_second']:,.0f} tokens/s  {remaining:.0f} s left"
+        )
+
+    def report_evaluation(self, step: int, losses: dict[str, float]) -> None:
+        """Held-out loss by source after a step."""
+        self._evaluations.write({"step": step, "losses": losses})
+        for name, loss in losses.items():
+            self._board.add_scalar(f"evaluation/{name}", loss, step)
+        self._say(f"step {step}  held out  " + "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items()))
+
+    def close(self) -> None:
+        """Flush everything."""
+        self._steps.close()
+        self._evaluations.close()
+        self._board.close()
+
+    def _throughput(self, result: StepResult, seconds: float) -> dict[str, float]:
+        """Tokens of documents, those that carry loss, and padding, apart; FLOPs of the model alone, per rank."""
+        counts = result.counts
+        flops = training_flops(self._run.model, counts.tokens, counts.squared_lengths, counts.labels)
+        per_rank = flops / seconds / self._num_ranks
+        values: dict[str, float] = {
+            "tokens": counts.tokens,
+            "labels": counts.labels,
+            "padding_share": 1 - counts.tokens / counts.rows,
+            "seconds": seconds,
+            "tokens_per_second": counts.tokens / seconds,
+            "tflops_per_second_per_rank": per_rank / 1e12,
+        }
+        peak = dense_bf16_peak(device.name())
+        if peak is not None:
+            values["mfu_of_dense_bf16_peak"] = per_rank / peak
+            values["peak_memory_bytes"] = device.peak_memory()
+        return values
+
+    @staticmethod
+    def _say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+class _JsonLines:
+    """A line of JSON per report; those after `last_step` are dropped first."""
+
+    def __init__(self, path: Path, last_step: int) -> None:
+        kept = [line for line in read_metrics(path) if line["step"] <= last_step]
         part = path.with_name(path.name + PART)
         part.write_bytes(b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in kept))
         part.replace(path)
         self._file = path.open("ab", buffering=0)
-        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=first_step + 1)
 
-    def report(self, step: int, values: dict[str, float], tokens: int, seconds: float) -> None:
-        """One finished step: `values` are scalars, `tokens` those of documents in the global batch."""
-        values = {**values, "tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}
-        self._file.write(orjson.dumps({"step": step, **values}, option=orjson.OPT_APPEND_NEWLINE))
-        for name, value in values.items():
-            self._board.add_scalar(f"train/{name}", value, step)
-        remaining = (time.monotonic() - self._started) / (step - self._first_step) * (self._num_steps - step)
-        print(
-            f"step {step:>{len(str(self._num_steps))}}/{self._num_steps}  loss {values['loss']:.4f}  "
-            f"lr {values['lr']:.2e}  grad norm {values['grad_norm']:.3f}  "
-            f"{values['tokens_per_second']:,.0f} tokens/s  {remaining:.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
+    def write(self, line: dict[str, Any]) -> None:
+        self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
     def close(self) -> None:
-        """Flush everything."""
         self._file.close()
-        self._board.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

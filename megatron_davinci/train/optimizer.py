@@ -1,31 +1,93 @@
-"""Megatron's optimizer from a recipe."""
+"""Megatron's gradient buffers and optimizer from a recipe."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from megatron_davinci.recipe import Recipe
+from data_prep import InputError
+from megatron_davinci.train.adam import parts_of, use_group_step
 
 # What Megatron leaves to its caller; a recipe's `megatron` section wins.
 _DEFAULTS = {"optimizer": "adam", "weight_decay": 0.1, "adam_beta1": 0.9, "adam_beta2": 0.95, "clip_grad": 1.0}
 
-
-def data_parallel(config: TransformerConfig, model: GPTModel) -> DistributedDataParallel:
-    """The model with its gradient buffers. Gradients are summed over ranks: the loss carries global weights."""
-    return DistributedDataParallel(config, DistributedDataParallelConfig(), model)
+Chunks = list[DistributedDataParallel]
 
 
-def build_optimizer(recipe: Recipe, model: DistributedDataParallel) -> MegatronOptimizer:
-    """Adam or SGD with clipping by global norm."""
+def data_parallel(config: TransformerConfig, megatron: dict[str, Any], models: Sequence[GPTModel]) -> Chunks:
+    """Each chunk with its gradient buffers. Gradients are summed over ranks: the loss carries global weights.
+
+    In bf16 gradients add up, over micro-batches and ranks, in fp32 unless the recipe says otherwise.
+    """
+    fields = DistributedDataParallelConfig.__dataclass_fields__
+    chosen = {name: value for name, value in megatron.items() if name in fields}
+    wrapped = [Float16Module(config, model) if config.bf16 else model for model in models]
+    chunks = [
+        DistributedDataParallel(
+            config,
+            DistributedDataParallelConfig(**{"grad_reduce_in_fp32": True, **chosen}),
+            model,
+            disable_bucketing=number > 0,
+        )
+        for number, model in enumerate(wrapped)
+    ]
+    if megatron.get("overlap_grad_reduce"):
+        no_sync = [chunk.no_sync for chunk in chunks]
+        config.no_sync_func = no_sync if len(chunks) > 1 else no_sync[0]
+    return chunks
+
+
+def build_optimizer(megatron: dict[str, Any], chunks: Chunks) -> MegatronOptimizer:
+    """Adam or SGD with clipping by global norm; main weights in fp32. The learning rate is set before each step."""
     fields = OptimizerConfig.__dataclass_fields__
-    chosen = {name: value for name, value in {**_DEFAULTS, **recipe.megatron}.items() if name in fields}
-    config = OptimizerConfig(lr=recipe.schedule.lr, min_lr=recipe.schedule.min_lr, params_dtype=torch.float32, **chosen)
-    return get_megatron_optimizer(config, [model])
+    chosen = {name: value for name, value in {**_DEFAULTS, **megatron}.items() if name in fields}
+    dtype = torch.bfloat16 if megatron.get("bf16") else torch.float32
+    config = OptimizerConfig(lr=0.0, min_lr=0.0, params_dtype=dtype, **chosen)
+    optimizer = use_group_step(get_megatron_optimizer(config, chunks))
+    refuse_padded_buckets(optimizer)
+    return optimizer
+
+
+def refuse_padded_buckets(optimizer: MegatronOptimizer) -> None:
+    """Raise InputError where Megatron-Core (0.16.1 and 0.19.2) would save a distributed optimizer's state shifted.
+
+    It cuts each parameter's state out of a buffer without the padding between buckets, at offsets that count it.
+    """
+    for part in parts_of(optimizer):
+        names = ("per_bucket_numel", "per_bucket_numel_unpadded")
+        for padded, unpadded in zip(*(getattr(part, name, ()) for name in names), strict=True):
+            if any(padded[dtype][:-1] != unpadded[dtype][:-1] for dtype in padded):
+                raise InputError(
+                    "overlap_grad_reduce cuts this model's gradients into buckets with padding between them, whose "
+                    "optimizer state Megatron-Core would save shifted: set megatron.bucket_size above the number of "
+                    "parameters per rank, or leave overlap_grad_reduce out"
+                )
 
 
 def set_learning_rate(optimizer: MegatronOptimizer, lr: float) -> None:
     """Give every parameter group the learning rate of this step."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def unwrap(chunks: Chunks) -> list[GPTModel]:
+    """The models inside the wrappers for gradients and bf16."""
+    modules = [chunk.module for chunk in chunks]
+    return [module.module if isinstance(module, Float16Module) else module for module in modules]
+
+
+@contextmanager
+def gathered_weights(chunks: Chunks) -> Iterator[None]:
+    """Every rank's weights whole and still: overlap_param_gather otherwise fills them in during the next forward."""
+    hooked = [chunk for chunk in chunks if chunk.use_forward_hook]
+    for chunk in hooked:
+        chunk.disable_forward_pre_hook()
+    yield
+    for chunk in hooked:
+        chunk.enable_forward_pre_hook()

@@ -11,8 +11,8 @@ from megatron.core import parallel_state
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from torch._C._distributed_c10d import HashStore
 
-from data_prep import InputError
 from megatron_davinci import device
+from megatron_davinci.recipe import StageRecipe
 
 TIMEOUT = timedelta(minutes=10)
 
@@ -33,20 +33,23 @@ def world() -> Iterator[None]:
 
 
 @contextmanager
-def model_parallel(tensor: int, pipeline: int, seed: int) -> Iterator[torch.device]:
-    """Megatron's groups inside `world`; gives this rank's device. Raises InputError when the ranks do not divide."""
-    if dist.get_world_size() % (tensor * pipeline):
-        raise InputError(
-            f"{dist.get_world_size()} process(es) cannot hold tensor {tensor} x pipeline {pipeline} ranks: start a "
-            f"multiple of {tensor * pipeline}, as in "
-            f"torchrun --nproc-per-node {tensor * pipeline} -m megatron_davinci.train RECIPE"
-        )
-    parallel_state.initialize_model_parallel(tensor, pipeline)
+def model_parallel(stage: StageRecipe, seed: int) -> Iterator[torch.device]:
+    """Megatron's groups for a stage's layout, inside `world`; gives this rank's device."""
+    tensor, pipeline, virtual, context = stage.parallel_sizes
+    parallel_state.initialize_model_parallel(tensor, pipeline, virtual, context_parallel_size=context)
     try:
         model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
         yield device.local_device(int(os.environ.get("LOCAL_RANK", "0")))
     finally:
-        parallel_state.destroy_model_parallel()
+        _destroy_groups()
+
+
+def _destroy_groups() -> None:
+    """Megatron only forgets its groups: their threads and connections would stay until the world ends."""
+    for group in getattr(parallel_state, "_global_process_group_list", None) or []:
+        if group is not None:
+            dist.destroy_process_group(group)
+    parallel_state.destroy_model_parallel()
 
 
 def is_main_rank() -> bool:

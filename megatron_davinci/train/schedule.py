@@ -1,20 +1,60 @@
 """The learning rate as a function of the step. Torch-free."""
 
 import math
+from collections.abc import Sequence
 
-from megatron_davinci.recipe import Schedule
+from data_prep import InputError
+from megatron_davinci.recipe import Recipe, Schedule
+
+
+class LearningRates:
+    """The learning rate of every step of a recipe; `num_batches` are the steps of each stage.
+
+    A stage with a schedule of its own follows that over its own steps; the others share the recipe's. Raises InputError
+    when a schedule ends before its warm-up does.
+    """
+
+    def __init__(self, recipe: Recipe, num_batches: Sequence[int]) -> None:
+        own = [stage.schedule for stage in recipe.data.stages]
+        shared_steps = sum(steps for steps, schedule in zip(num_batches, own, strict=True) if schedule is None)
+        self._curves: list[tuple[Schedule, int, int]] = []  # per stage: schedule, its steps, those before this stage
+        before = 0
+        for stage, steps in zip(recipe.data.stages, num_batches, strict=True):
+            if stage.schedule is not None:
+                self._curves.append((stage.schedule, steps, 0))
+            else:
+                self._curves.append((recipe.schedule, shared_steps, before))
+                before += steps
+            schedule, length, _ = self._curves[-1]
+            if warmup_steps(schedule, length) >= length:
+                raise InputError(
+                    f"stage {stage.name}: the learning rate warms up for {warmup_steps(schedule, length)} steps, and "
+                    f"its schedule has {length}: warm up for fewer, or train for longer"
+                )
+
+    def at(self, stage: int, step: int) -> float:
+        """Learning rate of step `step` (from 0) of a stage."""
+        schedule, length, before = self._curves[stage]
+        return learning_rate(schedule, before + step, length)
 
 
 def learning_rate(schedule: Schedule, step: int, num_steps: int) -> float:
     """Learning rate of optimizer step `step` (from 0) of `num_steps`.
 
-    Rises linearly over the first warmup_fraction of the steps and reaches `lr` on the last of them; then falls along
-    half a cosine that would reach `min_lr` one step after the last.
+    Rises linearly over the warm-up and reaches `lr` on its last step; then falls along half a cosine that would reach
+    `min_lr` one step after the last.
     """
-    warmup = math.ceil(schedule.warmup_fraction * num_steps)
+    warmup = warmup_steps(schedule, num_steps)
     if step < warmup:
         return schedule.lr * (step + 1) / warmup
     if schedule.decay == "constant":
         return schedule.lr
     progress = (step - warmup) / max(1, num_steps - warmup)
     return schedule.min_lr + (schedule.lr - schedule.min_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def warmup_steps(schedule: Schedule, num_steps: int) -> int:
+    """Steps of the warm-up: given, or a share of all, rounded up but never all of them."""
+    if schedule.warmup_steps is not None:
+        return schedule.warmup_steps
+    return min(math.ceil(schedule.warmup_fraction * num_steps), num_steps - 1)

@@ -1,8 +1,9 @@
 """One optimizer step over one global batch, through Megatron's pipeline schedules."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import tee
 from typing import Any
 
 import torch
@@ -10,104 +11,156 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
 from megatron.core.optimizer import MegatronOptimizer
-from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from megatron_davinci.data.batches import Sequence, StageBatches, share_of_rank
+from megatron_davinci.attention.packed import PackedSegments
+from megatron_davinci.data.batches import StageBatches, share_of_rank
+from megatron_davinci.data.documents import Documents, PackedSequence
 from megatron_davinci.data.packed import PackedBatch, pack_micro_batch
+from megatron_davinci.models.gpt import Predictions
 from megatron_davinci.objectives.ntp import next_token_loss
+from megatron_davinci.recipe import StageRecipe
+from megatron_davinci.train.counts import BatchCounts, count_batch
+from megatron_davinci.train.optimizer import Chunks
+from megatron_davinci.train.timers import Timers
 
 ForwardOutput = tuple[Tensor, Any]
 
 
 @dataclass(frozen=True)
-class Trainer:
-    """A model and what one step needs of it. `micro_batch_size` counts packed sequences of `seq_length` tokens."""
+class StepResult:
+    """`loss`: mean over the batch's labels, in nats; `grad_norm`: before clipping, nan where none is taken."""
 
-    model: DistributedDataParallel
+    loss: float
+    grad_norm: float
+    counts: BatchCounts
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The chunks of a model that this rank holds, and what one step needs of them."""
+
+    chunks: Chunks
     config: TransformerConfig
     device: torch.device
-    seq_length: int
-    micro_batch_size: int
+    timers: Timers = field(default_factory=Timers)
 
     def __post_init__(self) -> None:
-        self.config.finalize_model_grads_func = finalize_undivided
+        self.config.finalize_model_grads_func = self._reduce_undivided
 
-    def gradients(self, stage: StageBatches, sequences: list[Sequence]) -> float:
-        """Fill every parameter's main_grad with the gradient of the global batch's loss; returns that loss."""
-        self.model.zero_grad_buffer()
-        # The optimizer leaves each .grad pointing at its buffer; autograd would add the first micro-batch in twice.
-        self.model.zero_grad(set_to_none=True)
-        label_weight = 1.0 / max(1, stage.num_labels(sequences))
-        share = list(
-            share_of_rank(
-                sequences,
-                parallel_state.get_data_parallel_rank(),
-                parallel_state.get_data_parallel_world_size(),
-                self.micro_batch_size,
-            )
+    def step(self, optimizer: MegatronOptimizer, stage: StageBatches, batch: int) -> StepResult:
+        """Gradients, clipping, update."""
+        loss, counts = self.gradients(stage, batch)
+        with self.timers("optimizer"):
+            _, grad_norm, _ = optimizer.step()
+        return StepResult(loss, float(grad_norm) if grad_norm is not None else float("nan"), counts)
+
+    def gradients(self, stage: StageBatches, batch: int) -> tuple[float, BatchCounts]:
+        """Fill every parameter's main_grad with the gradient of a global batch's loss; gives that loss and its counts.
+
+        With the distributed optimizer each rank ends up with the sums of its own part of the buffers.
+        """
+        for chunk in self.chunks:
+            chunk.zero_grad_buffer()
+            # FP32Optimizer leaves .grad pointing at its buffer; autograd would add the first micro-batch in twice.
+            chunk.zero_grad(set_to_none=True)
+        with self.timers("data"):
+            share, counts = self._share(stage.documents, stage.sequences(batch), stage.recipe)
+        with self.timers("forward_backward"):
+            losses = self._run(stage.recipe, stage.documents, share, stage.alignment, 1.0 / max(1, counts.labels))
+            loss = global_loss(losses, self.device)
+        return loss, counts
+
+    @torch.no_grad()
+    def evaluate(
+        self, recipe: StageRecipe, documents: Documents, sequences: list[PackedSequence]
+    ) -> tuple[float, BatchCounts]:
+        """Mean loss over all labels of some packed sequences, in nats; no gradient."""
+        share, counts = self._share(documents, sequences, recipe)
+        weight = 1.0 / max(1, counts.labels)
+        losses = self._run(recipe, documents, share, recipe.document_alignment, weight, forward_only=True)
+        return global_loss(losses, self.device), counts
+
+    def _share(
+        self, documents: Documents, sequences: list[PackedSequence], recipe: StageRecipe
+    ) -> tuple[list[list[PackedSequence]], BatchCounts]:
+        """This rank's micro-batches, and what those of all ranks come to."""
+        rank, size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+        multiple = recipe.pipeline_parallel_size if recipe.virtual_pipeline_size else 1
+        share = share_of_rank(sequences, rank, size, recipe.batch.micro_batch_size, multiple)
+        epochs = sorted({span.epoch for sequence in sequences for span in sequence})
+        rows = len(share) * size * recipe.batch.micro_batch_size * recipe.seq_length
+        counts = count_batch(documents, [sequence for part in share for sequence in part], epochs, rows, self.device)
+        return share, counts
+
+    def _run(
+        self,
+        recipe: StageRecipe,
+        documents: Documents,
+        share: list[list[PackedSequence]],
+        alignment: int,
+        label_weight: float,
+        forward_only: bool = False,
+    ) -> list[Tensor]:
+        """Losses of this rank's micro-batches, on the last pipeline stage; gradients add up in the buffers."""
+        context = parallel_state.get_context_parallel_rank(), parallel_state.get_context_parallel_world_size()
+        batches = (
+            pack_micro_batch(documents, part, recipe.seq_length, alignment, label_weight)
+            .of_context_rank(*context)
+            .to(self.device)
+            for part in share
         )
-        batches = (pack_micro_batch(stage, part, self.seq_length, label_weight).to(self.device) for part in share)
+        chunks: Any = self.chunks
         losses = get_forward_backward_func()(
             forward_step_func=forward_step,
-            data_iterator=batches,
-            model=[self.model],
+            # each chunk of an interleaved stage goes through all micro-batches
+            data_iterator=list(tee(batches, len(chunks))) if len(chunks) > 1 else batches,
+            model=chunks if len(chunks) > 1 else chunks[0],
             num_microbatches=len(share),
-            seq_length=self.seq_length * self.micro_batch_size,
+            # Megatron itself divides by context and, under sequence parallelism, tensor ranks
+            seq_length=recipe.seq_length * recipe.batch.micro_batch_size,
             micro_batch_size=1,  # one row; packed sequences lie end to end in it
-            forward_only=False,
+            forward_only=forward_only,
         )
-        return global_loss([entry["loss"] for entry in losses], self.device)
+        return [entry["loss"] for entry in losses]
 
-    def step(self, optimizer: MegatronOptimizer, stage: StageBatches, sequences: list[Sequence]) -> tuple[float, float]:
-        """Gradients, clipping, update; returns the loss and the gradient norm before clipping."""
-        loss = self.gradients(stage, sequences)
-        _, grad_norm, _ = optimizer.step()
-        return loss, float(grad_norm) if grad_norm is not None else float("nan")
+    def _reduce_undivided(self, chunks: Chunks, _num_tokens: Tensor | None, **kwargs: Any) -> None:
+        """Reduce gradients over ranks without dividing them: the weights of the loss are global already."""
+        with self.timers("reduce_gradients"):
+            finalize_model_grads(chunks, None, **kwargs)
 
 
-def forward_step(batches: Iterator[PackedBatch], model: DistributedDataParallel) -> ForwardOutput:
-    """Megatron's forward_step_func: on the last stage the output is every row's loss (1, T), elsewhere hidden states.
+def forward_step(batches: Iterator[PackedBatch], chunk: DistributedDataParallel) -> ForwardOutput:
+    """Megatron's forward_step_func: the last stage scores the labels, (2, N); the others give hidden states.
 
     Every stage takes the batch, because every stage's attention needs its cu_seqlens.
     """
     batch = next(batches)
-    output = model(
-        batch.tokens, batch.position_ids, None, labels=batch.labels, packed_seq_params=packed_seq_params(batch)
+    output = chunk(
+        batch.tokens,
+        batch.position_ids,
+        None,
+        labels=Predictions(batch.rows, batch.labels),
+        packed_seq_params=PackedSegments.of(batch.boundaries, batch.tokens.device),
     )
-    return output, partial(weighted_loss, batch.loss_weights)
+    return output, partial(weighted_loss, batch.weights)
 
 
-def packed_seq_params(batch: PackedBatch) -> PackedSeqParams:
-    """The segments of a batch as Megatron's attention and rotary embedding read them."""
-    return PackedSeqParams(
-        qkv_format="thd",
-        cu_seqlens_q=batch.cu_seqlens,
-        cu_seqlens_kv=batch.cu_seqlens,
-        max_seqlen_q=batch.max_seqlen,
-        max_seqlen_kv=batch.max_seqlen,
-    )
-
-
-def weighted_loss(loss_weights: Tensor, row_losses: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def weighted_loss(weights: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """(sum of w * term, number of tokens, metrics): given three, Megatron divides by no number of its own."""
-    predicts = loss_weights > 0
-    loss = next_token_loss(-row_losses.float()[predicts], loss_weights[predicts])
+    log_probs, _ = scores
+    loss = next_token_loss(log_probs, weights)
+    count = torch.tensor(weights.numel(), dtype=torch.int, device=weights.device)
     # The schedule scales the loss it gets in place, so what is logged is a copy.
-    return loss, predicts.sum().int(), {"loss": loss.detach().clone()}
-
-
-def finalize_undivided(model: list[DistributedDataParallel], _num_tokens: Tensor | None, **kwargs: Any) -> None:
-    """Reduce gradients over ranks without dividing them: the weights of the loss are global already."""
-    finalize_model_grads(model, None, **kwargs)
+    return loss, count, {"loss": loss.detach().clone()}
 
 
 def global_loss(losses: list[Tensor], device: torch.device) -> float:
-    """The global batch's loss, on every rank: summed over micro-batches and data-parallel ranks of the last stage."""
+    """The global batch's loss, on every rank: summed over micro-batches, data and context ranks of the last stage."""
     total = torch.stack(losses).sum() if losses else torch.zeros((), device=device)
-    dist.all_reduce(total, group=parallel_state.get_data_parallel_group())
+    dist.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
     dist.broadcast(
         total,
         src=parallel_state.get_pipeline_model_parallel_last_rank(),

@@ -1,5 +1,6 @@
 """Law: wrong input ends with exit code 2 and one sentence, and leaves nothing half-written."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +13,38 @@ from conftest import write_corpus, write_model
 DAVINCI = [sys.executable, "-c", "from megatron_davinci.cli import main; main()"]
 
 
-def refuse(*arguments: object, cwd: Path) -> str:
+# The first of two ranks, whose fellow never comes: a process group that were opened would wait for it in vain.
+FIRST_OF_TWO = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29555"}
+
+
+def refuse(*arguments: object, cwd: Path, **environment: str) -> str:
     """Run a command that must be refused; returns its sentence. Nothing may appear in the folder."""
     before = sorted(cwd.rglob("*"))
-    result = subprocess.run([*DAVINCI, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False)
+    result = subprocess.run(
+        [*DAVINCI, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+        env={**os.environ, **environment},
+        timeout=60,
+    )
     assert result.returncode == 2, result.stderr
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
     assert sorted(cwd.rglob("*")) == before
     return result.stderr
+
+
+def refuse_training(recipe: Path, *overrides: str) -> str:
+    """What training says on rank 0, before any process group is up; the other ranks say nothing."""
+    sentence = refuse("train", recipe, *overrides, cwd=recipe.parent, **FIRST_OF_TWO)
+    command = [*DAVINCI, "train", str(recipe), *overrides]
+    other = {**os.environ, **FIRST_OF_TWO, "RANK": "1", "LOCAL_RANK": "1"}
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=recipe.parent, env=other, check=False, timeout=60
+    )
+    assert (result.returncode, result.stderr) == (2, "")
+    return sentence
 
 
 @pytest.fixture
@@ -45,6 +70,43 @@ def test_more_ranks_than_processes(recipe: Path, tmp_path: Path) -> None:
 
 def test_what_megatron_itself_refuses(recipe: Path, tmp_path: Path) -> None:
     assert "sequence" in refuse("train", recipe, "megatron.sequence_parallel=true", cwd=tmp_path).lower()
+
+
+def test_a_world_that_the_layout_does_not_divide(recipe: Path) -> None:
+    layout = ["megatron.tensor_model_parallel_size=2", "megatron.context_parallel_size=2"]
+    sentence = refuse_training(recipe, *layout)
+    assert "2 process(es) cannot hold tensor 2 x pipeline 1 x context 2 ranks: start a multiple of 4" in sentence
+
+
+def test_a_layout_that_does_not_divide(recipe: Path) -> None:
+    layout = ["megatron.pipeline_model_parallel_size=2", "megatron.virtual_pipeline_model_parallel_size=3"]
+    sentence = refuse_training(recipe, *layout)
+    assert "num_layers is 4, which pipeline_model_parallel_size x virtual_pipeline_model_parallel_size = 6" in sentence
+
+
+def test_a_schedule_shorter_than_its_warm_up(recipe: Path) -> None:
+    sentence = refuse_training(recipe, "schedule.warmup_steps=3")
+    assert "warms up for 3 steps, and its schedule has 1" in sentence
+
+
+def test_a_stage_without_data(recipe: Path) -> None:
+    drop = ["data.stages.0.seq_length=1", "data.long_documents=drop", "evaluation.every_steps=1"]
+    assert "has no documents" in refuse_training(recipe, *drop, "evaluation.held_out=1")
+    assert "corpus has 18 documents" in refuse_training(recipe, "evaluation.every_steps=1", "evaluation.held_out=18")
+
+
+def test_a_plan_with_held_out_documents(recipe: Path) -> None:
+    changes = ["evaluation.every_steps=1", "evaluation.held_out=1", "batch.unit=sequences", "data.stages.0.plan=p"]
+    assert "has a plan, which packs every document" in refuse_training(recipe, *changes)
+
+
+def test_a_resume_with_another_corpus(recipe: Path, tmp_path: Path) -> None:
+    subprocess.run([*DAVINCI, "train", str(recipe)], check=True, capture_output=True)
+    write_corpus(tmp_path / "other", [5, 6, 7])
+    sentence = refuse_training(recipe, f"data.stages.0.blend.0.corpus={tmp_path / 'other'}")
+    assert "was trained with other data, batch size or seed" in sentence
+    sentence = refuse_training(recipe, "data.stages.0.loss_mask=false")
+    assert "was trained with other data, batch size or seed" in sentence
 
 
 def test_a_missing_corpus(recipe: Path, tmp_path: Path) -> None:

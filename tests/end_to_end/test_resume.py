@@ -1,94 +1,82 @@
-"""Law: a run that was killed and started again ends with the weights of one that was not, bit for bit."""
+"""Law: a run that was killed and started again ends as one that was not; also in another layout of ranks."""
 
+import copy
+import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-import torch
 import yaml
-from conftest import write_model
-from safetensors.torch import load_file
+from conftest import EFFORT, write_model
+from training import finish, kill_after, progress, reported, same_weights, start, write_recipe
 
-from megatron_davinci.checkpoint.convert import export_to_hf
-from megatron_davinci.train.metrics import read_metrics
-
-LAYOUTS = {
+DISTRIBUTED = {"use_distributed_optimizer": True}
+LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "alone": (1, {}),
     "TP2+SP": (2, {"tensor_model_parallel_size": 2, "sequence_parallel": True}),
-    "PP2": (2, {"pipeline_model_parallel_size": 2}),
-    "DP2": (2, {}),
+    "PP2 interleaved, bf16": (
+        2,
+        {"pipeline_model_parallel_size": 2, "virtual_pipeline_model_parallel_size": 2, "bf16": True},
+    ),
+    "DP2, distributed optimizer, overlapped": (
+        2,
+        {**DISTRIBUTED, "overlap_grad_reduce": True, "overlap_param_gather": True},
+    ),
+    "CP2, distributed optimizer, bf16": (2, {**DISTRIBUTED, "context_parallel_size": 2, "bf16": True}),
 }
 
 
-def start(recipe: Path, ranks: int) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "megatron_davinci.train", str(recipe)]
-    if ranks > 1:
-        command[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    return subprocess.Popen(command, stderr=subprocess.PIPE)
-
-
-def kill_tree(process: "subprocess.Popen[bytes]") -> None:
-    """SIGKILL for torchrun and for its workers, which would outlive it."""
-    launcher = psutil.Process(process.pid)
-    for victim in [*launcher.children(recursive=True), launcher]:
-        victim.kill()
-
-
-def finish(process: "subprocess.Popen[bytes]") -> str:
-    _, errors = process.communicate(timeout=200)
-    assert process.returncode == 0, errors.decode()
-    return errors.decode()
-
-
-def write_recipe(values: dict[str, Any], folder: Path, name: str, megatron: dict[str, Any]) -> Path:
-    values = {
-        **values,
-        "megatron": megatron,
-        "batch": {"global_size": 4},
-        "checkpoint": {"dir": str(folder / name), "every_steps": 3, "keep": 2},
-    }
+@pytest.fixture
+def three_epochs(recipe_values: dict[str, Any]) -> dict[str, Any]:
+    """18 documents, 4 to a batch, three times: 14 steps, with evaluation."""
+    values = copy.deepcopy(recipe_values)
     values["data"]["stages"][0]["epochs"] = 3
-    path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
+    return values
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
-    recipe_values: dict[str, Any], tmp_path: Path, layout: str
-) -> None:
+def test_a_killed_run_ends_as_an_uninterrupted_one(three_epochs: dict[str, Any], tmp_path: Path, layout: str) -> None:
     ranks, megatron = LAYOUTS[layout]
-    finish(start(write_recipe(recipe_values, tmp_path, "whole", megatron), ranks))
-
-    recipe = write_recipe(recipe_values, tmp_path, "killed", megatron)
-    process = start(recipe, ranks)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "killed" / "latest").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    kill_tree(process)
-    process.communicate()
-    saved = int((tmp_path / "killed" / "latest").read_text().removeprefix("step_"))
-    assert saved < 14
-    assert f"after step {saved}" in finish(start(recipe, ranks))
-
-    whole, killed = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed"))
-    assert [line["step"] for line in killed] == list(range(1, 15))
-    for key in ("loss", "grad_norm", "lr", "tokens"):
-        assert [line[key] for line in killed] == [line[key] for line in whole]
-    exported = []
-    for name in ("whole", "killed"):
-        export_to_hf(tmp_path / name, tmp_path / f"{name}-hf", tokenizer=None)
-        exported.append(load_file(tmp_path / f"{name}-hf" / "model.safetensors"))
-    assert all(torch.equal(tensor, exported[1][name]) for name, tensor in exported[0].items())
+    finish(start(write_recipe(three_epochs, tmp_path, "whole", megatron=megatron), ranks))
+    recipe = write_recipe(three_epochs, tmp_path, "killed", megatron=megatron)
+    kills = max(1, (20 * EFFORT) // (10 * len(LAYOUTS)))  # over all layouts, 20 in an acceptance run
+    steps = sorted(random.Random(layout).sample(range(4, 14), kills))
+    for number, step in enumerate(steps):
+        kill_after(start(recipe, ranks), tmp_path / "killed", step, seed=number)
+    assert "resuming" in finish(start(recipe, ranks))
+    assert reported(tmp_path / "killed") == reported(tmp_path / "whole")
+    assert progress(tmp_path / "killed") == progress(tmp_path / "whole")
+    assert same_weights(tmp_path / "whole", tmp_path / "killed")
     assert len(list((tmp_path / "killed").glob("step_*"))) == 2  # keep
 
 
-def test_a_finished_run_does_nothing_and_refuses_another_recipe(recipe_values: dict[str, Any], tmp_path: Path) -> None:
-    recipe = write_recipe(recipe_values, tmp_path, "run", {})
+def test_a_run_changes_its_layout_three_times(three_epochs: dict[str, Any], tmp_path: Path) -> None:
+    """DP2, one process, TP2, PP2: each document once per epoch, in the same order, and the same losses."""
+    finish(start(write_recipe(three_epochs, tmp_path, "whole", megatron={}), 1))
+    life: list[tuple[int, dict[str, Any]]] = [
+        (2, {}),
+        (1, {}),
+        (2, {"tensor_model_parallel_size": 2}),
+        (2, {"pipeline_model_parallel_size": 2}),
+    ]
+    run = tmp_path / "changing"
+    for number, (ranks, megatron) in enumerate(life):
+        process = start(write_recipe(three_epochs, tmp_path, run.name, megatron={**DISTRIBUTED, **megatron}), ranks)
+        if number + 1 < len(life):
+            kill_after(process, run, 3 * number + 4, seed=number)
+        else:
+            assert "resuming" in finish(process)
+    assert progress(run)["ledger"] == progress(tmp_path / "whole")["ledger"]
+    assert [entry["documents"] for entry in progress(run)["ledger"]] == [18, 18, 18]
+    for found, expected in zip(reported(run), reported(tmp_path / "whole"), strict=True):
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert (found["step"], found["tokens"]) == (expected["step"], expected["tokens"])
+
+
+def test_a_finished_run_does_nothing_and_refuses_another_recipe(three_epochs: dict[str, Any], tmp_path: Path) -> None:
+    recipe = write_recipe(three_epochs, tmp_path, "run")
     finish(start(recipe, 1))
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.distcp")}
     assert "after step 14" in finish(start(recipe, 1))
@@ -101,3 +89,29 @@ def test_a_finished_run_does_nothing_and_refuses_another_recipe(recipe_values: d
         command = [sys.executable, "-m", "megatron_davinci.train", str(recipe), change]
         refused = subprocess.run(command, capture_output=True, text=True, check=False)
         assert refused.returncode == 2 and message in refused.stderr
+
+
+def test_a_stage_with_another_layout_begins_in_fresh_processes(recipe_values: dict[str, Any], tmp_path: Path) -> None:
+    values = copy.deepcopy(recipe_values)
+    [first] = values["data"]["stages"]
+    second = {**first, "name": "long", "seq_length": 128, "megatron": {"context_parallel_size": 2}}
+    values["data"]["stages"].append(second)
+    recipe = write_recipe(values, tmp_path, "run", megatron=DISTRIBUTED)
+    said = finish(start(recipe, 1))
+    assert "stage long has another layout (context_parallel_size 2)" in said and "multiple of 2 processes" in said
+    assert progress(tmp_path / "run")["step"] == 5
+    refused = start(recipe, 1)
+    _, errors = refused.communicate()
+    assert refused.returncode == 2 and b"cannot hold tensor 1 x pipeline 1 x context 2" in errors
+    assert "resuming" in finish(start(recipe, 2))
+    assert progress(tmp_path / "run")["step"] == 10
+    assert [(entry["stage"], entry["documents"]) for entry in progress(tmp_path / "run")["ledger"]] == [
+        ("only", 18),
+        ("long", 18),
+    ]
+    in_one_layout = copy.deepcopy(values)
+    in_one_layout["data"]["stages"][1].pop("megatron")
+    finish(start(write_recipe(in_one_layout, tmp_path, "alone"), 1))
+    for found, expected in zip(reported(tmp_path / "run"), reported(tmp_path / "alone"), strict=True):
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert yaml.safe_load(recipe.read_text())["data"]["stages"][1]["seq_length"] == 128

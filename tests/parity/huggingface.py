@@ -5,12 +5,14 @@ from typing import Any
 import torch
 
 from megatron_davinci.checkpoint.manager import CheckpointManager
+from megatron_davinci.data.batches import GlobalBatches
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.recipe import parse_recipe
+from megatron_davinci.testing.gather import gather_gradients
 from megatron_davinci.testing.logits import pack_documents_for_logits, packed_logits
-from megatron_davinci.train.loop import build_trainer, layout_of, train
+from megatron_davinci.train.loop import build_trainer, train
 from megatron_davinci.train.optimizer import build_optimizer
-from megatron_davinci.train.parallel import world
+from megatron_davinci.train.parallel import model_parallel, world
 
 
 def run(values: dict[str, Any]) -> None:
@@ -18,13 +20,25 @@ def run(values: dict[str, Any]) -> None:
     train(parse_recipe(values))
 
 
-def logits(values: dict[str, Any], documents: list[list[int]], trained: bool = False) -> torch.Tensor | None:
-    """Logits of packed documents in one process, by a recipe's first weights or its checkpoint's."""
+def logits(values: dict[str, Any], documents: list[list[int]], trained: bool = False) -> list[torch.Tensor]:
+    """Logits of packed documents in one process: by a recipe's first weights and, if asked, by its checkpoint's."""
     recipe = parse_recipe(values)
-    model = load_model_config(recipe.model)
-    with world(), layout_of(recipe) as device:
-        trainer = build_trainer(recipe, model, device)
+    model, stage = load_model_config(recipe.model), recipe.stage(0)
+    with world(), model_parallel(stage, recipe.seed) as device:
+        trainer = build_trainer(recipe, stage, model, device)
+        found = [packed_logits(trainer, pack_documents_for_logits(documents))]
         if trained:
-            optimizer = build_optimizer(recipe, trainer.model)
-            CheckpointManager(recipe, model, trainer.model, optimizer).load()
-        return packed_logits(trainer, pack_documents_for_logits(documents))
+            optimizer = build_optimizer(stage.megatron, trainer.chunks)
+            CheckpointManager(recipe, model, trainer.chunks, optimizer).load()
+            found.append(packed_logits(trainer, pack_documents_for_logits(documents)))
+        return [scores[:, : model.vocab_size] for scores in found if scores is not None]
+
+
+def gradients(values: dict[str, Any]) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and gradients of a recipe's first batch, by its first weights."""
+    recipe = parse_recipe(values)
+    batches = GlobalBatches(recipe).stages[0]
+    with world(), model_parallel(batches.recipe, recipe.seed) as device:
+        trainer = build_trainer(recipe, batches.recipe, load_model_config(recipe.model), device)
+        loss, _ = trainer.gradients(batches, 0)
+        return loss, gather_gradients(trainer)

@@ -1,53 +1,136 @@
 """What each rank runs in the parity tests; importable, since ranks are processes of their own."""
 
-import copy
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import torch
+from megatron.core import parallel_state
+from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from megatron_davinci.data.batches import GlobalBatches
+from megatron_davinci.data.documents import PackedSequence
+from megatron_davinci.data.packed import PackedBatch, pack_micro_batch, rows_of_context_rank
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.recipe import parse_recipe
-from megatron_davinci.testing.gather import gather_parameters
-from megatron_davinci.train.loop import build_trainer, layout_of
-from megatron_davinci.train.optimizer import build_optimizer, set_learning_rate
-from megatron_davinci.train.parallel import world
+from megatron_davinci.testing.gather import gather_gradients, gather_parameters
+from megatron_davinci.testing.logits import packed_logits
+from megatron_davinci.train.loop import build_trainer
+from megatron_davinci.train.optimizer import build_optimizer, gathered_weights, set_learning_rate
+from megatron_davinci.train.parallel import model_parallel, world
+from megatron_davinci.train.step import Trainer, forward_step
 
 SGD_STEPS = 3
+SGD = {"optimizer": "sgd", "sgd_momentum": 0.0, "weight_decay": 0.0}
+# The distributed optimizer takes Adam alone. Without momentum, with an epsilon that dwarfs the gradients' size, and the
+# learning rate times that epsilon, Adam's step is SGD's to one part in a million.
+ADAM_AS_SGD = {"optimizer": "adam", "weight_decay": 0.0, "adam_beta1": 0.0, "adam_eps": 1e4}
+Tensors = dict[str, torch.Tensor]
 
 
-def with_megatron(values: dict[str, Any], megatron: dict[str, Any], micro_batch_size: int = 1) -> dict[str, Any]:
-    """The same recipe in another layout."""
-    changed = copy.deepcopy(values)
-    changed["megatron"] |= megatron
-    changed["batch"]["micro_batch_size"] = micro_batch_size
-    return changed
-
-
-def measure(variants: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def measure(recipes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Per recipe: loss, gradients and gradient norm of the first batch; weights after three SGD steps."""
+    return _in_their_layouts(recipes, _measure_one)
+
+
+def measure_isolation(recipes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Per recipe, on each rank: did a changed document change itself, and did it change anything else?"""
+    return _in_their_layouts(recipes, _measure_isolation_of_one)
+
+
+def _in_their_layouts(recipes: list[dict[str, Any]], measure_one: Callable[..., Any]) -> list[Any]:
+    """Measure one recipe after the other; those that follow each other in one layout share its process groups."""
+    found = []
     with world():
-        return [_measure_one(values) for values in variants]
+        for _, group in groupby(recipes, key=lambda values: parse_recipe(values).stage(0).parallel_sizes):
+            alike = list(group)
+            with model_parallel(parse_recipe(alike[0]).stage(0), seed=0) as device:
+                found += [measure_one(values, device) for values in alike]
+    return found
 
 
-def _measure_one(values: dict[str, Any]) -> dict[str, Any]:
-    recipe = parse_recipe({**values, "megatron": {**values["megatron"], "optimizer": "sgd"}})
-    batches = GlobalBatches(recipe)
-    model = load_model_config(recipe.model)
-    with layout_of(recipe) as device:
-        trainer = build_trainer(recipe, model, device)
-        stage, sequences = batches.at(0)
-        loss = trainer.gradients(stage, sequences)
-        gradients = gather_parameters(trainer, lambda p: p.main_grad)
-        optimizer = build_optimizer(recipe, trainer.model)
-        set_learning_rate(optimizer, recipe.schedule.lr)
-        steps = [trainer.step(optimizer, stage, sequences) for _ in range(SGD_STEPS)]
-        weights = gather_parameters(trainer, lambda p: p.data)
-    return {"loss": loss, "gradients": gradients, "steps": steps, "weights": weights}
-
-
-def relative_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+def relative_difference(one: Tensors, other: Tensors) -> float:
     """Over all tensors, the largest max|difference| / max|reference|."""
     assert one.keys() == other.keys()
     assert all(tensor.isfinite().all() for tensor in (*one.values(), *other.values()))  # max() would overlook a NaN
     return max(float((one[name] - other[name]).abs().max() / other[name].abs().max()) for name in one)
+
+
+def _measure_one(values: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    distributed = values["megatron"].get("use_distributed_optimizer", False)
+    recipe = parse_recipe({**values, "megatron": {**values["megatron"], **(ADAM_AS_SGD if distributed else SGD)}})
+    batches = GlobalBatches(recipe).stages[0]
+    trainer = build_trainer(recipe, batches.recipe, load_model_config(recipe.model), device)
+    loss, counts = trainer.gradients(batches, 0)
+    gradients = _float(gather_gradients(trainer))
+    optimizer = build_optimizer(batches.recipe.megatron, trainer.chunks)
+    set_learning_rate(optimizer, recipe.schedule.lr * recipe.megatron.get("adam_eps", 1.0))
+    steps = [trainer.step(optimizer, batches, 0) for _ in range(SGD_STEPS)]
+    with gathered_weights(trainer.chunks):
+        weights = _float(gather_parameters(trainer, lambda p: p.data))
+    return {
+        "loss": loss,
+        "labels": counts.labels,
+        "gradients": gradients,
+        "steps": [(step.loss, step.grad_norm) for step in steps],
+        "weights": weights,
+    }
+
+
+def _float(tensors: Tensors) -> Tensors:
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def _measure_isolation_of_one(values: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A packed sequence, as it is and with another text in its first document; loss on the other documents only."""
+    recipe = parse_recipe(values)
+    batches = GlobalBatches(recipe).stages[0]
+    sequence = next(sequence for sequence in batches.sequences(0) if len(sequence) >= 3)
+    original, changed, first = _change_first_document(batches.documents, sequence, batches.recipe)
+    trainer = build_trainer(recipe, batches.recipe, load_model_config(recipe.model), device)
+    context = parallel_state.get_context_parallel_rank(), parallel_state.get_context_parallel_world_size()
+    rows = torch.arange(recipe.data.seq_length)
+    if context[1] > 1:
+        rows = rows_of_context_rank(original.boundaries, *context)
+    before, after = (_logits_and_gradients(trainer, batch) for batch in (original, changed))
+    inside = rows < first
+    seen = before["logits"] is not None
+    return {
+        "first document's logits changed": not seen or not before["logits"][inside].equal(after["logits"][inside]),
+        "other logits the same": not seen or before["logits"][~inside].equal(after["logits"][~inside]),
+        "gradients the same": all(g.equal(after["gradients"][name]) for name, g in before["gradients"].items()),
+        "gradients not zero": all(g.abs().max() > 0 for g in before["gradients"].values()),
+    }
+
+
+def _change_first_document(
+    documents: Any, sequence: PackedSequence, stage: Any
+) -> tuple[PackedBatch, PackedBatch, int]:
+    batch = pack_micro_batch(documents, [sequence], stage.seq_length, stage.document_alignment, label_weight=0.1)
+    first = batch.boundaries[1]
+    kept = batch.rows >= first
+    batch = replace(batch, rows=batch.rows[kept], labels=batch.labels[kept], weights=batch.weights[kept])
+    tokens = batch.tokens.clone()
+    tokens[:, :first] = (tokens[:, :first] + 1) % 256
+    return batch, replace(batch, tokens=tokens), first
+
+
+def _logits_and_gradients(trainer: Trainer, batch: PackedBatch) -> dict[str, Any]:
+    for chunk in trainer.chunks:
+        chunk.zero_grad_buffer()
+        chunk.zero_grad(set_to_none=True)
+    context = parallel_state.get_context_parallel_rank(), parallel_state.get_context_parallel_world_size()
+    ours = batch.of_context_rank(*context)
+    copies = parallel_state.get_pipeline_model_parallel_world_size() if len(trainer.chunks) > 1 else 1
+    chunks: Any = trainer.chunks
+    get_forward_backward_func()(
+        forward_step_func=forward_step,
+        data_iterator=[iter([ours] * copies) for _ in chunks] if len(chunks) > 1 else iter([ours]),
+        model=chunks if len(chunks) > 1 else chunks[0],
+        num_microbatches=copies,
+        seq_length=batch.tokens.size(1),
+        micro_batch_size=1,
+        forward_only=False,
+    )
+    return {"logits": packed_logits(trainer, batch), "gradients": gather_gradients(trainer)}

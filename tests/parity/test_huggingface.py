@@ -1,4 +1,4 @@
-"""Law: the exported model is the trained one, and a Hugging Face model is taken over as it is."""
+"""Law: a Hugging Face model is taken over as it is, has transformers' logits and gradients, and comes back so."""
 
 from pathlib import Path
 from typing import Any
@@ -6,13 +6,17 @@ from typing import Any
 import huggingface
 import pytest
 import torch
-from conftest import write_model
+from conftest import write_corpus, write_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from data_prep.corpus import Corpus
 from megatron_davinci.checkpoint.convert import export_to_hf
+from megatron_davinci.models.config import load_model_config
+from megatron_davinci.models.families import mappings_of
 from megatron_davinci.testing import run_on_ranks
 
 DOCUMENTS = [[5, 17, 200, 3, 9, 88, 41], [1], [255, 0, 7, 7, 19, 230, 64, 128, 33]]
+LENGTHS = [40, 7, 33, 1, 64, 50, 22]
 LAYOUTS = {
     "one process": (1, {}),
     "TP2xPP2+SP": (
@@ -20,6 +24,48 @@ LAYOUTS = {
         {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2, "sequence_parallel": True},
     ),
 }
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+    "rope_theta": 500000.0,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "qwen2": {},
+    "qwen2, tied, 300 tokens": {"tie_word_embeddings": True, "vocab_size": 300},
+    "qwen3, heads wider than the model": {
+        "model_type": "qwen3",
+        "architectures": ["Qwen3ForCausalLM"],
+        "head_dim": 24,
+    },
+    "llama, one head per group": {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "num_key_value_heads": 4,
+    },
+    "llama 3, tied, two groups": {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "tie_word_embeddings": True,
+        "rope_parameters": LLAMA3,
+        "rope_scaling": LLAMA3,
+    },
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A Hugging Face directory with random weights of a family."""
+    folder = write_model(tmp_path / "random", **FAMILIES[request.param])
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    for name, parameter in model.named_parameters():  # fresh biases are zero, norms one: they would prove nothing
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.3)
+    model.save_pretrained(folder)
+    return folder
 
 
 def transformers_logits(directory: Path) -> torch.Tensor:
@@ -29,33 +75,66 @@ def transformers_logits(directory: Path) -> torch.Tensor:
         return torch.cat([model(torch.tensor([document])).logits[0] for document in DOCUMENTS])
 
 
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-def test_weights_from_hugging_face_give_its_logits(recipe_values: dict[str, Any], tmp_path: Path, tied: bool) -> None:
-    directory = write_model(tmp_path / "random", tie_word_embeddings=tied)
-    torch.manual_seed(0)
-    source = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory))
-    for name, parameter in source.named_parameters():  # fresh biases are zero, norms one: they would prove nothing
-        if parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.3)
-    source.save_pretrained(directory)
+def transformers_gradients(directory: Path, corpus: Corpus) -> tuple[float, dict[str, torch.Tensor]]:
+    """Mean loss over all labels that the mask marks, one document after the other, and its gradients."""
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    assert corpus.loss_mask is not None
+    total, count = torch.zeros(()), 0
+    for document in range(len(corpus)):
+        ids = torch.from_numpy(corpus[document])
+        start = int(corpus.starts[document])
+        marked = torch.from_numpy(corpus.loss_mask[start : start + len(ids)].astype(bool))[1:]
+        log_probs = model(ids[None]).logits[0, :-1].log_softmax(-1).gather(1, ids[1:, None])[:, 0]
+        total, count = total - log_probs[marked].sum(), count + int(marked.sum())
+    (total / count).backward()
+    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return float(total.detach() / count), found  # type: ignore[return-value]
+
+
+def test_weights_from_hugging_face_give_its_logits(recipe_values: dict[str, Any], directory: Path) -> None:
     values = {**recipe_values, "model": str(directory), "init_from": str(directory)}
-    [found] = run_on_ranks(huggingface.logits, 1, values, DOCUMENTS)
-    assert (found - transformers_logits(directory)).abs().max() <= 1e-4
+    [[found]] = run_on_ranks(huggingface.logits, 1, values, DOCUMENTS)
+    expected = transformers_logits(directory)
+    assert found.shape == expected.shape and (found - expected).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-def test_the_exported_model_has_the_trained_models_logits(
-    recipe_values: dict[str, Any], tmp_path: Path, layout: str, tied: bool
+def test_packed_and_masked_gradients_are_those_of_transformers(
+    recipe_values: dict[str, Any], tmp_path: Path, directory: Path, layout: str
 ) -> None:
+    masks = [[int((i // 5 + length) % 3 > 0) for i in range(length)] for length in LENGTHS]
+    corpus = write_corpus(tmp_path / "masked", LENGTHS, masks=masks)
     ranks, megatron = LAYOUTS[layout]
-    model = str(write_model(tmp_path / "model", tie_word_embeddings=tied))
-    values = {**recipe_values, "model": model, "megatron": megatron, "batch": {"global_size": 6}}
+    stage = {"name": "fine-tuning", "blend": [{"corpus": str(corpus)}]}
+    values = {**recipe_values, "model": str(directory), "init_from": str(directory), "megatron": megatron}
+    values["data"] = {"seq_length": 128, "stages": [stage]}
+    loss, found = run_on_ranks(huggingface.gradients, ranks, values)[0]
+    expected_loss, expected = transformers_gradients(directory, Corpus(corpus))
+    assert loss == pytest.approx(expected_loss, rel=1e-6)
+    model = load_model_config(str(directory))
+    compared, largest = 0, max(gradient.abs().max() for gradient in expected.values())
+    for mapping in mappings_of(model):
+        for layer in range(model.num_layers if "*" in mapping.megatron else 1):
+            whole = mapping.to_hf(found[mapping.megatron.replace("*", str(layer))], model)
+            for name, gradient in zip(mapping.hf, whole, strict=True):
+                theirs = expected[name.replace("*", str(layer))]
+                # A key's bias adds the same to every score of a query: its gradient is zero but for rounding.
+                scale = largest if "k_proj.bias" in name else theirs.abs().max()
+                assert (gradient - theirs).abs().max() <= 2e-5 * scale, name  # each side rounds in its own way
+                compared += 1
+    assert compared == len(expected)
+
+
+def test_the_exported_model_has_the_trained_models_logits(
+    recipe_values: dict[str, Any], tmp_path: Path, directory: Path
+) -> None:
+    ranks, megatron = LAYOUTS["TP2xPP2+SP"]
+    values = {**recipe_values, "model": str(directory), "megatron": megatron, "batch": {"global_size": 6}}
     run_on_ranks(huggingface.run, ranks, values)
     exported = tmp_path / "hf"
     export_to_hf(tmp_path / "run", exported, tokenizer=None)
 
     alone = {**values, "megatron": {}}  # the checkpoint is loaded into another layout than it was saved from
-    before, trained = (run_on_ranks(huggingface.logits, 1, alone, DOCUMENTS, flag)[0] for flag in (False, True))
+    [[before, trained]] = run_on_ranks(huggingface.logits, 1, alone, DOCUMENTS, True)
     assert (trained - before).abs().max() > 0.01  # it has learnt something
     assert (trained - transformers_logits(exported)).abs().max() <= 1e-4

@@ -10,7 +10,7 @@ import yaml
 from data_prep import InputError
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.recipe import dump_recipe, load_recipe, parse_recipe
-from megatron_davinci.train.schedule import learning_rate
+from megatron_davinci.train.schedule import LearningRates, learning_rate
 
 
 @pytest.fixture
@@ -33,7 +33,15 @@ def recipe_file(recipe_values: dict[str, Any], tmp_path: Path) -> Path:
             "num_attention_heads is 4, which tensor_model_parallel_size = 3 does not divide: the next valid value is 6",
         ),
         ("megatron.pipeline_model_parallel_size=3", "num_layers is 4, .* the next valid value is 6"),
-        ("megatron.context_parallel_size=2", "megatron.context_parallel_size is not used in training yet"),
+        ("megatron.context_parallel_size=3", "seq_length is 64, which 2 x context_parallel_size = 6 .* is 66"),
+        ("megatron.virtual_pipeline_model_parallel_size=2", "interleaving needs at least 2 of each"),
+        ("megatron.virtual_pipeline_model_parallel_size=two", "wants a value of type Optional.int."),
+        ("megatron.fp16=true", "megatron.fp16 is not used in training yet"),
+        ("data.stages.0.megatron.context_parallel_size=5", "2 x context_parallel_size = 10"),
+        ("data.stages.0.megatron.hidden=5", "megatron.hidden is no field"),
+        ("data.stages.0.seq_length=0", "data.stages.0.seq_length is 0"),
+        ("evaluation.every_steps=5", "the recipe lacks 'evaluation.held_out'"),
+        ("schedule.warmup_fraction=1.0", "schedule.warmup_fraction is 1.0"),
         ("megatron.window_size=[1, 0]", "megatron.window_size is not used in training yet"),
         ("megatron.optimizer=adamw", "megatron.optimizer is 'adamw'; it must be adam or sgd"),
         ("seed=-1", "seed is -1"),
@@ -57,7 +65,7 @@ def test_a_mistake_is_named_in_one_sentence(recipe_file: Path, override: str, me
 
 def test_a_sequence_that_tensor_parallelism_does_not_divide_is_refused(recipe_file: Path) -> None:
     layout = ["megatron.tensor_model_parallel_size=2", "megatron.sequence_parallel=true", "data.seq_length=63"]
-    with pytest.raises(InputError, match=r"data.seq_length is 63, .* the next valid value is 64"):
+    with pytest.raises(InputError, match=r"seq_length is 63, .* the next valid value is 64"):
         load_recipe(recipe_file, layout)
 
 
@@ -81,6 +89,42 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_along_a_cosine(recipe_val
     assert max(rates) == 1.0 and all(a >= b for a, b in pairwise(rates[4:]))
     assert rates[5 + 95 // 2] == pytest.approx(0.55, abs=0.02)  # half way down
     assert 0.1 < rates[99] < 0.101
+
+
+def two_stages(values: dict[str, Any], **second: Any) -> dict[str, Any]:
+    [first] = values["data"]["stages"]
+    return {**values, "data": {**values["data"], "stages": [first, {**first, "name": "second", **second}]}}
+
+
+def test_a_stage_takes_over_what_it_does_not_set(recipe_values: dict[str, Any]) -> None:
+    second = {"seq_length": 128, "batch": {"global_size": 2}, "megatron": {"context_parallel_size": 2}}
+    recipe = parse_recipe(two_stages({**recipe_values, "megatron": {"clip_grad": 0.5}}, **second))
+    first, last = recipe.stage(0), recipe.stage(1)
+    assert (first.seq_length, first.batch.global_size, first.megatron) == (64, 18, {"clip_grad": 0.5})
+    assert (last.seq_length, last.batch.global_size) == (128, 2)
+    assert last.megatron == {"clip_grad": 0.5, "context_parallel_size": 2} and last.document_alignment == 4
+    with pytest.raises(InputError, match="names only, only: give each its own"):
+        parse_recipe(two_stages(recipe_values, name="only"))
+
+
+def test_stages_share_a_schedule_unless_they_have_their_own(recipe_values: dict[str, Any]) -> None:
+    values = {**recipe_values, "schedule": {"lr": 1.0, "warmup_steps": 2, "decay": "cosine"}}
+    shared = LearningRates(parse_recipe(two_stages(values)), [6, 4])
+    schedule = parse_recipe(values).schedule
+    assert [shared.at(0, step) for step in range(6)] == [learning_rate(schedule, step, 10) for step in range(6)]
+    assert [shared.at(1, step) for step in range(4)] == [learning_rate(schedule, 6 + step, 10) for step in range(4)]
+    own = {"lr": 0.1, "warmup_fraction": 0.5, "decay": "constant"}
+    rates = LearningRates(parse_recipe(two_stages(values, schedule=own)), [6, 4])
+    assert [rates.at(1, step) for step in range(4)] == pytest.approx([0.05, 0.1, 0.1, 0.1])
+    assert rates.at(0, 5) == learning_rate(schedule, 5, 6)
+
+
+def test_a_schedule_shorter_than_its_warm_up_is_refused(recipe_values: dict[str, Any]) -> None:
+    recipe = parse_recipe({**recipe_values, "schedule": {"lr": 1.0, "warmup_steps": 7}})
+    LearningRates(recipe, [8])
+    with pytest.raises(InputError, match="stage only: the learning rate warms up for 7 steps, and its schedule has 7"):
+        LearningRates(recipe, [7])
+    assert learning_rate(parse_recipe(recipe_values).schedule, 0, 1) == 1e-2  # a run of one step has no warm-up
 
 
 def test_a_recipe_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""The documents of several corpora, end to end: lengths, tokens, and which tokens are trained. Torch-free."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.corpus import Corpus
+
+Int64s = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+class Span(NamedTuple):
+    """`length` tokens of a document from `start`, in the epoch in which they were drawn."""
+
+    document: int
+    start: int
+    length: int
+    epoch: int
+
+
+PackedSequence = list[Span]
+
+
+class Documents:
+    """Document d is number d - first of the corpus it lies in. `lengths` (documents,) in tokens.
+
+    Where `honour_masks`, a token that a corpus's loss mask leaves out is read but never predicted.
+    """
+
+    def __init__(self, corpora: Sequence[Corpus], honour_masks: bool) -> None:
+        self.corpora = list(corpora)
+        self.lengths: Int64s = np.concatenate([corpus.lengths for corpus in corpora])
+        self._first = np.cumsum([0] + [len(corpus) for corpus in corpora])
+        self._honour_masks = honour_masks
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def tokens(self, span: Span) -> Int64s:
+        """Ids of a span and, where its document goes on, of the token after it."""
+        corpus, document = self._locate(span)
+        return corpus.span(document, span.start, span.length + 1)
+
+    def predicted(self, span: Span) -> Bools:
+        """Which tokens of `tokens(span)[1:]` are labels: all, or those that the loss mask marks."""
+        corpus, document = self._locate(span)
+        count = min(span.length, int(corpus.lengths[document]) - span.start - 1)
+        if corpus.loss_mask is None or not self._honour_masks:
+            return np.ones(count, np.bool_)
+        first = int(corpus.starts[document]) + span.start + 1
+        return np.asarray(corpus.loss_mask[first : first + count] != 0)
+
+    def mark(self, chosen: Sequence[tuple[Corpus, Int64s]]) -> Bools:
+        """(documents,): True for the given documents of the given corpora, in every copy that the blend repeats."""
+        marks = np.zeros(len(self), np.bool_)
+        for first, corpus in zip(self._first, self.corpora, strict=False):
+            for other, documents in chosen:
+                if corpus.prefix.resolve() == other.prefix.resolve():
+                    marks[first + documents] = True
+        return marks
+
+    def _locate(self, span: Span) -> tuple[Corpus, int]:
+        corpus = int(np.searchsorted(self._first, span.document, side="right")) - 1
+        return self.corpora[corpus], span.document - int(self._first[corpus])

@@ -1,0 +1,55 @@
+"""Documents that are never trained on, by corpus: what each source's evaluation loss is measured on. Torch-free."""
+
+from pathlib import Path
+
+import numpy as np
+from xxhash import xxh3_64
+
+from data_prep import InputError
+from data_prep.corpus import Corpus, pack_documents
+from megatron_davinci.data.documents import Bools, Documents, Int64s, PackedSequence, Span
+from megatron_davinci.recipe import Recipe
+
+
+class HeldOut:
+    """`evaluation.held_out` documents of every corpus of the recipe, chosen by the seed and the corpus's contents."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._chosen: dict[Path, tuple[Corpus, Int64s]] = {}
+        if recipe.evaluation is None:
+            return
+        for blend in (blend for stage in recipe.data.stages for blend in stage.blend):
+            key = Path(blend.corpus).resolve()
+            if key not in self._chosen:
+                corpus = Corpus(blend.corpus)
+                self._chosen[key] = (corpus, _choose(corpus, recipe.evaluation.held_out, recipe.seed))
+
+    def mark(self, documents: Documents) -> Bools:
+        """(documents,): True for what is held out."""
+        return documents.mark(list(self._chosen.values()))
+
+    def sources(self, recipe: Recipe, stage: int) -> list[tuple[str, Documents, list[PackedSequence]]]:
+        """(name, documents, packed sequences) of each corpus of one stage, packed as the stage packs."""
+        resolved = recipe.stage(stage)
+        found = []
+        for key in dict.fromkeys(Path(blend.corpus).resolve() for blend in resolved.blend):
+            corpus, chosen = self._chosen[key]
+            documents = Documents([corpus], resolved.loss_mask)
+            rule = recipe.data.long_documents
+            plan = pack_documents(corpus.lengths[chosen], resolved.seq_length, rule, resolved.document_alignment)
+            packed = [
+                [Span(int(chosen[i]), start, length, 0) for i, start, length in plan.sequence(index)]
+                for index in range(len(plan))
+            ]
+            found.append((corpus.prefix.name, documents, packed))
+        return found
+
+
+def _choose(corpus: Corpus, count: int, seed: int) -> Int64s:
+    if count >= len(corpus):
+        raise InputError(
+            f"evaluation.held_out is {count}, but {corpus.prefix} has {len(corpus)} documents: hold out fewer"
+        )
+    key = xxh3_64(corpus.checksum.encode(), seed=seed).intdigest()
+    draws = np.random.Philox(key=key).random_raw(len(corpus))
+    return np.sort(np.argsort(draws, kind="stable")[:count])

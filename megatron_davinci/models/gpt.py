@@ -1,0 +1,70 @@
+"""Megatron's GPTModel that scores chosen tokens in place of returning every logit.
+
+T = rows of the micro-batch on this rank, N = rows whose next token is asked for, h = hidden size.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from megatron.core.models.gpt import GPTModel
+from megatron.core.tensor_parallel import ColumnParallelLinear
+from megatron.core.tensor_parallel.mappings import (
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+)
+from torch import Tensor
+
+from megatron_davinci.objectives.token_scores import score_tokens
+
+
+class Predictions(NamedTuple):
+    """Row `rows[i]` of the micro-batch, of T on this context-parallel rank, predicts token `labels[i]`; both (N,)."""
+
+    rows: Tensor
+    labels: Tensor
+
+
+class ScoringGPTModel(GPTModel):
+    """GPTModel; with `labels=Predictions`, the last stage gives (2, N): log-probabilities, entropies in nats.
+
+    `vocab_size` leaves out what pads the vocabulary to a multiple of the tensor-parallel size: it gets no probability.
+    """
+
+    def __init__(self, *args: Any, unpadded_vocab_size: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.post_process:
+            # GPTModel makes its output layer itself. Ours has the same weights, and differs in `forward` alone.
+            self.output_layer.__class__ = ScoringOutputLayer
+            self.output_layer.unpadded_vocab_size = unpadded_vocab_size
+
+    def _postprocess(self, hidden_states: Tensor, labels: Predictions | None = None, **rest: Any) -> Tensor:
+        if labels is None or not self.post_process:
+            output: Tensor = super()._postprocess(hidden_states=hidden_states, labels=None, **rest)
+            return output
+        shared = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
+        # A call, so that the hooks run which wait for weights that are still being gathered.
+        scores: Tensor = self.output_layer(hidden_states, weight=shared, predictions=labels)
+        return scores
+
+
+class ScoringOutputLayer(ColumnParallelLinear):
+    """ColumnParallelLinear that can score tokens, a chunk of rows at a time."""
+
+    unpadded_vocab_size: int
+
+    def forward(
+        self, input_: Tensor, weight: Tensor | None = None, predictions: Predictions | None = None, **rest: Any
+    ) -> Any:
+        """Logits and bias as upstream; with `predictions`, (2, N) float32. input_ (T, 1, h), T/TP under SP."""
+        if predictions is None:
+            return super().forward(input_, weight, **rest)
+        if self.sequence_parallel:
+            rows = gather_from_sequence_parallel_region(input_, group=self.tp_group)
+        else:
+            rows = copy_to_tensor_model_parallel_region(input_, group=self.tp_group)
+        weight = self.weight if weight is None else weight
+        start = self.tp_group.rank() * weight.size(0)
+        valid = max(1, min(weight.size(0), self.unpadded_vocab_size - start))
+        assert start < self.unpadded_vocab_size, "a shard of padding alone"
+        scores = score_tokens(rows[predictions.rows, 0], weight[:valid], predictions.labels, start, self.tp_group)
+        return torch.stack(scores)

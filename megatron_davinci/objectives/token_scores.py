@@ -1,0 +1,121 @@
+"""Log-probability and entropy of chosen tokens, from hidden states to numbers, in memory that V does not rule.
+
+N = triples (row, label, weight), h = hidden size, V = vocabulary shard of this rank, C = rows of one chunk.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# Logits of one chunk; 128 MiB in fp32. A row of a 152,064-token vocabulary takes 0.6 MB: 220 rows a chunk.
+CHUNK_ELEMENTS = 1 << 25
+
+
+def score_tokens(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    vocab_start: int = 0,
+    group: dist.ProcessGroup | None = None,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> tuple[Tensor, Tensor]:
+    """log p(label) and entropy - sum_v p_v log p_v, both (N,) float32 in nats, of softmax(hidden @ weight.T).
+
+    hidden (N, h); weight (V, h), rows vocab_start to vocab_start + V of the whole output layer; labels (N,) ids of the
+    whole vocabulary; `group` holds the ranks with the other shards. Both results are differentiable. The gradient with
+    respect to `hidden` is this shard's part: whoever gave the hidden states sums it over the group.
+    """
+    chunk = max(1, chunk_elements // weight.size(0))
+    scores: tuple[Tensor, Tensor] = _TokenScores.apply(hidden, weight, labels, vocab_start, group, chunk)
+    return scores
+
+
+class _TokenScores(torch.autograd.Function):
+    """Logits exist for one chunk of rows at a time, in forward and once more in backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, vocab_start: int, group: Any, chunk: int
+    ) -> tuple[Tensor, Tensor]:
+        local_labels, here = _labels_here(labels, vocab_start, weight.size(0))
+        parts = [
+            _local_statistics(hidden[at : at + chunk] @ weight.t(), local_labels[at : at + chunk])
+            for at in range(0, len(hidden), chunk)
+        ]
+        statistics = torch.cat(parts, 1) if parts else hidden.new_zeros(4, 0, dtype=torch.float32)
+        peak, total, weighted, target = statistics
+        target = target * here
+        if group is not None and group.size() > 1:
+            peak, total, weighted, target = _combine(peak, total, weighted, target, group)
+        log_total = total.log()
+        entropy = log_total - weighted / total
+        ctx.save_for_backward(hidden, weight, local_labels, here, peak + log_total, entropy)
+        ctx.set_materialize_grads(False)
+        ctx.chunk = chunk
+        return target - peak - log_total, entropy
+
+    @staticmethod
+    def backward(ctx: Any, grad_log_prob: Tensor | None, grad_entropy: Tensor | None) -> Any:
+        hidden, weight, local_labels, here, log_sum_exp, entropy = ctx.saved_tensors
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)  # chunks add up: never in bf16
+        for at in range(0, len(hidden), ctx.chunk):
+            rows = slice(at, at + ctx.chunk)
+            logits = (hidden[rows] @ weight.t()).float()
+            log_probs = logits.sub_(log_sum_exp[rows, None])
+            grad = _grad_of_logits(log_probs, rows, grad_log_prob, grad_entropy, entropy)
+            if grad_log_prob is not None:
+                given = (grad_log_prob[rows] * here[rows])[:, None]
+                grad.scatter_add_(1, local_labels[rows, None], given)
+            grad = grad.to(hidden.dtype)
+            grad_hidden[rows] = grad @ weight
+            if grad.dtype == torch.float32:
+                grad_weight.addmm_(grad.t(), hidden[rows])
+            else:
+                grad_weight += grad.t() @ hidden[rows]
+        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None
+
+
+def _labels_here(labels: Tensor, vocab_start: int, size: int) -> tuple[Tensor, Tensor]:
+    """Labels as columns of this shard, column 0 where they belong to another one, and 1.0 where they are ours."""
+    local = labels - vocab_start
+    here = (local >= 0) & (local < size)
+    return local.clamp(0, size - 1), here.float()
+
+
+def _local_statistics(logits: Tensor, local_labels: Tensor) -> Tensor:
+    """(4, C) float32 of one chunk: peak m, sum e^(z-m), sum (z-m) e^(z-m), and the label's own z."""
+    logits = logits.float()
+    target = logits.gather(1, local_labels[:, None])[:, 0]
+    peak = logits.amax(1)
+    shifted = logits.sub_(peak[:, None])
+    exponentials = shifted.exp()
+    return torch.stack([peak, exponentials.sum(1), torch.linalg.vecdot(exponentials, shifted), target])
+
+
+def _combine(
+    peak: Tensor, total: Tensor, weighted: Tensor, target: Tensor, group: dist.ProcessGroup
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The statistics over all shards: first the common peak, then sums relative to it."""
+    common = peak.clone()
+    dist.all_reduce(common, dist.ReduceOp.MAX, group)
+    gap = peak - common
+    scale = gap.exp()
+    sums = torch.stack([total * scale, (weighted + gap * total) * scale, target])
+    dist.all_reduce(sums, group=group)
+    return common, sums[0], sums[1], sums[2]
+
+
+def _grad_of_logits(
+    log_probs: Tensor, rows: slice, grad_log_prob: Tensor | None, grad_entropy: Tensor | None, entropy: Tensor
+) -> Tensor:
+    """d/dz of g . log p(label) without the label's own term, - g p, plus that of k . H, - k p (log p + H)."""
+    if grad_entropy is None:
+        probs = log_probs.exp_()
+        return probs.mul_(-grad_log_prob[rows, None]) if grad_log_prob is not None else probs.zero_()
+    factor = (log_probs + entropy[rows, None]).mul_(-grad_entropy[rows, None])
+    if grad_log_prob is not None:
+        factor -= grad_log_prob[rows, None]
+    return factor.mul_(log_probs.exp_())

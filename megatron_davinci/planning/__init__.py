@@ -1,0 +1,1 @@
+"""What a model costs: arithmetic on sizes. Torch-free."""

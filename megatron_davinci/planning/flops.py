@@ -1,0 +1,26 @@
+"""Floating-point operations of a training step, without those that recomputation repeats. Torch-free."""
+
+from megatron_davinci.models.config import ModelConfig
+
+# Dense peak without sparsity, operations per second, in the vendors' data sheets (SXM parts).
+_DENSE_BF16_PEAK = {"A100": 312e12, "H100": 989.4e12, "H200": 989.4e12, "B200": 2250e12}
+
+
+def training_flops(model: ModelConfig, tokens: int, squared_lengths: int, labels: int) -> float:
+    """Model FLOPs of forward and backward (twice the forward) over packed documents.
+
+    A matrix product costs 2 per weight and row. Attention, causal and inside documents, costs per layer
+    2 * 2 * (heads * d) * length^2 / 2: `squared_lengths` is the sum of length^2, not the sequence length squared. The
+    output layer is computed for `labels` rows, the embedding costs nothing. Norms and activations are left out, as is
+    usual (Narayanan et al. 2021, arXiv:2104.04473).
+    """
+    queries = model.num_attention_heads * model.kv_channels
+    keys_values = 2 * model.num_query_groups * model.kv_channels
+    weights = model.hidden_size * (2 * queries + keys_values) + 3 * model.hidden_size * model.ffn_hidden_size
+    layer = 2.0 * weights * tokens + 2.0 * queries * squared_lengths
+    return 3.0 * (model.num_layers * layer + 2.0 * model.hidden_size * model.vocab_size * labels)
+
+
+def dense_bf16_peak(device_name: str) -> float | None:
+    """Peak of a GPU by its name, None where it is not known: then no share of it is reported."""
+    return next((peak for name, peak in _DENSE_BF16_PEAK.items() if name in device_name), None)

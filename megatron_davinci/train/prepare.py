@@ -1,0 +1,131 @@
+"""Everything that can be refused is refused here, before a process group is up. Torch-free."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xxhash import xxh3_64
+
+from data_prep import InputError
+from data_prep.corpus import tokenizer_file, tokenizer_fingerprint
+from data_prep.files import read_json
+from megatron_davinci.checkpoint.files import PROGRESS_FILE, latest_checkpoint
+from megatron_davinci.data.batches import GlobalBatches
+from megatron_davinci.models.config import ModelConfig, load_model_config
+from megatron_davinci.recipe import Recipe, StageRecipe
+from megatron_davinci.train.schedule import LearningRates
+
+_WHAT_IDENTITY_IS = {"another model": "model", "other data, batch size or seed": "order"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe whose inputs are there and fit; `step` of its `batches.num_steps` are done."""
+
+    recipe: Recipe
+    model: ModelConfig
+    batches: GlobalBatches
+    learning_rates: LearningRates
+    identity: dict[str, Any]
+    step: int
+    ledger: list[dict[str, Any]]
+
+    @property
+    def stage(self) -> int:
+        """The stage to go on with: the last one where all are done."""
+        return self.batches.stage_of(min(self.step, self.batches.num_steps - 1))
+
+    @property
+    def last_stage(self) -> int:
+        """The last of the stages from `stage` on that train in the same layout: these processes' work."""
+        stages = self.batches.stages
+        last = self.stage
+        while last + 1 < len(stages) and stages[last + 1].recipe.megatron == stages[last].recipe.megatron:
+            last += 1
+        return last
+
+    @property
+    def end(self) -> int:
+        """The number of steps after which these processes are done."""
+        return self.batches.first_step(self.last_stage + 1)
+
+
+def prepare(recipe: Recipe) -> Run:
+    """Open and check all inputs of a run, and find out how far it is. Raises InputError."""
+    batches = GlobalBatches(recipe)
+    model = load_model_config(recipe.model)
+    check_vocabulary(batches, model)
+    check_tokenizer(recipe, batches)
+    identity = {
+        "num_steps": batches.num_steps,
+        "order": order_fingerprint(recipe, batches),
+        "model": model.architecture(),
+    }
+    progress = read_progress(Path(recipe.checkpoint.dir), identity)
+    run = Run(
+        recipe=recipe,
+        model=model,
+        batches=batches,
+        learning_rates=LearningRates(recipe, [stage.num_batches for stage in batches.stages]),
+        identity=identity,
+        step=progress["step"],
+        ledger=progress["ledger"],
+    )
+    check_number_of_ranks(batches.stages[run.stage].recipe)
+    return run
+
+
+def read_progress(directory: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """Progress of a run's latest checkpoint, or of none. InputError when it belongs to another recipe."""
+    checkpoint = latest_checkpoint(directory)
+    if checkpoint is None:
+        return {"step": 0, "ledger": []}
+    progress: dict[str, Any] = read_json(checkpoint / PROGRESS_FILE)
+    other = [name for name, key in _WHAT_IDENTITY_IS.items() if progress[key] != identity[key]]
+    if other:
+        raise InputError(
+            f"{directory} was trained with {' and '.join(other)}: give the recipe it was started with, or another "
+            "checkpoint.dir"
+        )
+    return progress
+
+
+def order_fingerprint(recipe: Recipe, batches: GlobalBatches) -> str:
+    """Identity of everything that settles which tokens come at which step; no layout of ranks is part of it."""
+    return xxh3_64(
+        repr([recipe.seed, recipe.data.long_documents, [stage.order for stage in batches.stages]]).encode()
+    ).hexdigest()
+
+
+def check_vocabulary(batches: GlobalBatches, model: ModelConfig) -> None:
+    """Raise InputError when the corpora's tokenizer has ids that the model has no embedding for."""
+    needed = batches.tokenizer["vocab_size"]
+    if needed > model.vocab_size:
+        raise InputError(
+            f"the corpora's tokenizer has ids up to {needed - 1}, the model's vocab_size is {model.vocab_size}: "
+            f"choose a model with at least {needed}, or tokenize with the model's own tokenizer"
+        )
+
+
+def check_tokenizer(recipe: Recipe, batches: GlobalBatches) -> None:
+    """Raise InputError when the tokenizer that would go into checkpoints is not the one that made the corpora."""
+    source = recipe.tokenizer_directory
+    if source is None or batches.tokenizer["kind"] != "huggingface":
+        return  # an export then names one
+    if tokenizer_fingerprint(tokenizer_file(source)) != batches.tokenizer["fingerprint"]:
+        raise InputError(
+            f"{source} has another tokenizer than the one that made the corpora: set tokenizer to that one's "
+            "directory, or tokenize again"
+        )
+
+
+def check_number_of_ranks(stage: StageRecipe) -> None:
+    """Raise InputError unless the processes that torchrun has started can be dealt out over the stage's layout."""
+    ranks, needed = int(os.environ.get("WORLD_SIZE", "1")), stage.ranks_per_replica
+    if ranks % needed:
+        raise InputError(
+            f"{ranks} process(es) cannot hold tensor {stage.tensor_parallel_size} x pipeline "
+            f"{stage.pipeline_parallel_size} x context {stage.context_parallel_size} ranks: start a multiple of "
+            f"{needed}, as in torchrun --nproc-per-node {needed} -m megatron_davinci.train RECIPE"
+        )

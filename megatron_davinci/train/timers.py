@@ -1,0 +1,29 @@
+"""Seconds by phase of a step: data, forward_backward (in it reduce_gradients), optimizer, evaluation, checkpoint."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from megatron_davinci import device
+
+
+class Timers:
+    """`with timers("optimizer"): ...`; what the GPU still works on counts to the phase that started it."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        device.synchronize()
+        started = time.monotonic()
+        yield
+        device.synchronize()
+        self._seconds[phase] += time.monotonic() - started
+
+    def take(self) -> dict[str, float]:
+        """Seconds by phase since the last call."""
+        taken = dict(self._seconds)
+        self._seconds.clear()
+        return taken

@@ -1,0 +1,84 @@
+"""Training runs as a user starts them, for tests that stop them."""
+
+import random
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psutil
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from megatron_davinci.checkpoint.convert import export_to_hf
+from megatron_davinci.train.metrics import read_metrics
+
+DETERMINED = ("stage", "loss", "grad_norm", "lr", "tokens", "labels", "padding_share")
+
+
+def start(recipe: Path, ranks: int, *overrides: str) -> "subprocess.Popen[bytes]":
+    """`davinci train`, or torchrun where there is more than one rank."""
+    command = [sys.executable, "-m", "megatron_davinci.train", str(recipe), *overrides]
+    if ranks > 1:
+        command[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    return subprocess.Popen(command, stderr=subprocess.PIPE)
+
+
+def finish(process: "subprocess.Popen[bytes]") -> str:
+    """Wait for a run that must succeed; gives what it said."""
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors.decode()
+    return errors.decode()
+
+
+def kill_after(process: "subprocess.Popen[bytes]", run: Path, step: int, seed: int) -> None:
+    """SIGKILL for torchrun and its workers, a random moment after a step was reported."""
+    deadline = time.monotonic() + 200
+    while len(read_metrics(run / "metrics.jsonl")) < step and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(random.Random(seed).uniform(0.0, 0.3))
+    with suppress(psutil.NoSuchProcess):  # it may just have finished
+        launcher = psutil.Process(process.pid)
+        for victim in [*launcher.children(recursive=True), launcher]:  # workers would outlive torchrun
+            with suppress(psutil.NoSuchProcess):
+                victim.kill()
+    process.communicate()
+
+
+def write_recipe(values: dict[str, Any], folder: Path, name: str, **changes: Any) -> Path:
+    """A recipe file for a run in FOLDER/NAME, with three epochs and a checkpoint every third step."""
+    checkpoint = {"dir": str(folder / name), "every_steps": 3, "keep": 2}
+    values = {**values, "batch": {"global_size": 4}, "checkpoint": checkpoint, **changes}
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def reported(run: Path) -> list[dict[str, Any]]:
+    """What a run's metrics say, without clocks."""
+    lines = read_metrics(run / "metrics.jsonl")
+    return [{"step": line["step"], **{key: line[key] for key in DETERMINED}} for line in lines]
+
+
+def progress(run: Path) -> dict[str, Any]:
+    """progress.json of a run's latest checkpoint."""
+    found: dict[str, Any] = orjson.loads((run / (run / "latest").read_text().strip() / "progress.json").read_bytes())
+    return found
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """The exported weights of a run's latest checkpoint."""
+    exported = run.with_name(f"{run.name}-hf")
+    export_to_hf(run, exported, tokenizer=None)
+    return load_file(exported / "model.safetensors")
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """Bit for bit."""
+    first, second = weights(one), weights(other)
+    return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
