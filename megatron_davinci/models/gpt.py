@@ -5,7 +5,6 @@ T = rows of the micro-batch on this rank, N = rows whose next token is asked for
 
 from typing import Any, NamedTuple
 
-import torch
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import ColumnParallelLinear
 from megatron.core.tensor_parallel.mappings import (
@@ -25,7 +24,7 @@ class Predictions(NamedTuple):
 
 
 class ScoringGPTModel(GPTModel):
-    """GPTModel; with `labels=Predictions`, the last stage gives (2, N): log-probabilities, entropies in nats.
+    """GPTModel; with `labels=Predictions`, the last stage gives log-probabilities and entropies in nats, both (N,).
 
     `vocab_size` leaves out what pads the vocabulary to a multiple of the tensor-parallel size: it gets no probability.
     """
@@ -37,14 +36,12 @@ class ScoringGPTModel(GPTModel):
             self.output_layer.__class__ = ScoringOutputLayer
             self.output_layer.unpadded_vocab_size = unpadded_vocab_size
 
-    def _postprocess(self, hidden_states: Tensor, labels: Predictions | None = None, **rest: Any) -> Tensor:
+    def _postprocess(self, hidden_states: Tensor, labels: Predictions | None = None, **rest: Any) -> Any:
         if labels is None or not self.post_process:
-            output: Tensor = super()._postprocess(hidden_states=hidden_states, labels=None, **rest)
-            return output
+            return super()._postprocess(hidden_states=hidden_states, labels=None, **rest)
         shared = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
         # A call, so that the hooks run which wait for weights that are still being gathered.
-        scores: Tensor = self.output_layer(hidden_states, weight=shared, predictions=labels)
-        return scores
+        return self.output_layer(hidden_states, weight=shared, predictions=labels)
 
 
 class ScoringOutputLayer(ColumnParallelLinear):
@@ -55,7 +52,7 @@ class ScoringOutputLayer(ColumnParallelLinear):
     def forward(
         self, input_: Tensor, weight: Tensor | None = None, predictions: Predictions | None = None, **rest: Any
     ) -> Any:
-        """Logits and bias as upstream; with `predictions`, (2, N) float32. input_ (T, 1, h), T/TP under SP."""
+        """Logits and bias as upstream; with `predictions`, (N,) float32 twice. input_ (T, 1, h), T/TP under SP."""
         if predictions is None:
             return super().forward(input_, weight, **rest)
         if self.sequence_parallel:
@@ -66,5 +63,4 @@ class ScoringOutputLayer(ColumnParallelLinear):
         start = self.tp_group.rank() * weight.size(0)
         valid = max(1, min(weight.size(0), self.unpadded_vocab_size - start))
         assert start < self.unpadded_vocab_size, "a shard of padding alone"
-        scores = score_tokens(rows[predictions.rows, 0], weight[:valid], predictions.labels, start, self.tp_group)
-        return torch.stack(scores)
+        return score_tokens(rows[predictions.rows, 0], weight[:valid], predictions.labels, start, self.tp_group)

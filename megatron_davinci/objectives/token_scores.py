@@ -11,6 +11,8 @@ from torch import Tensor
 
 # Logits of one chunk; 128 MiB in fp32. A row of a 152,064-token vocabulary takes 0.6 MB: 220 rows a chunk.
 CHUNK_ELEMENTS = 1 << 25
+# Logits that are kept for backward; 1 GiB. Those beyond are computed again, which costs a third more of this layer.
+KEPT_ELEMENTS = 1 << 28
 
 
 def score_tokens(
@@ -20,6 +22,7 @@ def score_tokens(
     vocab_start: int = 0,
     group: dist.ProcessGroup | None = None,
     chunk_elements: int = CHUNK_ELEMENTS,
+    kept_elements: int = KEPT_ELEMENTS,
 ) -> tuple[Tensor, Tensor]:
     """log p(label) and entropy - sum_v p_v log p_v, both (N,) float32 in nats, of softmax(hidden @ weight.T).
 
@@ -27,55 +30,66 @@ def score_tokens(
     whole vocabulary; `group` holds the ranks with the other shards. Both results are differentiable. The gradient with
     respect to `hidden` is this shard's part: whoever gave the hidden states sums it over the group.
     """
-    chunk = max(1, chunk_elements // weight.size(0))
-    scores: tuple[Tensor, Tensor] = _TokenScores.apply(hidden, weight, labels, vocab_start, group, chunk)
+    rows = max(1, chunk_elements // weight.size(0))
+    kept = kept_elements // (rows * weight.size(0)) if torch.is_grad_enabled() else 0
+    scores: tuple[Tensor, Tensor] = _TokenScores.apply(hidden, weight, labels, vocab_start, group, rows, kept)
     return scores
 
 
 class _TokenScores(torch.autograd.Function):
-    """Logits exist for one chunk of rows at a time, in forward and once more in backward."""
+    """Logits exist for one chunk of rows at a time, but for those of the first `kept` chunks."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, vocab_start: int, group: Any, chunk: int
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, vocab_start: int, group: Any, chunk: int, kept: int
     ) -> tuple[Tensor, Tensor]:
         local_labels, here = _labels_here(labels, vocab_start, weight.size(0))
-        parts = [
-            _local_statistics(hidden[at : at + chunk] @ weight.t(), local_labels[at : at + chunk])
-            for at in range(0, len(hidden), chunk)
-        ]
+        parts, ctx.logits = [], []
+        scratch = hidden.new_empty(min(chunk, len(hidden)), weight.size(0), dtype=torch.float32)
+        for at in range(0, len(hidden), chunk):
+            logits = (hidden[at : at + chunk] @ weight.t()).float()
+            parts.append(_local_statistics(logits, local_labels[at : at + chunk], scratch))
+            if len(ctx.logits) < kept:
+                ctx.logits.append(logits)
         statistics = torch.cat(parts, 1) if parts else hidden.new_zeros(4, 0, dtype=torch.float32)
         peak, total, weighted, target = statistics
+        local_peak = peak
         target = target * here
         if group is not None and group.size() > 1:
             peak, total, weighted, target = _combine(peak, total, weighted, target, group)
         log_total = total.log()
         entropy = log_total - weighted / total
-        ctx.save_for_backward(hidden, weight, local_labels, here, peak + log_total, entropy)
+        ctx.save_for_backward(hidden, weight, local_labels, here, peak + log_total, local_peak, entropy)
         ctx.set_materialize_grads(False)
         ctx.chunk = chunk
         return target - peak - log_total, entropy
 
     @staticmethod
     def backward(ctx: Any, grad_log_prob: Tensor | None, grad_entropy: Tensor | None) -> Any:
-        hidden, weight, local_labels, here, log_sum_exp, entropy = ctx.saved_tensors
+        hidden, weight, local_labels, here, log_sum_exp, local_peak, entropy = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)  # chunks add up: never in bf16
-        for at in range(0, len(hidden), ctx.chunk):
+        grad_weight = None  # in fp32, since chunks add up
+        for number, at in enumerate(range(0, len(hidden), ctx.chunk)):
             rows = slice(at, at + ctx.chunk)
-            logits = (hidden[rows] @ weight.t()).float()
-            log_probs = logits.sub_(log_sum_exp[rows, None])
+            if number < len(ctx.logits):
+                logits, ctx.logits[number] = ctx.logits[number], None
+                log_probs = logits.sub_((log_sum_exp - local_peak)[rows, None])
+            else:
+                log_probs = (hidden[rows] @ weight.t()).float().sub_(log_sum_exp[rows, None])
             grad = _grad_of_logits(log_probs, rows, grad_log_prob, grad_entropy, entropy)
             if grad_log_prob is not None:
                 given = (grad_log_prob[rows] * here[rows])[:, None]
                 grad.scatter_add_(1, local_labels[rows, None], given)
             grad = grad.to(hidden.dtype)
             grad_hidden[rows] = grad @ weight
-            if grad.dtype == torch.float32:
+            if grad_weight is None:
+                grad_weight = (grad.t() @ hidden[rows]).float()
+            elif grad.dtype == torch.float32:
                 grad_weight.addmm_(grad.t(), hidden[rows])
             else:
                 grad_weight += grad.t() @ hidden[rows]
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None
+        grad_weight = torch.zeros_like(weight) if grad_weight is None else grad_weight.to(weight.dtype)
+        return grad_hidden, grad_weight, None, None, None, None, None
 
 
 def _labels_here(labels: Tensor, vocab_start: int, size: int) -> tuple[Tensor, Tensor]:
@@ -85,14 +99,13 @@ def _labels_here(labels: Tensor, vocab_start: int, size: int) -> tuple[Tensor, T
     return local.clamp(0, size - 1), here.float()
 
 
-def _local_statistics(logits: Tensor, local_labels: Tensor) -> Tensor:
-    """(4, C) float32 of one chunk: peak m, sum e^(z-m), sum (z-m) e^(z-m), and the label's own z."""
-    logits = logits.float()
+def _local_statistics(logits: Tensor, local_labels: Tensor, scratch: Tensor) -> Tensor:
+    """(4, C) float32 of one chunk: peak m, sum e^(z-m), sum (z-m) e^(z-m), the label's own z. `logits` become z - m."""
     target = logits.gather(1, local_labels[:, None])[:, 0]
     peak = logits.amax(1)
-    shifted = logits.sub_(peak[:, None])
-    exponentials = shifted.exp()
-    return torch.stack([peak, exponentials.sum(1), torch.linalg.vecdot(exponentials, shifted), target])
+    exponentials = torch.exp(logits.sub_(peak[:, None]), out=scratch[: len(logits)])
+    total = exponentials.sum(1)
+    return torch.stack([peak, total, exponentials.mul_(logits).sum(1), target])
 
 
 def _combine(

@@ -24,8 +24,10 @@ class GroupStepAdamW(torch.optim.AdamW):
         """The same optimizer over the same groups, before its first step."""
         assert not other.state
         adam = cls([torch.nn.Parameter(torch.empty(0))])  # shards of weights are no leaves: no constructor takes them
-        adam.defaults = other.defaults
+        adam.defaults = {**other.defaults, "fused": True}  # one pass over memory, on the CPU too
         adam.param_groups = other.param_groups
+        for group in adam.param_groups:
+            group["fused"] = True
         adam.set_step_where_absent()
         return adam
 

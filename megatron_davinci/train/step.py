@@ -133,7 +133,7 @@ class Trainer:
 
 
 def forward_step(batches: Iterator[PackedBatch], chunk: DistributedDataParallel) -> ForwardOutput:
-    """Megatron's forward_step_func: the last stage scores the labels, (2, N); the others give hidden states.
+    """Megatron's forward_step_func: the last stage scores the labels, the others give hidden states.
 
     Every stage takes the batch, because every stage's attention needs its cu_seqlens.
     """
@@ -148,7 +148,7 @@ def forward_step(batches: Iterator[PackedBatch], chunk: DistributedDataParallel)
     return output, partial(weighted_loss, batch.weights)
 
 
-def weighted_loss(weights: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def weighted_loss(weights: Tensor, scores: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """(sum of w * term, number of tokens, metrics): given three, Megatron divides by no number of its own."""
     log_probs, _ = scores
     loss = next_token_loss(log_probs, weights)
