@@ -1,5 +1,6 @@
 """Laws of a packed micro-batch and of the order of batches: what is a label, a segment, padding; what comes when."""
 
+import sysconfig
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -198,3 +199,27 @@ def test_every_rank_gets_as_many_micro_batches(tmp_path: Path) -> None:
     assert [len(share) for share in shares] == [2, 2]
     dealt = [sequence for share in shares for part in share for sequence in part if sequence]
     assert sorted(dealt) == sorted(sequences)
+
+
+@pytest.mark.parametrize("megatron", [{}, {"context_parallel_size": 2}, {"context_parallel_size": 8}])
+def test_a_batch_of_1024_samples_holds_those_whatever_the_layout(tmp_path: Path, megatron: dict[str, Any]) -> None:
+    """Lengths of this interpreter's source files, four bytes to a token."""
+    files = sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py"))
+    lengths = [min(2048, max(1, path.stat().st_size // 16)) for path in files][:2500]
+    stage = {"seq_length": 2048}
+    found = _batches(tmp_path, lengths, global_size=1024, stage=stage, megatron=megatron).stages[0]
+    plain = _batches(tmp_path / "plain", lengths, global_size=1024, stage=stage).stages[0]
+    for batch, size in enumerate([1024, 1024, len(lengths) - 2048]):
+        sequences = found.sequences(batch)
+        drawn = sorted(span.document for sequence in sequences for span in sequence)
+        assert len(drawn) == len(set(drawn)) == size
+        assert drawn == sorted(span.document for sequence in plain.sequences(batch) for span in sequence)
+        assert sum(span.length for sequence in sequences for span in sequence) > 0.97 * 2048 * len(sequences)
+        for data_parallel, micro_batch_size, multiple in ((1, 1, 1), (2, 4, 1), (8, 1, 4)):
+            shares = [
+                share_of_rank(sequences, rank, data_parallel, micro_batch_size, multiple)
+                for rank in range(data_parallel)
+            ]
+            dealt = [span.document for share in shares for part in share for sequence in part for span in sequence]
+            assert sorted(dealt) == drawn
+            assert len({len(share) for share in shares}) == 1 and len(shares[0]) % multiple == 0
