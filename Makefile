@@ -28,10 +28,14 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
-acceptance: SHELL := bash
-acceptance: setup
-	set -o pipefail; DAVINCI_EFFORT=10 $(BIN)/python -m pytest -rA --durations=12 --show-capture=no $(BY_CHANCE) \
-		| sed -n "/slowest/,\$$p" | tee benchmarks/results/acceptance.txt
+acceptance: acceptance-data acceptance-training
+
+acceptance-data: TESTS := $(BY_CHANCE)
+acceptance-training: TESTS := tests/end_to_end/test_resume.py
+acceptance-%: SHELL := bash
+acceptance-%: setup
+	set -o pipefail; DAVINCI_EFFORT=10 $(BIN)/python -m pytest -rA --durations=12 --show-capture=no $(TESTS) \
+		| sed -n "/slowest/,\$$p" | tee benchmarks/results/$@.txt
 
 # Every layout against one process, with every precision and way of recomputation: a few minutes.
 parity: setup

@@ -22,6 +22,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from megatron_davinci.data.packed import rows_of_context_rank
 
+MASKED_ROWS = 512
+
 
 @dataclass
 class PackedSegments(PackedSeqParams):
@@ -88,7 +90,7 @@ class PackedAttention(MegatronModule):
         context = self.cp_group.size()
         assert boundaries[-1] == query.size(0) * context, "every row, padding too, belongs to a segment"
         if context == 1:
-            parts = [self._attend(*(x[a:b] for x in (query, key, value))) for a, b in pairwise(boundaries)]
+            parts = [attend(query[a:b], key[a:b], value[a:b], self.softmax_scale) for a, b in pairwise(boundaries)]
         else:
             key, value = (self._gather(x, boundaries) for x in (key, value))
             parts = list(self._attend_chunks(query, key, value, boundaries))
@@ -102,7 +104,7 @@ class PackedAttention(MegatronModule):
             chunk = (end - start) // (2 * context)
             for number in (rank, 2 * context - 1 - rank):
                 seen = slice(start, start + (number + 1) * chunk)
-                yield self._attend(query[at : at + chunk], key[seen], value[seen])
+                yield attend(query[at : at + chunk], key[seen], value[seen], self.softmax_scale)
                 at += chunk
 
     def _gather(self, rows: Tensor, boundaries: Sequence[int]) -> Tensor:
@@ -112,14 +114,27 @@ class PackedAttention(MegatronModule):
         gathered: Tensor = gather_from_sequence_parallel_region(rows.contiguous(), group=self.cp_group)
         return gathered[held.argsort().to(rows.device)]
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """The last query sees every key, the one before it one key less, and so on."""
-        q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))  # (1, heads, length, d)
-        shape = (q.size(2), k.size(2))
-        mask = None
-        if shape[0] != shape[1]:
-            mask = torch.ones(shape, dtype=torch.bool, device=q.device).tril(shape[1] - shape[0])
-        out = scaled_dot_product_attention(
-            q, k, v, mask, is_causal=mask is None, scale=self.softmax_scale, enable_gqa=q.size(1) != k.size(1)
-        )
-        return out[0].transpose(0, 1)
+
+def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Causal attention of the last rows of a document: the last query sees every key, the one before it one less.
+
+    query (n, h, d), key and value (m, g, d) with m >= n -> (n, h, d). Memory grows with m, not with n * m.
+    """
+    before = key.size(0) - query.size(0)
+    if before == 0:
+        return _fused(query, key, value, scale, None)
+    # torch's causal mask is for equal lengths, and one mask for all rows would be n * m: a block of rows at a time.
+    blocks = []
+    for at in range(0, query.size(0), MASKED_ROWS):
+        rows = query[at : at + MASKED_ROWS]
+        seen = before + at + rows.size(0)
+        mask = torch.ones(rows.size(0), seen, dtype=torch.bool, device=query.device).tril(before + at)
+        blocks.append(_fused(rows, key[:seen], value[:seen], scale, mask))
+    return torch.cat(blocks)
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+    q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))  # (1, heads, length, d)
+    gqa = q.size(1) != k.size(1)
+    out = scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=scale, enable_gqa=gqa)
+    return out[0].transpose(0, 1)
