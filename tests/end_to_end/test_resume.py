@@ -30,9 +30,10 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
 
 @pytest.fixture
 def three_epochs(recipe_values: dict[str, Any]) -> dict[str, Any]:
-    """18 documents, 4 to a batch, three times: 14 steps, with evaluation."""
+    """18 documents, 4 to a batch, three times: 14 steps."""
     values = copy.deepcopy(recipe_values)
     values["data"]["stages"][0]["epochs"] = 3
+    values["schedule"]["lr"] = 1e-3  # Adam makes much of rounding, the more the higher the rate
     return values
 
 
@@ -42,10 +43,9 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(three_epochs: dict[str, Any],
     finish(start(write_recipe(three_epochs, tmp_path, "whole", megatron=megatron), ranks))
     recipe = write_recipe(three_epochs, tmp_path, "killed", megatron=megatron)
     kills = max(1, (20 * EFFORT) // (10 * len(LAYOUTS)))  # over all layouts, 20 in an acceptance run
-    steps = sorted(random.Random(layout).sample(range(4, 14), kills))
-    for number, step in enumerate(steps):
-        kill_after(start(recipe, ranks), tmp_path / "killed", step, seed=number)
-    assert "resuming" in finish(start(recipe, ranks))
+    for step in sorted(random.Random(layout).sample(range(1, 13), kills)):
+        kill_after(start(recipe, ranks), tmp_path / "killed", step)
+    finish(start(recipe, ranks))
     assert reported(tmp_path / "killed") == reported(tmp_path / "whole")
     assert progress(tmp_path / "killed") == progress(tmp_path / "whole")
     assert same_weights(tmp_path / "whole", tmp_path / "killed")
@@ -65,7 +65,7 @@ def test_a_run_changes_its_layout_three_times(three_epochs: dict[str, Any], tmp_
     for number, (ranks, megatron) in enumerate(life):
         process = start(write_recipe(three_epochs, tmp_path, run.name, megatron={**DISTRIBUTED, **megatron}), ranks)
         if number + 1 < len(life):
-            kill_after(process, run, 3 * number + 4, seed=number)
+            kill_after(process, run, 3 * number + 4)
         else:
             assert "resuming" in finish(process)
     assert progress(run)["ledger"] == progress(tmp_path / "whole")["ledger"]

@@ -1,6 +1,6 @@
 """Training runs as a user starts them, for tests that stop them."""
 
-import random
+import signal
 import subprocess
 import sys
 import time
@@ -35,19 +35,18 @@ def finish(process: "subprocess.Popen[bytes]") -> str:
     return errors.decode()
 
 
-def kill_after(process: "subprocess.Popen[bytes]", run: Path, step: int, seed: int) -> None:
-    """SIGKILL for torchrun and its workers, a random moment after a step was reported."""
+def kill_after(process: "subprocess.Popen[bytes]", run: Path, step: int) -> None:
+    """SIGKILL for torchrun and its workers, once a step was reported: somewhere in the next one, or in its saving."""
     deadline = time.monotonic() + 200
-    while len(read_metrics(run / "metrics.jsonl")) < step and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    time.sleep(random.Random(seed).uniform(0.0, 0.3))
-    with suppress(psutil.NoSuchProcess):  # it may just have finished
-        launcher = psutil.Process(process.pid)
-        for victim in [*launcher.children(recursive=True), launcher]:  # workers would outlive torchrun
-            with suppress(psutil.NoSuchProcess):
-                victim.kill()
+    while len(read_metrics(run / "metrics.jsonl")) < step:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    launcher = psutil.Process(process.pid)
+    for victim in [*launcher.children(recursive=True), launcher]:  # workers would outlive torchrun
+        with suppress(psutil.NoSuchProcess):
+            victim.kill()
     process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it had ended before"
 
 
 def write_recipe(values: dict[str, Any], folder: Path, name: str, **changes: Any) -> Path:
