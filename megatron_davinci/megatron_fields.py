@@ -34,12 +34,19 @@ _ELSEWHERE = {
 _USED = frozenset(
     {"tensor_model_parallel_size", "pipeline_model_parallel_size", "virtual_pipeline_model_parallel_size",
      "context_parallel_size", "sequence_parallel", "bf16", "deterministic_mode", "recompute_granularity",
-     "recompute_method", "recompute_num_layers", "recompute_modules", "distribute_saved_activations",
-     "use_distributed_optimizer", "overlap_grad_reduce", "overlap_param_gather", "grad_reduce_in_fp32", "bucket_size",
-     "optimizer", "weight_decay", "decoupled_weight_decay", "adam_beta1", "adam_beta2", "adam_eps", "sgd_momentum",
-     "clip_grad"}
+     "recompute_method", "recompute_num_layers", "recompute_modules", "use_distributed_optimizer",
+     "overlap_grad_reduce", "overlap_param_gather", "grad_reduce_in_fp32", "bucket_size", "optimizer", "weight_decay",
+     "adam_beta1", "adam_beta2", "adam_eps", "clip_grad"}
 )  # fmt: skip
-_CHOICES = {"optimizer": ("adam", "sgd")}
+_CHOICES = {"optimizer": ("adam",)}
+_RANGES = {  # from, to (not included)
+    "adam_beta1": (0.0, 1.0),
+    "adam_beta2": (0.0, 1.0),
+    "adam_eps": (0.0, float("inf")),
+    "weight_decay": (0.0, float("inf")),
+    "clip_grad": (0.0, float("inf")),
+    "bucket_size": (1, float("inf")),
+}
 
 _SIMPLE_TYPES = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 
@@ -61,6 +68,9 @@ def check_megatron_fields(values: dict[str, Any]) -> None:
             continue
         if types and (not isinstance(value, types) or (bool not in types and isinstance(value, bool))):
             raise InputError(f"megatron.{name} is {value!r}; Megatron-Core wants a value of type {known[name]}")
+        least, limit = _RANGES.get(name, (float("-inf"), float("inf")))
+        if name in _RANGES and not least <= value < limit:
+            raise InputError(f"megatron.{name} is {value}; it must be at least {least} and below {limit}")
 
 
 def nearest(name: str, known: Any) -> str:

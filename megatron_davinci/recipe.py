@@ -37,7 +37,7 @@ class Batch(_Section):
 
 
 class Schedule(_Section):
-    lr: Annotated[float, Field(gt=0)]
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Peak learning rate; daVinci-Dev: 8e-5, in fine-tuning 1e-5."""
     min_lr: Annotated[float, Field(ge=0)] = 0.0
     """Where the decay would arrive one step after the last."""
@@ -50,7 +50,7 @@ class Schedule(_Section):
 
 
 class Stage(_Section):
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     """For logs, the ledger and people; no two stages share one."""
     blend: Annotated[list[Blend], Field(min_length=1)]
     """The corpora of this stage, drawn together."""
@@ -94,7 +94,7 @@ class Objective(_Section):
 
 
 class Checkpoint(_Section):
-    dir: str
+    dir: Annotated[str, Field(min_length=1)]
     """Directory of the run: step_NNNNNNN/, latest, metrics."""
     every_steps: Positive = 200
     """Optimizer steps between checkpoints; the last step is always saved."""
@@ -157,6 +157,11 @@ class Recipe(_Section):
             for fields in (self.megatron, stage.megatron):
                 check_megatron_fields(fields)
             check_stage(self.stage(index), model)
+            if self.stage(index).optimizer_kind != self.stage(0).optimizer_kind:
+                raise InputError(
+                    f"stage {stage.name} has another {' or '.join(_OPTIMIZER_KIND)} than the first: Megatron's saved "
+                    "optimizer cannot be taken up so; set them for all stages"
+                )
             if stage.plan and self.evaluation:
                 raise InputError(
                     f"stage {stage.name} has a plan, which packs every document, and evaluation.held_out keeps some "
@@ -175,6 +180,9 @@ def check_source_of_weights(directory: str, name: str, model: ModelConfig) -> No
         raise InputError(f"init_from {directory} has another architecture than model {name}: give the same for both")
     if not any((Path(directory) / file).is_file() for file in WEIGHT_FILES):
         raise InputError(f"init_from {directory} has no {' and no '.join(WEIGHT_FILES)}")
+
+
+_OPTIMIZER_KIND = {"use_distributed_optimizer": False, "bf16": False}
 
 
 @dataclass(frozen=True)
@@ -226,6 +234,11 @@ class StageRecipe:
         return self.tensor_parallel_size * self.pipeline_parallel_size * self.context_parallel_size
 
     @property
+    def optimizer_kind(self) -> dict[str, Any]:
+        """What a saved optimizer can be taken up by: all stages of a run agree on it."""
+        return {name: self.megatron.get(name, default) for name, default in _OPTIMIZER_KIND.items()}
+
+    @property
     def document_alignment(self) -> int:
         """Each document takes room up to a multiple of this: context parallelism cuts it into 2 * CP equal chunks."""
         return 2 * self.context_parallel_size if self.context_parallel_size > 1 else 1
@@ -253,6 +266,15 @@ def check_stage(stage: StageRecipe, model: ModelConfig) -> None:
         require_multiple(what, value, by, divisor)
     if model.padded_vocab_size // tp * (tp - 1) >= model.vocab_size:
         raise InputError(f"vocab_size is {model.vocab_size}: {by_tp} = {tp} leaves a rank nothing but padding")
+    if stage.megatron.get("recompute_method") == "uniform":
+        require_multiple(
+            "the number of layers of a pipeline chunk",
+            model.num_layers // (pp * (chunks or 1)),
+            "recompute_num_layers",
+            stage.megatron.get("recompute_num_layers") or 1,
+        )
+    if stage.megatron.get("overlap_param_gather") and not stage.megatron.get("use_distributed_optimizer"):
+        raise InputError("overlap_param_gather has nothing to gather without use_distributed_optimizer: set both")
     if stage.megatron.get("sequence_parallel"):
         require_multiple("seq_length", stage.seq_length, f"context_parallel_size x {by_tp}", cp * tp)
     if stage.batch.unit == "tokens":

@@ -10,10 +10,10 @@ from xxhash import xxh3_64
 
 from data_prep import InputError
 from data_prep.corpus import Corpus, LongDocuments, PackPlan, load_plan, pack_documents, save_plan
-from megatron_davinci.data.documents import Documents, Int64s, PackedSequence, Span
+from megatron_davinci.data.documents import Bools, Documents, Int64s, PackedSequence, Span
 from megatron_davinci.data.held_out import HeldOut
 from megatron_davinci.data.ledger import Tally
-from megatron_davinci.recipe import Batch, Recipe, StageRecipe
+from megatron_davinci.recipe import Batch, Recipe
 
 
 def shuffled(count: int, seed: int, stage: int, epoch: int) -> Int64s:
@@ -35,10 +35,14 @@ class StageBatches:
         self.documents = Documents(corpora, stage.loss_mask)
         # By its name: a stage that is put before it, or taken away, does not change its order.
         self._order = (recipe.seed, xxh3_64(stage.name.encode()).intdigest())
-        self._kept_plan = Path(recipe.checkpoint.dir) / f"plan-{index}.safetensors"
-        self._drawn = self._drawable(held_out.mark(self.documents), recipe.data.long_documents)
         self._long_documents: LongDocuments = recipe.data.long_documents
-        self.plan = None if stage.batch.unit == "samples" else self._find_plan(stage)
+        if stage.plan is not None:
+            self.plan: PackPlan | None = self._load_plan(Path(stage.plan))
+            self._drawn = np.unique(self.plan.document)
+        else:
+            self._drawn = self._drawable(held_out.mark(self.documents))
+            self._kept_plan = Path(recipe.checkpoint.dir) / f"plan-{index}-{self._rules()}.safetensors"
+            self.plan = None if stage.batch.unit == "samples" else self._keep_or_make_plan()
         self._units_per_epoch = len(self._drawn) if self.plan is None else len(self.plan)
         if self._units_per_epoch == 0:
             raise InputError(
@@ -69,13 +73,8 @@ class StageBatches:
         return range(before // self._units_per_epoch, after // self._units_per_epoch)
 
     def tally_of_an_epoch(self) -> Tally:
-        """What the ledger must show when an epoch is over."""
-        if self.plan is not None:
-            spans = (self.plan.document, self.plan.start, self.plan.length)
-        else:
-            lengths = self.documents.lengths[self._drawn]
-            spans = (self._drawn, np.zeros_like(lengths), lengths)
-        return Tally.of_spans(*spans, self.documents.lengths)
+        """What the ledger must show when an epoch is over: each document that is drawn, whole and once."""
+        return self._tally_of(self._drawn)
 
     @property
     def alignment(self) -> int:
@@ -86,6 +85,7 @@ class StageBatches:
     def order(self) -> dict[str, object]:
         """What settles, with the seed, which tokens come when; nothing of the layout of ranks."""
         return {
+            "name": self.name,
             "corpora": [corpus.checksum for corpus in self.documents.corpora],
             "units": self._total_units,
             "batch": (self.recipe.batch.unit, self._batch_units),
@@ -100,16 +100,26 @@ class StageBatches:
         if self.plan is not None and self.recipe.plan is None and not self._kept_plan.exists():
             save_plan(self.plan, self.documents.corpora, self._kept_plan)
 
-    def _drawable(self, held_out: np.ndarray, long_documents: LongDocuments) -> Int64s:
+    def _tally_of(self, documents: Int64s) -> Tally:
+        lengths = self.documents.lengths
+        return Tally.of_spans(documents, np.zeros_like(documents), lengths[documents], lengths)
+
+    def _rules(self) -> str:
+        """What a plan is made by, but for its alignment."""
+        return xxh3_64(
+            repr((self.recipe.seq_length, self._long_documents)).encode() + self._drawn.tobytes()
+        ).hexdigest()
+
+    def _drawable(self, held_out: Bools) -> Int64s:
         """Documents that this stage can draw: neither held out nor dropped for their length."""
         lengths = self.documents.lengths
         too_long = lengths > self.recipe.seq_length
-        if long_documents == "error" and too_long.any():
+        if self._long_documents == "error" and too_long.any():
             raise InputError(
                 f"stage {self.name}: the longest document has {lengths.max()} tokens, its seq_length is "
                 f"{self.recipe.seq_length}: raise it, or set data.long_documents to split or drop"
             )
-        return np.flatnonzero(~held_out & ~(too_long & (long_documents == "drop")))
+        return np.flatnonzero(~held_out & ~(too_long & (self._long_documents == "drop")))
 
     def _pack(self, lengths: Int64s) -> PackPlan:
         return pack_documents(lengths, self.recipe.seq_length, self._long_documents, self.recipe.document_alignment)
@@ -131,14 +141,16 @@ class StageBatches:
             self._permutation = (epoch, shuffled(self._units_per_epoch, seed, stage, epoch))
         return self._permutation[1]
 
-    def _find_plan(self, stage: StageRecipe) -> PackPlan:
-        """The recipe's plan, the one an earlier start of this run has made, or a new one."""
-        path = Path(stage.plan) if stage.plan is not None else self._kept_plan
-        if stage.plan is None and not path.exists():
-            lengths = np.zeros_like(self.documents.lengths)  # what has no length takes no room
-            lengths[self._drawn] = self.documents.lengths[self._drawn]
-            return self._pack(lengths)
-        plan = load_plan(path, self.documents.corpora)
+    def _keep_or_make_plan(self) -> PackPlan:
+        """The plan that an earlier start of this run has made by the same rules, or a new one."""
+        if self._kept_plan.exists():
+            return self._load_plan(self._kept_plan)
+        lengths = np.zeros_like(self.documents.lengths)  # what has no length takes no room
+        lengths[self._drawn] = self.documents.lengths[self._drawn]
+        return self._pack(lengths)
+
+    def _load_plan(self, path: Path) -> PackPlan:
+        stage, plan = self.recipe, load_plan(path, self.documents.corpora)
         if plan.seq_length != stage.seq_length:
             raise InputError(
                 f"{path} packs sequences of {plan.seq_length} tokens, stage {stage.name} has a seq_length of "
@@ -147,9 +159,12 @@ class StageBatches:
         if plan.document_alignment % stage.document_alignment:
             raise InputError(
                 f"{path} gives documents room up to a multiple of {plan.document_alignment} tokens; "
-                f"context_parallel_size {stage.context_parallel_size} needs {stage.document_alignment}: pack with "
-                f"--document-alignment {stage.document_alignment}"
+                f"context_parallel_size {stage.context_parallel_size} needs {stage.document_alignment}: go on without, "
+                f"or begin with a plan that was packed with --document-alignment {stage.document_alignment}"
             )
+        planned = Tally.of_spans(plan.document, plan.start, plan.length, self.documents.lengths)
+        if planned != self._tally_of(np.unique(plan.document)):
+            raise InputError(f"{path} takes a document in part, or twice: make it again with davinci data pack")
         return plan
 
 

@@ -22,7 +22,7 @@ class HeldOut:
             key = Path(blend.corpus).resolve()
             if key not in self._chosen:
                 corpus = Corpus(blend.corpus)
-                self._chosen[key] = (corpus, _choose(corpus, recipe.evaluation.held_out, recipe.seed))
+                self._chosen[key] = (corpus, _choose(corpus, recipe))
 
     def mark(self, documents: Documents) -> Bools:
         """(documents,): True for what is held out."""
@@ -45,11 +45,17 @@ class HeldOut:
         return found
 
 
-def _choose(corpus: Corpus, count: int, seed: int) -> Int64s:
-    if count >= len(corpus):
+def _choose(corpus: Corpus, recipe: Recipe) -> Int64s:
+    """Documents with something to predict and, where long ones are dropped, short enough for every stage."""
+    assert recipe.evaluation is not None
+    longest = min(recipe.stage(index).seq_length for index in range(len(recipe.data.stages)))
+    fits = (corpus.lengths > 1) & ((corpus.lengths <= longest) | (recipe.data.long_documents != "drop"))
+    candidates, count = np.flatnonzero(fits), recipe.evaluation.held_out
+    if count >= len(candidates):
         raise InputError(
-            f"evaluation.held_out is {count}, but {corpus.prefix} has {len(corpus)} documents: hold out fewer"
+            f"evaluation.held_out is {count}, but {corpus.prefix} has {len(candidates)} documents to choose from: hold "
+            "out fewer"
         )
-    key = xxh3_64(corpus.checksum.encode(), seed=seed).intdigest()
-    draws = np.random.Philox(key=key).random_raw(len(corpus))
-    return np.sort(np.argsort(draws, kind="stable")[:count])
+    key = xxh3_64(corpus.checksum.encode(), seed=recipe.seed).intdigest()
+    draws = np.random.Philox(key=key).random_raw(len(candidates))
+    return np.sort(candidates[np.argsort(draws, kind="stable")[:count]])

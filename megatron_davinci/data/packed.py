@@ -9,6 +9,8 @@ from torch import Tensor
 
 from megatron_davinci.data.documents import Documents, PackedSequence
 
+_PADDING_SEGMENT = 512
+
 
 @dataclass(frozen=True)
 class PackedBatch:
@@ -69,6 +71,8 @@ def pack_micro_batch(
     token, which lies in another sequence.
     """
     width = len(sequences) * seq_length
+    # Padding never joins a document, and is cut small: attention over a whole row of it would cost the most of all.
+    padding = -(-_PADDING_SEGMENT // alignment) * alignment
     tokens = torch.zeros(1, width, dtype=torch.int64)
     starts, rows, labels = [], [], []
     for number, sequence in enumerate(sequences):
@@ -81,8 +85,7 @@ def pack_micro_batch(
             labels.append(ids[1:][predicted])
             starts.append(at)
             at += -(-span.length // alignment) * alignment
-        if at < (number + 1) * seq_length:
-            starts.append(at)  # padding never joins a document
+        starts.extend(range(at, (number + 1) * seq_length, padding))
     boundaries = [*starts, width]
     ends = torch.tensor(boundaries)
     position_ids = torch.arange(width) - torch.repeat_interleave(ends[:-1], ends.diff())

@@ -62,7 +62,9 @@ def _config_fields(model: ModelConfig, megatron: dict[str, Any]) -> dict[str, An
         # too, but then Megatron leaves out a weight's tensor_model_parallel mark, and the gradient norm is wrong.
         **dict.fromkeys(("init_method", "output_layer_init_method", "embedding_init_method"), _leave_unset),
         "calculate_per_token_loss": True,  # DDP then sums gradients; the loss carries its own global weights
-        **device.transformer_config_fields(interleaved="virtual_pipeline_model_parallel_size" in megatron),
+        **device.transformer_config_fields(
+            interleaved=megatron.get("virtual_pipeline_model_parallel_size") is not None
+        ),
         **{name: value for name, value in megatron.items() if name in fields},
     }
 

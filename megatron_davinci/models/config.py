@@ -15,6 +15,8 @@ _PRESETS = files("megatron_davinci") / "presets"
 # Embeddings have this multiple of rows, whatever the layout: any tensor-parallel size that divides it can be resumed by
 # any other. Megatron's make_vocab_size_divisible_by has the same default.
 _VOCABULARY_MULTIPLE = 128
+_SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
+          "head_dim", "vocab_size", "max_position_embeddings")  # fmt: skip
 # Llama 3's stretching of low frequencies; Megatron-Core knows these values alone, and any factor.
 _LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
@@ -55,6 +57,7 @@ class ModelConfig:
         if config.get("hidden_act", "silu") != "silu":
             raise InputError(f"{origin} has hidden_act {config['hidden_act']!r}; {family.model_type} needs silu")
         try:
+            _check_numbers(config, origin)
             heads = config["num_attention_heads"]
             return cls(
                 family=family,
@@ -66,7 +69,7 @@ class ModelConfig:
                 kv_channels=config.get("head_dim") or config["hidden_size"] // heads,
                 vocab_size=config["vocab_size"],
                 max_position_embeddings=config.get("max_position_embeddings", 32768),
-                rotary_base=rope.get("rope_theta") or config.get("rope_theta", 10000.0),
+                rotary_base=_rotary_base(rope.get("rope_theta") or config.get("rope_theta", 10000.0), origin),
                 rope_scaling_factor=_rope_scaling_factor(rope, origin),
                 layernorm_epsilon=config["rms_norm_eps"],
                 tied_embeddings=config.get("tie_word_embeddings", False),
@@ -97,6 +100,29 @@ class ModelConfig:
         layer = attention + 3 * self.hidden_size * self.ffn_hidden_size + norms
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
         return self.num_layers * layer + embeddings + self.hidden_size
+
+
+def _rotary_base(value: Any, origin: str) -> float:
+    if not isinstance(value, float | int) or value != int(value) or value < 1:
+        raise InputError(f"{origin} has rope_theta {value!r}; Megatron-Core takes a whole number from 1 on")
+    return float(value)
+
+
+def _check_numbers(config: dict[str, Any], origin: str) -> None:
+    """Raise InputError for a size that is none, and for heads that cannot be dealt out or turned."""
+    for name in _SIZES:
+        value = config.get(name)
+        if name in config and value is not None and (type(value) is not int or value < 1):
+            raise InputError(f"{origin} has {name} {value!r}; it must be a whole number from 1 on")
+    epsilon = config["rms_norm_eps"]
+    if not isinstance(epsilon, float | int) or not 0 < epsilon < 1:
+        raise InputError(f"{origin} has rms_norm_eps {epsilon!r}; it must be a small positive number")
+    heads, hidden = config["num_attention_heads"], config["hidden_size"]
+    groups, width = config.get("num_key_value_heads") or heads, config.get("head_dim") or hidden // heads
+    if heads % groups:
+        raise InputError(f"{origin} has {heads} heads for {groups} key-value heads: the first must be a multiple")
+    if width < 2 or width % 2:
+        raise InputError(f"{origin} has a head_dim of {width}: RoPE turns pairs, so it must be even")
 
 
 def _rope_scaling_factor(rope: dict[str, Any], origin: str) -> float | None:

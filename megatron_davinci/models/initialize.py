@@ -4,11 +4,12 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from xxhash import xxh3_64
 
@@ -76,7 +77,7 @@ class _SafetensorsDirectory:
         if index.is_file():
             self._files: dict[str, str] = read_json(index)["weight_map"]
         elif (directory / "model.safetensors").is_file():
-            with safe_open(directory / "model.safetensors", framework="pt") as file:
+            with _open(directory / "model.safetensors") as file:
                 self._files = dict.fromkeys(file.keys(), "model.safetensors")
         else:
             raise InputError(f"{directory} has no {' and no '.join(WEIGHT_FILES)}")
@@ -85,8 +86,19 @@ class _SafetensorsDirectory:
         """One tensor, read from disk now."""
         if name not in self._files:
             raise InputError(f"{self._directory} has no tensor {name}")
-        with safe_open(self._directory / self._files[name], framework="pt") as file:
-            return file.get_tensor(name)
+        with _open(self._directory / self._files[name]) as file:
+            tensor: Tensor = file.get_tensor(name)
+            return tensor
+
+
+def _open(path: Path) -> Any:
+    """A safetensors file. Raises InputError when it is absent or none."""
+    try:
+        return safe_open(path, framework="pt")
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: the index names it") from None
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged ({error}): copy it again") from None
 
 
 def _tensor_parallel() -> tuple[int, int]:

@@ -92,7 +92,7 @@ class GroupStepAdamW(torch.optim.AdamW):
 
 
 def use_group_step(optimizer: MegatronOptimizer) -> MegatronOptimizer:
-    """Replace torch's AdamW inside a new Megatron optimizer; FusedAdam and SGD stay."""
+    """Replace torch's AdamW inside a new Megatron optimizer; FusedAdam stays."""
     for part in parts_of(optimizer):
         if type(part.optimizer) is torch.optim.AdamW:
             part.optimizer = GroupStepAdamW.in_place_of(part.optimizer)

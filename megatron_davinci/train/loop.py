@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_davinci.checkpoint.manager import CheckpointManager
 from megatron_davinci.data.ledger import Ledger
@@ -25,15 +24,19 @@ from megatron_davinci.train.step import Trainer
 def train(recipe: Recipe) -> None:
     """Run a recipe from its latest checkpoint, to its end or to a stage with another layout. Raises InputError."""
     run = prepare(recipe)
+    if run.step == run.batches.num_steps:
+        print(f"{recipe.checkpoint.dir} is finished after step {run.step}", file=sys.stderr)
+        return
     stage = run.batches.stages[run.stage].recipe
-    config = transformer_config(run.model, stage.megatron)
+    for each in run.batches.stages:
+        transformer_config(run.model, each.recipe.megatron)  # what Megatron refuses, it refuses before the first step
     check_layers_can_be_built()
     with world(), model_parallel(stage, recipe.seed) as device:
-        trainer = build_trainer(recipe, stage, run.model, device, config)
+        trainer = build_trainer(recipe, stage, run.model, device)
         Loop(run, trainer, stage).run()
-    following = run.last_stage + 1
-    if following < len(run.batches.stages) and is_main_rank():
-        print(_what_comes_next(run.batches.stages[following].recipe, stage), file=sys.stderr, flush=True)
+        following = run.last_stage + 1
+        if following < len(run.batches.stages) and is_main_rank():
+            print(_what_comes_next(run.batches.stages[following].recipe, stage), file=sys.stderr, flush=True)
 
 
 def build_trainer(
@@ -41,10 +44,9 @@ def build_trainer(
     stage: StageRecipe,
     model: ModelConfig,
     device: torch.device,
-    config: TransformerConfig | None = None,
 ) -> Trainer:
     """This rank's model with its first weights, ready to step."""
-    config = config or transformer_config(model, stage.megatron)
+    config = transformer_config(model, stage.megatron)
     chunks = build_chunks(config, model)
     if recipe.init_from is None:
         draw_weights(chunks, model, recipe.seed)
@@ -69,10 +71,10 @@ class Loop:
         run = self._run
         if run.step > 0:
             self._checkpoints.load()
-            if is_main_rank():
-                print(f"resuming {self._checkpoints.directory} after step {run.step}", file=sys.stderr, flush=True)
         metrics = Metrics(run, dist.get_world_size()) if is_main_rank() else None
         if metrics is not None:
+            if run.step > 0:
+                print(f"resuming {self._checkpoints.directory} after step {run.step}", file=sys.stderr, flush=True)
             for stage in run.batches.stages:
                 stage.keep_plan()
         for step in range(run.step, run.end):
@@ -109,7 +111,9 @@ class Loop:
         losses = {}
         with self._trainer.timers("evaluation"):
             for name, documents, sequences in run.batches.held_out.sources(run.recipe, index):
-                losses[name], _ = self._trainer.evaluate(run.batches.stages[index].recipe, documents, sequences)
+                loss, counts = self._trainer.evaluate(run.batches.stages[index].recipe, documents, sequences)
+                if counts.labels:  # a loss mask may leave none
+                    losses[name] = loss
         if metrics is not None:
             metrics.report_evaluation(step + 1, losses)
 

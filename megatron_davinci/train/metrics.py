@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 from torch.utils.tensorboard import SummaryWriter
 
+from data_prep import InputError
 from data_prep.files import PART
 from megatron_davinci import device
 from megatron_davinci.planning.flops import dense_bf16_peak, training_flops
@@ -103,4 +104,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines = path.read_bytes().split(b"\n")[:-1]
-    return [orjson.loads(line) for line in lines]
+    try:
+        return [orjson.loads(line) for line in lines]
+    except orjson.JSONDecodeError:
+        raise InputError(f"{path} has a damaged line: remove it, and start again") from None

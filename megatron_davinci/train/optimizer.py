@@ -44,7 +44,7 @@ def data_parallel(config: TransformerConfig, megatron: dict[str, Any], models: S
 
 
 def build_optimizer(megatron: dict[str, Any], chunks: Chunks) -> MegatronOptimizer:
-    """Adam or SGD with clipping by global norm; main weights in fp32. The learning rate is set before each step."""
+    """Adam with clipping by global norm; main weights in fp32. The learning rate is set before each step."""
     fields = OptimizerConfig.__dataclass_fields__
     chosen = {name: value for name, value in {**_DEFAULTS, **megatron}.items() if name in fields}
     dtype = torch.bfloat16 if megatron.get("bf16") else torch.float32
@@ -88,6 +88,8 @@ def gathered_weights(chunks: Chunks) -> Iterator[None]:
     hooked = [chunk for chunk in chunks if chunk.use_forward_hook]
     for chunk in hooked:
         chunk.disable_forward_pre_hook()
-    yield
-    for chunk in hooked:
-        chunk.enable_forward_pre_hook()
+    try:
+        yield
+    finally:
+        for chunk in hooked:
+            chunk.enable_forward_pre_hook()

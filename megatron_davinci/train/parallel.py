@@ -22,6 +22,7 @@ def world() -> Iterator[None]:
     """The process group of all ranks: torchrun's, or this process alone."""
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")  # orders communication before the GEMM that hides it
     device.use_this_machine()
+    device.local_device(_local_rank())  # before anything else asks CUDA for memory, which would be that of GPU 0
     if "RANK" in os.environ:
         dist.init_process_group(device.backend(), timeout=TIMEOUT)
     else:
@@ -39,9 +40,13 @@ def model_parallel(stage: StageRecipe, seed: int) -> Iterator[torch.device]:
     parallel_state.initialize_model_parallel(tensor, pipeline, virtual, context_parallel_size=context)
     try:
         model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
-        yield device.local_device(int(os.environ.get("LOCAL_RANK", "0")))
+        yield device.local_device(_local_rank())
     finally:
         _destroy_groups()
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def _destroy_groups() -> None:

@@ -16,7 +16,11 @@ from megatron_davinci.models.config import ModelConfig, load_model_config
 from megatron_davinci.recipe import Recipe, StageRecipe
 from megatron_davinci.train.schedule import LearningRates
 
-_WHAT_IDENTITY_IS = {"another model": "model", "other data, batch size or seed": "order"}
+_WHAT_IDENTITY_IS = {
+    "another model": "model",
+    "other data, batch size or seed": "order",
+    "another use_distributed_optimizer or bf16": "optimizer",
+}
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,8 @@ class Run:
 
     @property
     def stage(self) -> int:
-        """The stage to go on with: the last one where all are done."""
-        return self.batches.stage_of(min(self.step, self.batches.num_steps - 1))
+        """The stage of the next step."""
+        return self.batches.stage_of(self.step)
 
     @property
     def last_stage(self) -> int:
@@ -61,6 +65,7 @@ def prepare(recipe: Recipe) -> Run:
         "num_steps": batches.num_steps,
         "order": order_fingerprint(recipe, batches),
         "model": model.architecture(),
+        "optimizer": batches.stages[0].recipe.optimizer_kind,
     }
     progress = read_progress(Path(recipe.checkpoint.dir), identity)
     run = Run(
@@ -72,7 +77,8 @@ def prepare(recipe: Recipe) -> Run:
         step=progress["step"],
         ledger=progress["ledger"],
     )
-    check_number_of_ranks(batches.stages[run.stage].recipe)
+    if run.step < batches.num_steps:
+        check_number_of_ranks(batches.stages[run.stage].recipe)
     return run
 
 
@@ -82,6 +88,8 @@ def read_progress(directory: Path, identity: dict[str, Any]) -> dict[str, Any]:
     if checkpoint is None:
         return {"step": 0, "ledger": []}
     progress: dict[str, Any] = read_json(checkpoint / PROGRESS_FILE)
+    if not {"step", "ledger", *identity} <= progress.keys():
+        raise InputError(f"{checkpoint / PROGRESS_FILE} is damaged: name an earlier checkpoint in {directory}/latest")
     other = [name for name, key in _WHAT_IDENTITY_IS.items() if progress[key] != identity[key]]
     if other:
         raise InputError(

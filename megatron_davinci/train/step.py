@@ -1,9 +1,9 @@
 """One optimizer step over one global batch, through Megatron's pipeline schedules."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import tee
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ ForwardOutput = tuple[Tensor, Any]
 
 @dataclass(frozen=True)
 class StepResult:
-    """`loss`: mean over the batch's labels, in nats; `grad_norm`: before clipping, nan where none is taken."""
+    """`loss`: mean over the batch's labels, in nats; `grad_norm`: before clipping."""
 
     loss: float
     grad_norm: float
@@ -51,11 +51,16 @@ class Trainer:
         self.config.finalize_model_grads_func = self._reduce_undivided
 
     def step(self, optimizer: MegatronOptimizer, stage: StageBatches, batch: int) -> StepResult:
-        """Gradients, clipping, update."""
+        """Gradients, clipping, update. Raises FloatingPointError on every rank where a number is not finite."""
         loss, counts = self.gradients(stage, batch)
         with self.timers("optimizer"):
             _, grad_norm, _ = optimizer.step()
-        return StepResult(loss, float(grad_norm) if grad_norm is not None else float("nan"), counts)
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise FloatingPointError(
+                f"the loss is {loss}, the gradient norm {grad_norm}: nothing of this step is saved; lower the learning "
+                "rate, and start again from the last checkpoint"
+            )
+        return StepResult(loss, float(grad_norm), counts)
 
     def gradients(self, stage: StageBatches, batch: int) -> tuple[float, BatchCounts]:
         """Fill every parameter's main_grad with the gradient of a global batch's loss; gives that loss and its counts.
@@ -67,10 +72,9 @@ class Trainer:
             # FP32Optimizer leaves .grad pointing at its buffer; autograd would add the first micro-batch in twice.
             chunk.zero_grad(set_to_none=True)
         with self.timers("data"):
-            share, counts = self._share(stage.documents, stage.sequences(batch), stage.recipe)
+            batches, counts = self._batches(stage.documents, stage.sequences(batch), stage.recipe, stage.alignment)
         with self.timers("forward_backward"):
-            losses = self._run(stage.recipe, stage.documents, share, stage.alignment, 1.0 / max(1, counts.labels))
-            loss = global_loss(losses, self.device)
+            loss = global_loss(self._run(stage.recipe, batches), self.device)
         return loss, counts
 
     @torch.no_grad()
@@ -78,47 +82,33 @@ class Trainer:
         self, recipe: StageRecipe, documents: Documents, sequences: list[PackedSequence]
     ) -> tuple[float, BatchCounts]:
         """Mean loss over all labels of some packed sequences, in nats; no gradient."""
-        share, counts = self._share(documents, sequences, recipe)
-        weight = 1.0 / max(1, counts.labels)
-        losses = self._run(recipe, documents, share, recipe.document_alignment, weight, forward_only=True)
-        return global_loss(losses, self.device), counts
+        batches, counts = self._batches(documents, sequences, recipe, recipe.document_alignment)
+        return global_loss(self._run(recipe, batches, forward_only=True), self.device), counts
 
-    def _share(
-        self, documents: Documents, sequences: list[PackedSequence], recipe: StageRecipe
-    ) -> tuple[list[list[PackedSequence]], BatchCounts]:
-        """This rank's micro-batches, and what those of all ranks come to."""
+    def _batches(
+        self, documents: Documents, sequences: list[PackedSequence], recipe: StageRecipe, alignment: int
+    ) -> tuple[list[PackedBatch], BatchCounts]:
+        """This rank's micro-batches, and what those of all ranks come to; each label weighs 1 / all labels."""
         rank, size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+        context = parallel_state.get_context_parallel_rank(), parallel_state.get_context_parallel_world_size()
         multiple = recipe.pipeline_parallel_size if recipe.virtual_pipeline_size else 1
         share = share_of_rank(sequences, rank, size, recipe.batch.micro_batch_size, multiple)
         epochs = sorted({span.epoch for sequence in sequences for span in sequence})
         rows = len(share) * size * recipe.batch.micro_batch_size * recipe.seq_length
         counts = count_batch(documents, [sequence for part in share for sequence in part], epochs, rows, self.device)
-        return share, counts
+        weight = 1.0 / max(1, counts.labels)
+        packed = (pack_micro_batch(documents, part, recipe.seq_length, alignment, weight) for part in share)
+        return [batch.of_context_rank(*context).to(self.device) for batch in packed], counts
 
-    def _run(
-        self,
-        recipe: StageRecipe,
-        documents: Documents,
-        share: list[list[PackedSequence]],
-        alignment: int,
-        label_weight: float,
-        forward_only: bool = False,
-    ) -> list[Tensor]:
+    def _run(self, recipe: StageRecipe, batches: list[PackedBatch], forward_only: bool = False) -> list[Tensor]:
         """Losses of this rank's micro-batches, on the last pipeline stage; gradients add up in the buffers."""
-        context = parallel_state.get_context_parallel_rank(), parallel_state.get_context_parallel_world_size()
-        batches = (
-            pack_micro_batch(documents, part, recipe.seq_length, alignment, label_weight)
-            .of_context_rank(*context)
-            .to(self.device)
-            for part in share
-        )
         chunks: Any = self.chunks
         losses = get_forward_backward_func()(
             forward_step_func=forward_step,
             # each chunk of an interleaved stage goes through all micro-batches
-            data_iterator=list(tee(batches, len(chunks))) if len(chunks) > 1 else batches,
+            data_iterator=[iter(batches) for _ in chunks] if len(chunks) > 1 else iter(batches),
             model=chunks if len(chunks) > 1 else chunks[0],
-            num_microbatches=len(share),
+            num_microbatches=len(batches),
             # Megatron itself divides by context and, under sequence parallelism, tensor ranks
             seq_length=recipe.seq_length * recipe.batch.micro_batch_size,
             micro_batch_size=1,  # one row; packed sequences lie end to end in it

@@ -18,9 +18,11 @@ class Timers:
     def __call__(self, phase: str) -> Iterator[None]:
         device.synchronize()
         started = time.monotonic()
-        yield
-        device.synchronize()
-        self._seconds[phase] += time.monotonic() - started
+        try:
+            yield
+        finally:
+            device.synchronize()
+            self._seconds[phase] += time.monotonic() - started
 
     def take(self) -> dict[str, float]:
         """Seconds by phase since the last call."""

@@ -1,5 +1,6 @@
 """Law: wrong input ends with exit code 2 and one sentence, and leaves nothing half-written."""
 
+import json
 import os
 import subprocess
 import sys
@@ -89,10 +90,53 @@ def test_a_schedule_shorter_than_its_warm_up(recipe: Path) -> None:
     assert "warms up for 3 steps, and its schedule has 1" in sentence
 
 
-def test_a_stage_without_data(recipe: Path) -> None:
-    drop = ["data.stages.0.seq_length=1", "data.long_documents=drop", "evaluation.every_steps=1"]
-    assert "has no documents" in refuse_training(recipe, *drop, "evaluation.held_out=1")
-    assert "corpus has 18 documents" in refuse_training(recipe, "evaluation.every_steps=1", "evaluation.held_out=18")
+def test_a_loss_that_is_not_finite_is_one_sentence_and_saves_nothing(recipe: Path, tmp_path: Path) -> None:
+    changes = ["schedule.lr=1e30", "schedule.warmup_steps=0", "data.stages.0.epochs=4", "checkpoint.every_steps=10"]
+    command = [*DAVINCI, "train", str(recipe), *changes]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "nothing of this step is saved" in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "run" / "latest").exists()
+
+
+def test_damaged_progress_and_metrics(recipe: Path, tmp_path: Path) -> None:
+    changes = ["data.stages.0.epochs=2", "checkpoint.every_steps=1"]
+    subprocess.run([*DAVINCI, "train", str(recipe), *changes], check=True, capture_output=True)
+    (tmp_path / "run" / "latest").write_text("step_0000001\n")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    whole = metrics.read_text()
+    metrics.write_text("{" + whole)
+    assert "metrics.jsonl has a damaged line" in refuse("train", recipe, *changes, cwd=tmp_path)
+    metrics.write_text(whole)
+    (tmp_path / "run" / "step_0000001" / "progress.json").write_text("{}")
+    assert "progress.json is damaged" in refuse_training(recipe, *changes)
+
+
+def test_weights_that_are_damaged(recipe: Path, tmp_path: Path) -> None:
+    write_model(tmp_path / "weights")
+    (tmp_path / "weights" / "model.safetensors").write_bytes(b"rubbish")
+    assert "model.safetensors is damaged" in refuse("train", recipe, "init_from=weights", cwd=tmp_path)
+    (tmp_path / "weights" / "model.safetensors").unlink()
+    index = {"weight_map": {"model.embed_tokens.weight": "model-00001.safetensors"}}
+    (tmp_path / "weights" / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "does not exist: the index names it" in refuse("train", recipe, "init_from=weights", cwd=tmp_path)
+
+
+def test_a_later_stage_that_megatron_refuses_is_refused_before_the_first_trains(recipe: Path) -> None:
+    values = yaml.safe_load(recipe.read_text())
+    [first] = values["data"]["stages"]
+    values["data"]["stages"].append({**first, "name": "second", "megatron": {"sequence_parallel": True}})
+    recipe.write_text(yaml.safe_dump(values))
+    assert "sequence" in refuse_training(recipe).lower()
+
+
+def test_a_stage_without_data(recipe: Path, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "long", [40, 50])
+    drop = [f"data.stages.0.blend.0.corpus={tmp_path / 'long'}", "data.seq_length=32", "data.long_documents=drop"]
+    assert "stage only has no documents" in refuse_training(recipe, *drop)
+    evaluated = ["evaluation.every_steps=1", "evaluation.held_out=1"]
+    assert "long has 0 documents to choose from" in refuse_training(recipe, *drop, *evaluated)
+    assert "corpus has 17 documents" in refuse_training(recipe, evaluated[0], "evaluation.held_out=17")
 
 
 def test_a_plan_with_held_out_documents(recipe: Path) -> None:

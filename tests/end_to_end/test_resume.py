@@ -79,12 +79,14 @@ def test_a_finished_run_does_nothing_and_refuses_another_recipe(three_epochs: di
     recipe = write_recipe(three_epochs, tmp_path, "run")
     finish(start(recipe, 1))
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.distcp")}
-    assert "after step 14" in finish(start(recipe, 1))
+    assert "is finished after step 14" in finish(start(recipe, 1))
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.distcp")} == before
     write_model(tmp_path / "other", hidden_size=32)
     for change, message in (
         ("seed=5", "trained with other data, batch size or seed"),
         (f"model={tmp_path / 'other'}", "trained with another model"),
+        ("megatron.bf16=true", "trained with another use_distributed_optimizer or bf16"),
+        ("data.stages.0.name=renamed", "trained with other data, batch size or seed"),
     ):
         command = [sys.executable, "-m", "megatron_davinci.train", str(recipe), change]
         refused = subprocess.run(command, capture_output=True, text=True, check=False)

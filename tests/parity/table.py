@@ -34,6 +34,8 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {  # name: (ranks, megatron fie
     "DP2+distributed optimizer": (2, DISTRIBUTED),
     "DP2+distributed optimizer, overlapped": (2, {**DISTRIBUTED, **OVERLAP}),
     "TP2xPP2+SP": (4, {**TP2, **PP2, **SP}),
+    "DP2xTP2+SP+distributed optimizer, overlapped": (4, {**TP2, **SP, **DISTRIBUTED, **OVERLAP}),
+    "CP2xPP2 interleaved": (4, {**CP2, **PP2, "virtual_pipeline_model_parallel_size": 2}),
     "CP2xTP2": (4, {**CP2, **TP2}),
     "CP2xTP2+SP": (4, {**CP2, **TP2, **SP}),
 }

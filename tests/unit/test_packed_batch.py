@@ -1,6 +1,7 @@
 """Laws of a packed micro-batch and of the order of batches: what is a label, a segment, padding; what comes when."""
 
 import sysconfig
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,7 @@ def test_held_out_documents_are_never_drawn_and_are_what_is_evaluated(tmp_path: 
     held_out = {span.document for sequence in sequences for span in sequence}
     assert name == "corpus" and len(held_out) == 3 and len(documents) == 7
     assert set(_drawn(batches)) == set(range(7)) - held_out
-    with pytest.raises(InputError, match=r"evaluation\.held_out is 7, but .* has 7 documents"):
+    with pytest.raises(InputError, match=r"evaluation\.held_out is 7, but .* has 7 documents to choose from"):
         _batches(tmp_path / "all", [3] * 7, evaluation={"every_steps": 1, "held_out": 7})
 
 
@@ -176,8 +177,43 @@ def test_a_plan_that_was_made_on_start_is_kept_and_ties_later_layouts(tmp_path: 
     first.stages[0].keep_plan()
     same = parse_recipe({**first.recipe.model_dump(), "seed": first.recipe.seed})
     assert GlobalBatches(same).stages[0].order == first.stages[0].order
-    with pytest.raises(InputError, match="pack with --document-alignment 4"):
+    with pytest.raises(InputError, match="packed with --document-alignment 4"):
         GlobalBatches(parse_recipe({**first.recipe.model_dump(), "megatron": {"context_parallel_size": 2}}))
+
+
+def test_a_kept_plan_of_other_rules_is_not_taken_up(tmp_path: Path) -> None:
+    """A run that was stopped before its first checkpoint may begin again with documents held out."""
+    lengths = np.random.default_rng(0).integers(1, 16, 40).tolist()
+    first = _batches(tmp_path, lengths, unit="sequences", global_size=4)
+    (tmp_path / "run").mkdir()
+    first.stages[0].keep_plan()
+    changed = {**first.recipe.model_dump(), "evaluation": {"every_steps": 1, "held_out": 5}}
+    again = GlobalBatches(parse_recipe(changed))
+    [(_, _, sequences)] = again.held_out.sources(again.recipe, 0)
+    held_out = {span.document for sequence in sequences for span in sequence}
+    assert len(held_out) == 5 and not held_out & set(_drawn(again))
+
+
+def test_a_plan_that_takes_a_document_in_part_is_refused(tmp_path: Path) -> None:
+    corpus = Corpus(write_corpus(tmp_path / "planned", [5, 40, 7]))
+    whole = pack_documents(corpus.lengths, SEQ_LENGTH, "split")
+    stage = {"plan": str(tmp_path / "plan"), "blend": [{"corpus": str(tmp_path / "planned")}]}
+    save_plan(whole, [corpus], tmp_path / "plan")
+    batches = _batches(tmp_path, [5, 40, 7], "error", unit="sequences", stage=stage)  # the plan has split already
+    assert batches.stages[0].tally_of_an_epoch().tokens == 52
+    (tmp_path / "plan").unlink()
+    first = int(np.flatnonzero(whole.document == 1)[0])
+    start = whole.start.copy()
+    start[first] += 1
+    save_plan(replace(whole, start=start), [corpus], tmp_path / "plan")
+    with pytest.raises(InputError, match="takes a document in part, or twice"):
+        _batches(tmp_path / "again", [5, 40, 7], unit="sequences", stage=stage)
+
+
+def test_padding_is_cut_small(tmp_path: Path) -> None:
+    stage = _batches(tmp_path, [16, 16], stage={"seq_length": 2048}).stages[0]
+    filler = pack_micro_batch(stage.documents, [[]], 2048, 1, 1.0)
+    assert max(b - a for a, b in pairwise(filler.boundaries)) <= 512 and len(filler.rows) == 0
 
 
 def test_a_plan_for_context_parallelism_serves_every_smaller_layout(tmp_path: Path) -> None:

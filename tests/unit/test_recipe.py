@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import write_model
 
 from data_prep import InputError
 from megatron_davinci.models.config import load_model_config
@@ -43,7 +44,12 @@ def recipe_file(recipe_values: dict[str, Any], tmp_path: Path) -> Path:
         ("evaluation.every_steps=5", "the recipe lacks 'evaluation.held_out'"),
         ("schedule.warmup_fraction=1.0", "schedule.warmup_fraction is 1.0"),
         ("megatron.window_size=[1, 0]", "megatron.window_size is not used in training yet"),
-        ("megatron.optimizer=adamw", "megatron.optimizer is 'adamw'; it must be adam or sgd"),
+        ("megatron.optimizer=sgd", "megatron.optimizer is 'sgd'; it must be adam"),
+        ("megatron.adam_beta1=1.5", "megatron.adam_beta1 is 1.5; it must be at least 0.0 and below 1.0"),
+        ("megatron.clip_grad=-1.0", "megatron.clip_grad is -1.0; it must be at least 0.0"),
+        ("megatron.overlap_param_gather=true", "nothing to gather without use_distributed_optimizer"),
+        ("schedule.lr=.inf", "schedule.lr is inf"),
+        ("checkpoint.dir=", "checkpoint.dir is None"),
         ("seed=-1", "seed is -1"),
         ("data.stages.5.epochs=2", "has no section 5 there"),
         ("data.stages.x.epochs=2", "has no section x there"),
@@ -76,7 +82,10 @@ def test_the_resolved_recipe_says_the_same(recipe_file: Path, tmp_path: Path) ->
     assert load_recipe(tmp_path / "resolved.yaml", []) == recipe
 
 
-@pytest.mark.parametrize("preset, parameters", [("qwen2.5-72b", 72_706_203_648), ("qwen2.5-32b", 32_763_876_352)])
+@pytest.mark.parametrize(
+    "preset, parameters",
+    [("qwen2.5-72b", 72_706_203_648), ("qwen2.5-32b", 32_763_876_352), ("qwen3-14b", 14_768_307_200)],
+)
 def test_presets_have_the_published_number_of_parameters(preset: str, parameters: int) -> None:
     assert load_model_config(preset).num_parameters() == parameters
 
@@ -105,6 +114,36 @@ def test_a_stage_takes_over_what_it_does_not_set(recipe_values: dict[str, Any]) 
     assert last.megatron == {"clip_grad": 0.5, "context_parallel_size": 2} and last.document_alignment == 4
     with pytest.raises(InputError, match="names only, only: give each its own"):
         parse_recipe(two_stages(recipe_values, name="only"))
+
+
+def test_layers_that_recomputation_does_not_divide_are_refused(recipe_file: Path) -> None:
+    fields = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 3}
+    with pytest.raises(InputError, match="layers of a pipeline chunk is 4, which recompute_num_layers = 3"):
+        load_recipe(recipe_file, [f"megatron.{name}={value}" for name, value in fields.items()])
+
+
+def test_stages_agree_on_what_a_saved_optimizer_can_be_taken_up_by(recipe_values: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="stage second has another use_distributed_optimizer or bf16 than the first"):
+        parse_recipe(two_stages(recipe_values, megatron={"bf16": True}))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"num_hidden_layers": "4"}, "num_hidden_layers '4'; it must be a whole number"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers 0; it must be a whole number from 1 on"),
+        ({"num_key_value_heads": 3}, "4 heads for 3 key-value heads"),
+        ({"head_dim": 15}, "a head_dim of 15: RoPE turns pairs"),
+        ({"rope_theta": "x"}, "rope_theta 'x'"),
+        ({"rms_norm_eps": None}, "rms_norm_eps None"),
+        ({"model_type": "gpt2"}, "model_type 'gpt2'; known: qwen2, qwen3, llama"),
+        ({"model_type": "llama", "mlp_bias": True}, "mlp_bias True; for llama it must be False"),
+        ({"model_type": "llama", "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "scales RoPE"),
+    ],
+)
+def test_a_config_that_makes_no_model_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_model_config(str(write_model(tmp_path / "model", **change)))
 
 
 def test_stages_share_a_schedule_unless_they_have_their_own(recipe_values: dict[str, Any]) -> None:
