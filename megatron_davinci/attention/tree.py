@@ -1,0 +1,72 @@
+"""Attention in a tree of rows: branches share the keys and values of what they grow from.
+
+T = rows of the micro-batch, h = query heads, g = key-value heads, d = head dimension, b = branches of a call, n = rows
+of the longest.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
+from megatron.core.packed_seq_params import PackedSeqParams
+from torch import Tensor
+
+from megatron_davinci.attention.merged import Part, merged_attention
+
+
+class Call(NamedTuple):
+    """Branches that grow from the same place: each row sees every row of `prefix`, and its own branch up to itself.
+
+    `rows` (b, n): row numbers of each branch, -1 after the end of a shorter one. `prefix`: ranges of rows.
+    """
+
+    rows: Tensor
+    prefix: tuple[tuple[int, int], ...]
+
+
+@dataclass
+class TreeSegments(PackedSeqParams):
+    """Rides as `packed_seq_params`, which Megatron hands to every layer and keeps for every recomputation.
+
+    `qkv_format` stays None: rows come as (T, 1, heads, d). position_ids (T,): RoPE positions. Rows in no call give 0.
+    """
+
+    position_ids: Tensor | None = None
+    calls: Sequence[Call] = ()
+
+
+def attend_tree(query: Tensor, key: Tensor, value: Tensor, calls: Sequence[Call], scale: float) -> Tensor:
+    """query (T, h, d), key and value (T, g, d) -> (T, h * d)."""
+    outputs, places = [], []
+    for rows, prefix in calls:
+        flat = rows.flatten()
+        safe = flat.clamp_min(0)  # what stands for a missing row is computed and thrown away; no real row sees it
+        own_key, own_value = (x.index_select(0, safe).unflatten(0, rows.shape) for x in (key, value))
+        parts = [Part(key[None, a:b], value[None, a:b], causal=False) for a, b in prefix if a < b]
+        out = merged_attention(query.index_select(0, safe), [*parts, Part(own_key, own_value, causal=True)], scale)
+        outputs.append(out[flat >= 0].flatten(1))
+        places.append(flat[flat >= 0])
+    zeros = query.new_zeros(query.size(0), query.size(1) * query.size(2))
+    return zeros.index_copy(0, torch.cat(places), torch.cat(outputs)) if outputs else zeros
+
+
+class PositionRotary(RotaryEmbedding):
+    """RotaryEmbedding that turns each row by its own position where TreeSegments give them.
+
+    GPTModel passes what `get_rotary_seq_len` returns on to `forward`: here the positions themselves.
+    """
+
+    def get_rotary_seq_len(self, *args: Any, **kwargs: Any) -> Any:
+        """The positions (T,) of TreeSegments, else the length of the longest sequence, as upstream."""
+        tree = next((x for x in (*args, *kwargs.values()) if isinstance(x, TreeSegments)), None)
+        return super().get_rotary_seq_len(*args, **kwargs) if tree is None else tree.position_ids
+
+    def forward(self, max_seq_len: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Angles (rows, 1, 1, d)."""
+        if not torch.is_tensor(max_seq_len):
+            angles: Tensor = super().forward(max_seq_len, *args, **kwargs)
+            return angles
+        half = torch.outer(max_seq_len.to(self.inv_freq.dtype), self.inv_freq.to(max_seq_len.device))
+        return torch.cat((half, half), -1)[:, None, None]

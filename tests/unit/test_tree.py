@@ -1,0 +1,131 @@
+"""Laws of the tree: each response sees what it would see alone, at the same positions; nothing is predicted twice."""
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from megatron_davinci.attention.packed import attend
+from megatron_davinci.attention.tree import Call, attend_tree
+from megatron_davinci.rmt.tree import Branch, Tree, TreeBatch, lay_out, split_to_fit
+
+VOCABULARY, HEADS, GROUPS, WIDTH = 50, 4, 2, 8
+
+
+def random_tree(random: torch.Generator, trunk: int, shapes: list[tuple[int, int, list[int]]]) -> Tree:
+    """`shapes`: (position, length of the instruction, lengths of the responses)."""
+
+    def draw(count: int) -> Tensor:
+        return torch.randint(0, VOCABULARY, (count,), generator=random)
+
+    predicted = torch.ones(trunk, dtype=torch.bool)
+    predicted[[p for p, _, _ in shapes if p < trunk]] = False  # Eq. 8: what RL learns, NTP leaves out
+    return Tree(draw(trunk), predicted, [Branch(p, draw(n), [draw(r) for r in lengths]) for p, n, lengths in shapes])
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> Tree:
+    trunk = draw(st.integers(1, 12))
+    positions = draw(st.lists(st.integers(1, trunk), unique=True, max_size=3))
+    responses = st.lists(st.integers(0, 5), min_size=1, max_size=4)
+    shapes = [(p, draw(st.integers(0, 3)), draw(responses)) for p in sorted(positions)]
+    return random_tree(torch.Generator().manual_seed(draw(st.integers(0, 99))), trunk, shapes)
+
+
+def alone(tree: Tree) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """(tokens, rows, labels) of the document, and of each response as a sequence of its own."""
+    labels = tree.predicted[1:].nonzero()[:, 0] + 1
+    found = [(tree.trunk, labels - 1, tree.trunk[labels])]
+    for branch in tree.branches:
+        prompt = torch.cat([tree.trunk[: branch.position], branch.instruction])
+        for response in branch.responses:
+            rows = torch.arange(len(prompt) - 1, len(prompt) + len(response) - 1)
+            found.append((torch.cat([prompt, response]), rows, response))
+    return found
+
+
+def embed(tables: Tensor, tokens: Tensor, positions: Tensor) -> list[Tensor]:
+    """Queries, keys and values that hang on token and position alone, as a first layer's do."""
+    mixed = tables[0][tokens] + tables[1][positions]
+    q, k, v = mixed.split([HEADS * WIDTH, GROUPS * WIDTH, GROUPS * WIDTH], 1)
+    return [x.unflatten(1, (-1, WIDTH)) for x in (q, k, v)]
+
+
+def shared(tables: Tensor, batch: TreeBatch) -> tuple[Tensor, Tensor]:
+    """What the rows that predict something see: of the NTP triples, of the RL triples."""
+    calls = [Call(call.rows, call.prefix) for call in batch.calls]
+    seen = attend_tree(*embed(tables, batch.tokens, batch.position_ids), calls, 0.3)
+    return seen[batch.ntp.rows], seen[batch.rl.rows]
+
+
+def unshared(tables: Tensor, several: list[Tree]) -> tuple[Tensor, Tensor]:
+    """The same, one sequence after the other."""
+    ntp, rl = [], []
+    for tree in several:
+        for number, (tokens, rows, _) in enumerate(alone(tree)):
+            q, k, v = embed(tables, tokens, torch.arange(len(tokens)))
+            (rl if number else ntp).append(attend(q, k, v, 0.3).flatten(1)[rows])
+    nothing = torch.zeros(0, HEADS * WIDTH)
+    return torch.cat([nothing, *ntp]), torch.cat([nothing, *rl])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(trees(), min_size=1, max_size=3), st.integers(0, 7))
+def test_a_tree_sees_what_each_response_sees_alone(several: list[Tree], padding: int) -> None:
+    batch = lay_out(several, sum(tree.num_rows for tree in several) + padding)
+    g = torch.Generator().manual_seed(1)
+    tables = torch.randn(2, VOCABULARY, (HEADS + 2 * GROUPS) * WIDTH, generator=g, requires_grad=True)
+    found, expected = (torch.cat(x) for x in (shared(tables, batch), unshared(tables, several)))
+    assert found.shape == expected.shape
+    if not len(found):
+        return
+    assert (found - expected).abs().max() < 1e-5
+    factor = torch.randn(found.shape, generator=g)
+    gradients = [torch.autograd.grad((x * factor).sum(), tables)[0] for x in (found, expected)]
+    assert (gradients[0] - gradients[1]).abs().max() < 2e-5
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(trees(), min_size=1, max_size=3))
+def test_rows_predict_the_tokens_that_they_would_predict_alone(several: list[Tree]) -> None:
+    batch = lay_out(several, sum(tree.num_rows for tree in several))
+    ntp = torch.cat([alone(tree)[0][2] for tree in several])
+    responses = [labels for tree in several for _, _, labels in alone(tree)[1:]]
+    assert batch.ntp.labels.equal(ntp) and batch.rl.labels.equal(torch.cat([ntp[:0], *responses]))
+    assert [int((batch.rl.group == number).sum()) for number in range(len(responses))] == [len(r) for r in responses]
+    assert [int((batch.ntp.group == n).sum()) for n, tree in enumerate(several)] == [
+        int(tree.predicted[1:].sum()) for tree in several
+    ]
+
+
+def test_one_row_predicts_the_first_token_of_every_response() -> None:
+    tree = random_tree(torch.Generator().manual_seed(0), 6, [(4, 2, [3, 3, 1])])
+    batch = lay_out([tree], tree.num_rows)
+    assert batch.rl.rows.tolist().count(7) == 3  # the last row of the instruction
+    assert batch.position_ids.tolist() == [0, 1, 2, 3, 4, 5, 4, 5, 6, 7, 8, 6, 7, 8, 6]
+    assert 3 not in batch.ntp.rows.tolist()  # the label at the selected position is left to RL
+
+
+@settings(max_examples=60, deadline=None)
+@given(trees(), st.integers(0, 10))
+def test_a_split_tree_keeps_every_response_and_every_label_once(tree: Tree, room: int) -> None:
+    largest = max((len(b.instruction) + len(r) for b in tree.branches for r in b.responses), default=0)
+    width = len(tree.trunk) + largest + room
+    parts = split_to_fit(tree, width)
+    assert all(part.num_rows <= width for part in parts)
+    assert sum(int(part.predicted.sum()) for part in parts) == int(tree.predicted.sum())
+    whole = lay_out([tree], tree.num_rows)
+    batches = [lay_out([part], width) for part in parts]
+    assert torch.cat([batch.rl.labels for batch in batches]).equal(whole.rl.labels)
+    assert torch.cat([batch.ntp.labels for batch in batches]).equal(whole.ntp.labels)
+    seen = Counter((b.position, tuple(r.tolist())) for part in parts for b in part.branches for r in b.responses)
+    assert seen == Counter((b.position, tuple(r.tolist())) for b in tree.branches for r in b.responses)
+
+
+def test_what_fits_nowhere_is_said() -> None:
+    tree = random_tree(torch.Generator().manual_seed(0), 6, [(4, 2, [3])])
+    with pytest.raises(ValueError, match="a document of 6 tokens and a response of 5 exceed 10 rows"):
+        split_to_fit(tree, 10)
