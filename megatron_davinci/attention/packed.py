@@ -20,9 +20,9 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from megatron_davinci.attention.merged import Part, merged_attention
+from megatron_davinci.attention.tree import TreeSegments, attend_tree
 from megatron_davinci.data.packed import rows_of_context_rank
-
-MASKED_ROWS = 512
 
 
 @dataclass
@@ -52,7 +52,7 @@ class PackedSegments(PackedSeqParams):
 
 
 class PackedAttention(MegatronModule):
-    """A `core_attention` for Megatron's SelfAttention, for packed rows (qkv_format "thd"), on any device.
+    """A `core_attention` for Megatron's SelfAttention: packed rows (qkv_format "thd"), or the rows of trees.
 
     Megatron's own local attention refuses packed rows. Here each segment of `cu_seqlens` is one call of torch's fused
     attention, so memory stays linear in the length of a document. Under context parallelism keys and values are
@@ -81,11 +81,15 @@ class PackedAttention(MegatronModule):
         attention_mask: None,
         attn_mask_type: Any = None,
         attention_bias: None = None,
-        packed_seq_params: PackedSegments | None = None,
+        packed_seq_params: PackedSegments | TreeSegments | None = None,
     ) -> Tensor:
-        """query (T, h, d), key and value (T, g, d) -> (T, h*d)."""
+        """query (T, h, d), key and value (T, g, d) -> (T, h*d); with TreeSegments all have an axis of 1 after T."""
         assert packed_seq_params is not None, "cu_seqlens must reach every pipeline stage"
         assert attention_mask is None and attention_bias is None
+        if isinstance(packed_seq_params, TreeSegments):
+            assert self.cp_group.size() == 1, "a tree is not cut over context ranks"
+            calls = packed_seq_params.calls
+            return attend_tree(query[:, 0], key[:, 0], value[:, 0], calls, self.softmax_scale)[:, None]
         boundaries = packed_seq_params.boundaries
         context = self.cp_group.size()
         assert boundaries[-1] == query.size(0) * context, "every row, padding too, belongs to a segment"
@@ -103,8 +107,11 @@ class PackedAttention(MegatronModule):
         for start, end in pairwise(boundaries):
             chunk = (end - start) // (2 * context)
             for number in (rank, 2 * context - 1 - rank):
-                seen = slice(start, start + (number + 1) * chunk)
-                yield attend(query[at : at + chunk], key[seen], value[seen], self.softmax_scale)
+                own = start + number * chunk
+                seen = [Part(key[None, own : own + chunk], value[None, own : own + chunk], causal=True)]
+                if own > start:
+                    seen.append(Part(key[None, start:own], value[None, start:own], causal=False))
+                yield merged_attention(query[at : at + chunk], seen, self.softmax_scale)
                 at += chunk
 
     def _gather(self, rows: Tensor, boundaries: Sequence[int]) -> Tensor:
@@ -116,25 +123,7 @@ class PackedAttention(MegatronModule):
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Causal attention of the last rows of a document: the last query sees every key, the one before it one less.
-
-    query (n, h, d), key and value (m, g, d) with m >= n -> (n, h, d). Memory grows with m, not with n * m.
-    """
-    before = key.size(0) - query.size(0)
-    if before == 0:
-        return _fused(query, key, value, scale, None)
-    # torch's causal mask is for equal lengths, and one mask for all rows would be n * m: a block of rows at a time.
-    blocks = []
-    for at in range(0, query.size(0), MASKED_ROWS):
-        rows = query[at : at + MASKED_ROWS]
-        seen = before + at + rows.size(0)
-        mask = torch.ones(rows.size(0), seen, dtype=torch.bool, device=query.device).tril(before + at)
-        blocks.append(_fused(rows, key[:seen], value[:seen], scale, mask))
-    return torch.cat(blocks)
-
-
-def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))  # (1, heads, length, d)
-    gqa = q.size(1) != k.size(1)
-    out = scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=scale, enable_gqa=gqa)
+    """Causal attention inside one segment: query (n, h, d), key and value (n, g, d) -> (n, h, d)."""
+    q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))  # (1, heads, n, d)
+    out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.size(1) != k.size(1))
     return out[0].transpose(0, 1)

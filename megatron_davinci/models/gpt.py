@@ -13,6 +13,7 @@ from megatron.core.tensor_parallel.mappings import (
 )
 from torch import Tensor
 
+from megatron_davinci.attention.tree import PositionRotary
 from megatron_davinci.objectives.token_scores import score_tokens
 
 
@@ -31,6 +32,7 @@ class ScoringGPTModel(GPTModel):
 
     def __init__(self, *args: Any, unpadded_vocab_size: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.rotary_pos_emb.__class__ = PositionRotary  # which turns by given positions too, and is the same else
         if self.post_process:
             # GPTModel makes its output layer itself. Ours has the same weights, and differs in `forward` alone.
             self.output_layer.__class__ = ScoringOutputLayer

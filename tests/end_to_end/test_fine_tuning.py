@@ -1,5 +1,6 @@
 """Law: mid-training, then fine-tuning on conversations, is one recipe; what the mask leaves out contributes nothing."""
 
+import copy
 import gzip
 import subprocess
 import sys
@@ -120,7 +121,7 @@ def test_the_handoff_is_that_of_two_runs(corpora: Path, tmp_path: Path) -> None:
 def test_what_follows_the_last_trained_token_changes_no_gradient(recipe_values: dict[str, Any], tmp_path: Path) -> None:
     lengths = [40, 30, 20, 35]
     masks = [[0] * 5 + [1] * (length - 15) + [0] * 10 for length in lengths]  # each ends in a turn of the user
-    found = []
+    recipes = []
     for name in ("original", "changed"):
         prefix = write_corpus(tmp_path / name, lengths, masks=masks)
         if name == "changed":
@@ -129,6 +130,7 @@ def test_what_follows_the_last_trained_token_changes_no_gradient(recipe_values: 
                 tokens[start + length - 10 : start + length] ^= 1
             tokens.flush()
         recipe_values["data"]["stages"][0]["blend"] = [{"corpus": str(prefix)}]
-        found.append(run_on_ranks(gradients, 1, recipe_values)[0])
+        recipes.append(copy.deepcopy(recipe_values))
+    [found] = run_on_ranks(gradients, 1, recipes)
     assert found[0][0] == found[1][0]
     assert all(torch.equal(gradient, found[1][1][name]) for name, gradient in found[0][1].items())

@@ -7,7 +7,7 @@ import torch
 from megatron_davinci.checkpoint.manager import CheckpointManager
 from megatron_davinci.data.batches import GlobalBatches
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.recipe import parse_recipe
+from megatron_davinci.recipe import Recipe, parse_recipe
 from megatron_davinci.testing.gather import gather_gradients
 from megatron_davinci.testing.logits import pack_documents_for_logits, packed_logits
 from megatron_davinci.train.loop import build_trainer, train
@@ -20,11 +20,17 @@ def run(values: dict[str, Any]) -> None:
     train(parse_recipe(values))
 
 
-def logits(values: dict[str, Any], documents: list[list[int]], trained: bool = False) -> list[torch.Tensor]:
-    """Logits of packed documents in one process: by a recipe's first weights and, if asked, by its checkpoint's."""
-    recipe = parse_recipe(values)
+def logits(
+    recipes: list[dict[str, Any]], documents: list[list[int]], trained: bool = False
+) -> list[list[torch.Tensor]]:
+    """Per recipe, logits of packed documents in one process: by its first weights and, if asked, its checkpoint's."""
+    with world():
+        return [_logits(parse_recipe(values), documents, trained) for values in recipes]
+
+
+def _logits(recipe: Recipe, documents: list[list[int]], trained: bool) -> list[torch.Tensor]:
     model, stage = load_model_config(recipe.model), recipe.stage(0)
-    with world(), model_parallel(stage, recipe.seed) as device:
+    with model_parallel(stage, recipe.seed) as device:
         trainer = build_trainer(recipe, stage, model, device)
         found = [packed_logits(trainer, pack_documents_for_logits(documents))]
         if trained:
@@ -34,11 +40,15 @@ def logits(values: dict[str, Any], documents: list[list[int]], trained: bool = F
         return [scores[:, : model.vocab_size] for scores in found if scores is not None]
 
 
-def gradients(values: dict[str, Any]) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss and gradients of a recipe's first batch, by its first weights."""
-    recipe = parse_recipe(values)
+def gradients(recipes: list[dict[str, Any]]) -> list[tuple[float, dict[str, torch.Tensor]]]:
+    """Per recipe, loss and gradients of its first batch, by its first weights."""
+    with world():
+        return [_gradients(parse_recipe(values)) for values in recipes]
+
+
+def _gradients(recipe: Recipe) -> tuple[float, dict[str, torch.Tensor]]:
     batches = GlobalBatches(recipe).stages[0]
-    with world(), model_parallel(batches.recipe, recipe.seed) as device:
+    with model_parallel(batches.recipe, recipe.seed) as device:
         trainer = build_trainer(recipe, batches.recipe, load_model_config(recipe.model), device)
         loss, _ = trainer.gradients(batches, 0)
         return loss, gather_gradients(trainer)

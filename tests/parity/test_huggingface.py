@@ -55,10 +55,50 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=FAMILIES)
-def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A Hugging Face directory with random weights of a family."""
-    folder = write_model(tmp_path / "random", **FAMILIES[request.param])
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A Hugging Face directory with random weights of each family."""
+    folder = tmp_path_factory.mktemp("families")
+    return {name: write_random_model(folder / str(i), fields) for i, (name, fields) in enumerate(FAMILIES.items())}
+
+
+@pytest.fixture(scope="module")
+def recipes(directories: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """For each family, a recipe over documents with a loss mask, from its weights."""
+    folder = tmp_path_factory.mktemp("masked")
+    masks = [[int((i // 5 + length) % 3 > 0) for i in range(length)] for length in LENGTHS]
+    stage = {"name": "fine-tuning", "blend": [{"corpus": str(write_corpus(folder / "corpus", LENGTHS, masks=masks))}]}
+    return [
+        {
+            "model": str(directory),
+            "init_from": str(directory),
+            "data": {"seq_length": 128, "stages": [stage]},
+            "batch": {"global_size": 18},
+            "schedule": {"lr": 1e-2},
+            "checkpoint": {"dir": str(folder / "run")},
+        }
+        for directory in directories.values()
+    ]
+
+
+@pytest.fixture(scope="module")
+def logits(recipes: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Megatron's, by family."""
+    [found] = run_on_ranks(huggingface.logits, 1, recipes, DOCUMENTS)
+    return {family: scores for family, [scores] in zip(FAMILIES, found, strict=True)}
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def gradients(request: pytest.FixtureRequest, recipes: list[dict[str, Any]]) -> dict[str, Any]:
+    """Megatron's loss and gradients, by family, in one layout."""
+    ranks, megatron = LAYOUTS[request.param]
+    found = run_on_ranks(huggingface.gradients, ranks, [{**values, "megatron": megatron} for values in recipes])[0]
+    return dict(zip(FAMILIES, found, strict=True))
+
+
+def write_random_model(folder: Path, fields: dict[str, Any]) -> Path:
+    """config.json and weights, in the form that transformers writes."""
+    write_model(folder, **fields)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
     for name, parameter in model.named_parameters():  # fresh biases are zero, norms one: they would prove nothing
@@ -91,25 +131,22 @@ def transformers_gradients(directory: Path, corpus: Corpus) -> tuple[float, dict
     return float(total.detach() / count), found  # type: ignore[return-value]
 
 
-def test_weights_from_hugging_face_give_its_logits(recipe_values: dict[str, Any], directory: Path) -> None:
-    values = {**recipe_values, "model": str(directory), "init_from": str(directory)}
-    [[found]] = run_on_ranks(huggingface.logits, 1, values, DOCUMENTS)
-    expected = transformers_logits(directory)
-    assert found.shape == expected.shape and (found - expected).abs().max() <= 1e-4
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_packed_and_masked_gradients_are_those_of_transformers(
-    recipe_values: dict[str, Any], tmp_path: Path, directory: Path, layout: str
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_from_hugging_face_give_its_logits(
+    directories: dict[str, Path], logits: dict[str, torch.Tensor], family: str
 ) -> None:
-    masks = [[int((i // 5 + length) % 3 > 0) for i in range(length)] for length in LENGTHS]
-    corpus = write_corpus(tmp_path / "masked", LENGTHS, masks=masks)
-    ranks, megatron = LAYOUTS[layout]
-    stage = {"name": "fine-tuning", "blend": [{"corpus": str(corpus)}]}
-    values = {**recipe_values, "model": str(directory), "init_from": str(directory), "megatron": megatron}
-    values["data"] = {"seq_length": 128, "stages": [stage]}
-    loss, found = run_on_ranks(huggingface.gradients, ranks, values)[0]
-    expected_loss, expected = transformers_gradients(directory, Corpus(corpus))
+    expected = transformers_logits(directories[family])
+    assert logits[family].shape == expected.shape and (logits[family] - expected).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_and_masked_gradients_are_those_of_transformers(
+    directories: dict[str, Path], recipes: list[dict[str, Any]], gradients: dict[str, Any], family: str
+) -> None:
+    directory = directories[family]
+    corpus = Corpus(recipes[0]["data"]["stages"][0]["blend"][0]["corpus"])
+    loss, found = gradients[family]
+    expected_loss, expected = transformers_gradients(directory, corpus)
     assert loss == pytest.approx(expected_loss, rel=1e-6)
     model = load_model_config(str(directory))
     compared, largest = 0, max(gradient.abs().max() for gradient in expected.values())
@@ -125,16 +162,18 @@ def test_packed_and_masked_gradients_are_those_of_transformers(
     assert compared == len(expected)
 
 
+@pytest.mark.parametrize("family", ["qwen2, tied, 300 tokens", "qwen3, heads wider than the model"])
 def test_the_exported_model_has_the_trained_models_logits(
-    recipe_values: dict[str, Any], tmp_path: Path, directory: Path
+    recipe_values: dict[str, Any], directories: dict[str, Path], tmp_path: Path, family: str
 ) -> None:
     ranks, megatron = LAYOUTS["TP2xPP2+SP"]
-    values = {**recipe_values, "model": str(directory), "megatron": megatron, "batch": {"global_size": 6}}
+    model = str(directories[family])
+    values = {**recipe_values, "model": model, "megatron": megatron, "batch": {"global_size": 6}}
     run_on_ranks(huggingface.run, ranks, values)
     exported = tmp_path / "hf"
     export_to_hf(tmp_path / "run", exported, tokenizer=None)
 
     alone = {**values, "megatron": {}}  # the checkpoint is loaded into another layout than it was saved from
-    [[before, trained]] = run_on_ranks(huggingface.logits, 1, alone, DOCUMENTS, True)
+    [[[before, trained]]] = run_on_ranks(huggingface.logits, 1, [alone], DOCUMENTS, True)
     assert (trained - before).abs().max() > 0.01  # it has learnt something
     assert (trained - transformers_logits(exported)).abs().max() <= 1e-4
