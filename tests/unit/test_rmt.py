@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_davinci.objectives.grpo import group_advantages, kl_terms, policy_terms
+from megatron_davinci.objectives.rmt import RmtCounts, ntp_weight, response_token_weight, rmt_loss
 from megatron_davinci.rmt.answers import can_be_boxed, last_boxed, read_response
 from megatron_davinci.rmt.curriculum import difficulty_mix, over_levels_with_candidates, token_budget
 from megatron_davinci.rmt.rewards import length_reward, matches, reward
@@ -166,3 +168,43 @@ def test_k3_in_numbers() -> None:
 @given(st.floats(-5, 0), st.floats(-5, 0))
 def test_k3_is_never_negative(one: float, other: float) -> None:
     assert float(kl_terms(torch.tensor([one]).double(), torch.tensor([other]).double())) >= 0.0
+
+
+COUNTS = RmtCounts(documents=4, positions=5, ntp_labels=200, response_tokens=50)
+
+
+def test_eq_8_and_9_in_numbers() -> None:
+    assert ntp_weight("paper", COUNTS, 0.1) == pytest.approx(0.025)
+    assert ntp_weight("per_component_tokens", COUNTS, 0.1) == pytest.approx(0.0005)
+    log_probs, weights = torch.tensor([-1.0, -3.0]), torch.tensor([0.025, 0.025])
+    terms, rl_weights = torch.tensor([2.0, -1.0]), torch.tensor([0.5, 0.5])
+    policy, ntp = rmt_loss(log_probs, weights, terms, rl_weights)
+    assert (float(policy), float(ntp)) == pytest.approx((-0.5, 0.1))
+
+
+def test_a_right_answer_becomes_likelier() -> None:
+    """The sign of Eq. 9, settled: a step down the loss raises the probability of what was rewarded."""
+    log_probs = torch.tensor([-1.0, -1.0], requires_grad=True)
+    terms = policy_terms("reinforce", log_probs, log_probs.detach(), torch.tensor([1.0, -1.0]))
+    sum(rmt_loss(log_probs[:0], torch.zeros(0), terms, torch.ones(2))).backward()  # type: ignore[union-attr]
+    assert log_probs.grad is not None and log_probs.grad.tolist() == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "normalization, policy, weight",
+    [
+        ("paper", "reinforce", 1 / (5 * 8)),
+        ("paper", "grpo", 1 / (5 * 8 * 10)),
+        ("paper", "dapo", 1 / 50),
+        ("per_component_tokens", "reinforce", 1 / 50),
+        ("per_component_tokens", "grpo", 1 / 50),
+    ],
+)
+def test_what_a_token_of_a_response_weighs(normalization: Any, policy: Any, weight: float) -> None:
+    assert response_token_weight(normalization, policy, COUNTS, responses=8, tokens=10) == pytest.approx(weight)
+
+
+def test_an_empty_response_and_an_empty_batch_weigh_nothing_that_is_not_finite() -> None:
+    empty = RmtCounts(documents=0, positions=0, ntp_labels=0, response_tokens=0)
+    assert ntp_weight("paper", empty, 0.1) == 0.1 and ntp_weight("per_component_tokens", empty, 0.1) == 0.1
+    assert math.isfinite(response_token_weight("paper", "grpo", COUNTS, responses=1, tokens=0))
