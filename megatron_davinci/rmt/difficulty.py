@@ -1,0 +1,92 @@
+"""Which positions of a document are asked for: candidates by difficulty, and a draw from them.
+
+A position's difficulty is the entropy, in nats, of an annotating model's prediction of the token there.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_davinci.rmt.answers import can_be_boxed
+from megatron_davinci.rmt.curriculum import Mix, over_levels_with_candidates
+
+Floats = npt.NDArray[np.float32]
+Levels = npt.NDArray[np.int8]
+NONE = -1
+NUM_LEVELS = 3  # easy, medium, hard
+
+
+class Drawn(NamedTuple):
+    """`positions` in ascending order, their `levels`; `empty_levels`: draws for which a wanted level had nothing."""
+
+    positions: list[int]
+    levels: list[int]
+    empty_levels: int
+
+
+def levels_of(entropies: Floats, thresholds: tuple[float, float, float]) -> Levels:
+    """Level of each position: easy from the first threshold on, medium from the second, hard from the third; else -1."""
+    return (np.searchsorted(np.asarray(thresholds), entropies, side="right") - 1).astype(np.int8)
+
+
+def quantile_thresholds(entropies: Floats, quantiles: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Thresholds that leave the given shares of positions below them."""
+    easy, medium, hard = np.quantile(entropies.astype(np.float64), quantiles).tolist()
+    return easy, medium, hard
+
+
+def candidate_levels(
+    levels: Levels, tokens: Sequence[int], bytes_of: Callable[[int], bytes | None]
+) -> tuple[Levels, int]:
+    """Levels with -1 for positions that cannot be asked for, and how many of those a box cannot hold.
+
+    The first token follows nothing. A token without text (`bytes_of` gives None) is no answer, and braces that do not
+    balance cannot stand in \\boxed{}.
+    """
+    kept = levels.copy()
+    unboxable = 0
+    kept[:1] = NONE
+    for position in np.flatnonzero(kept != NONE).tolist():
+        text = bytes_of(tokens[position])
+        if not text:
+            kept[position] = NONE
+        elif not can_be_boxed(text):
+            kept[position] = NONE
+            unboxable += 1
+    return kept, unboxable
+
+
+def draw_positions(levels: Levels, mix: Mix, count: int, key: Sequence[int]) -> Drawn:
+    """At most `count` different positions: each time a level by the mix, then one of its candidates uniformly.
+
+    Hangs on `key` alone (seed, stage, epoch, document, step), so that a resumed run draws the same.
+    """
+    philox = np.random.Philox(key=np.random.SeedSequence(list(key)).generate_state(2, np.uint64))
+    left = [np.flatnonzero(levels == level).tolist() for level in range(NUM_LEVELS)]
+    found: list[tuple[int, int]] = []
+    empty = 0
+    while len(found) < count and any(left):
+        sizes = (len(left[0]), len(left[1]), len(left[2]))
+        # 53 bits of a raw draw as a number below 1: no release of numpy changes that
+        which, where = ((philox.random_raw(2) >> np.uint64(11)) * 2.0**-53).tolist()
+        wanted = _level_at(mix, which)
+        level = wanted if sizes[wanted] else _level_at(over_levels_with_candidates(mix, sizes), which)
+        empty += level != wanted
+        found.append((left[level].pop(int(where * sizes[level])), level))
+    found.sort()
+    return Drawn([position for position, _ in found], [level for _, level in found], empty)
+
+
+def _level_at(mix: Mix, point: float) -> int:
+    """The level in whose share of [0, 1) a point lies; never one without a share."""
+    reached = 0.0
+    last = 0
+    for level, share in enumerate(mix):
+        if share > 0.0:
+            last = level
+            reached += share
+            if point < reached:
+                return level
+    return last
