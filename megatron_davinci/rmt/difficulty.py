@@ -27,7 +27,7 @@ class Drawn(NamedTuple):
 
 
 def levels_of(entropies: Floats, thresholds: tuple[float, float, float]) -> Levels:
-    """Level of each position: easy from the first threshold on, medium from the second, hard from the third; else -1."""
+    """Level of each position: easy from the first threshold on, medium from the second, hard from the third, or -1."""
     return (np.searchsorted(np.asarray(thresholds), entropies, side="right") - 1).astype(np.int8)
 
 

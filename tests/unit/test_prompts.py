@@ -1,0 +1,41 @@
+"""Laws of the prompts: ids are put together, never text; the budget is in the instruction; the thought is opened."""
+
+from pathlib import Path
+
+import pytest
+
+from data_prep import InputError
+from data_prep.corpus import load_tokenizer
+from megatron_davinci.rmt.answers import read_response
+from megatron_davinci.rmt.prompts import Prompt, load_prompt
+
+
+def encode(text: str) -> list[int]:
+    return list(text.encode())
+
+
+@pytest.mark.parametrize("name", ["suffix_1", "wrap_1"])
+def test_a_template_opens_the_thought_and_names_the_budget(name: str) -> None:
+    prompt = load_prompt(name, encode)
+    instruction = bytes(prompt.instruction_ids(357)).decode()
+    assert instruction.endswith("<think>\n") and "357 tokens" in instruction and "\\boxed{token}" in instruction
+    assert bool(prompt.preamble_ids()) == (name == "wrap_1")
+    assert "{" not in bytes(prompt.preamble_ids()).decode()
+
+
+def test_a_prompt_with_a_real_tokenizer_reads_as_it_should(qwen_json: Path) -> None:
+    tokenizer, _ = load_tokenizer(qwen_json)
+    prompt = load_prompt("suffix_1", tokenizer.encode)
+    document = tokenizer.encode("The probability is the")
+    ids = [*prompt.preamble_ids(), *document, *prompt.instruction_ids(12)]
+    assert ids[: len(document)] == document  # ids put together: no token joins over the seam
+    assert tokenizer.decode(ids).startswith("The probability is the\n\n---\n")
+    answer = [bytes([byte]) for byte in b"so</think>\\boxed{ p}"]
+    assert read_response(answer).answer == b" p"
+
+
+def test_templates_that_are_none_are_refused() -> None:
+    with pytest.raises(InputError, match="template 'x' is unknown; known: suffix_1, wrap_1"):
+        load_prompt("x", encode)
+    with pytest.raises(InputError, match="names the budget before the text"):
+        Prompt("mine", "in {budget} tokens: ", "<think>\n", encode).preamble_ids()
