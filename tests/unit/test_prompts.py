@@ -25,8 +25,8 @@ def test_a_template_opens_the_thought_and_names_the_budget(name: str) -> None:
 
 def test_a_prompt_with_a_real_tokenizer_reads_as_it_should(qwen_json: Path) -> None:
     tokenizer, _ = load_tokenizer(qwen_json)
-    prompt = load_prompt("suffix_1", tokenizer.encode)
-    document = tokenizer.encode("The probability is the")
+    prompt = load_prompt("suffix_1", lambda text: tokenizer.encode([text])[0])
+    [document] = tokenizer.encode(["The probability is the"])
     ids = [*prompt.preamble_ids(), *document, *prompt.instruction_ids(12)]
     assert ids[: len(document)] == document  # ids put together: no token joins over the seam
     assert tokenizer.decode(ids).startswith("The probability is the\n\n---\n")
