@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
@@ -26,7 +27,7 @@ SGD_STEPS = 3
 # gradients' size, and the learning rate times that epsilon, Adam's step is SGD's to one part in a million: the
 # distributed optimizer takes no other.
 ADAM_AS_SGD = {"weight_decay": 0.0, "adam_beta1": 0.0, "adam_eps": 1e4}
-Tensors = dict[str, torch.Tensor]
+Arrays = dict[str, np.ndarray]
 
 
 def measure(recipes: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -50,11 +51,11 @@ def _in_their_layouts(recipes: list[dict[str, Any]], measure_one: Callable[..., 
     return found
 
 
-def relative_difference(one: Tensors, other: Tensors) -> float:
+def relative_difference(one: Arrays, other: Arrays) -> float:
     """Over all tensors, the largest max|difference| / max|reference|."""
     assert one.keys() == other.keys()
-    assert all(tensor.isfinite().all() for tensor in (*one.values(), *other.values()))  # max() would overlook a NaN
-    return max(float((one[name] - other[name]).abs().max() / other[name].abs().max()) for name in one)
+    assert all(np.isfinite(array).all() for array in (*one.values(), *other.values()))  # max() would overlook a NaN
+    return max(float(np.abs(one[name] - other[name]).max() / np.abs(other[name]).max()) for name in one)
 
 
 def _measure_one(values: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -62,12 +63,12 @@ def _measure_one(values: dict[str, Any], device: torch.device) -> dict[str, Any]
     batches = GlobalBatches(recipe).stages[0]
     trainer = build_trainer(recipe, batches.recipe, load_model_config(recipe.model), device)
     loss, counts = trainer.gradients(batches, 0)
-    gradients = _float(gather_gradients(trainer))
+    gradients = as_arrays(gather_gradients(trainer))
     optimizer = build_optimizer(batches.recipe.megatron, trainer.chunks)
     set_learning_rate(optimizer, recipe.schedule.lr * ADAM_AS_SGD["adam_eps"])
     steps = [trainer.step(optimizer, batches, 0) for _ in range(SGD_STEPS)]
     with gathered_weights(trainer.chunks):
-        weights = _float(gather_parameters(trainer, lambda p: p.data))
+        weights = as_arrays(gather_parameters(trainer, lambda p: p.data))
     return {
         "loss": loss,
         "labels": counts.labels,
@@ -77,8 +78,9 @@ def _measure_one(values: dict[str, Any], device: torch.device) -> dict[str, Any]
     }
 
 
-def _float(tensors: Tensors) -> Tensors:
-    return {name: tensor.float() for name, tensor in tensors.items()}
+def as_arrays(tensors: dict[str, torch.Tensor]) -> Arrays:
+    """By value: a tensor would travel to the test as an open file, and thousands of them are too many."""
+    return {name: tensor.float().numpy() for name, tensor in tensors.items()}
 
 
 def _measure_isolation_of_one(values: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+from layouts import as_arrays
 from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
@@ -113,7 +114,7 @@ def _run(trainer: Trainer, batches: list[Batch]) -> dict[str, Any]:
         forward_only=False,
     )
     loss = global_loss([entry["loss"] for entry in losses], trainer.device)
-    return {"loss": loss, "gradients": gather_gradients(trainer)}
+    return {"loss": loss, "gradients": as_arrays(gather_gradients(trainer))}
 
 
 def _forward(batches: Iterator[Batch], chunk: Any) -> tuple[Any, Any]:
