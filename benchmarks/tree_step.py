@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from measure import alternate, median_of, save
-from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 from train_step import MODEL
 
@@ -28,7 +27,7 @@ from megatron_davinci.rmt.tree import Branch, Tree, lay_out
 from megatron_davinci.testing.gather import gather_gradients
 from megatron_davinci.train.loop import build_trainer
 from megatron_davinci.train.parallel import model_parallel, world
-from megatron_davinci.train.step import Trainer, weighted_loss
+from megatron_davinci.train.step import Trainer, run_schedule, weighted_loss
 
 RESPONSES, RESPONSE_TOKENS, INSTRUCTION_TOKENS = 8, 187, 60
 SIZES = {"document 512, K=4": (512, 4), "document 2048, K=8": (2048, 8), "document 512, K=1": (512, 1)}
@@ -85,20 +84,10 @@ def _packed(pieces: list[tuple[Tensor, Tensor, Tensor]]) -> Batch:
 
 def step(trainer: Trainer, batches: list[Batch]) -> float:
     """Seconds of forward and backward over all micro-batches."""
-    for chunk in trainer.chunks:
-        chunk.zero_grad_buffer()
-        chunk.zero_grad(set_to_none=True)
+    trainer.zero_gradients()
     start = time.perf_counter()
     for batch in batches:  # their lengths differ, which one schedule's call would not allow
-        get_forward_backward_func()(
-            forward_step_func=_forward,
-            data_iterator=iter([batch]),
-            model=trainer.chunks[0],
-            num_microbatches=1,
-            seq_length=batch[0].size(1),
-            micro_batch_size=1,
-            forward_only=False,
-        )
+        run_schedule(trainer.chunks, _forward, [batch], batch[0].size(1))
     return time.perf_counter() - start
 
 

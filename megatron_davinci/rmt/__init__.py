@@ -1,1 +1,1 @@
-"""Reinforcement mid-training, after the paper "RMT": what is asked when, and what an answer is worth. Torch-free."""
+"""Reinforcement mid-training, after the paper "RMT": what is asked when, and what an answer is worth."""

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from megatron_davinci.attention.packed import PackedSegments
 from megatron_davinci.data.packed import PackedBatch
-from megatron_davinci.train.step import Trainer
+from megatron_davinci.train.parallel import context_rank
+from megatron_davinci.train.step import Trainer, run_schedule
 
 
 def pack_documents_for_logits(documents: Sequence[Sequence[int]]) -> PackedBatch:
@@ -29,21 +29,16 @@ def packed_logits(trainer: Trainer, batch: PackedBatch) -> Tensor | None:
 
     T are the rows of this context-parallel rank.
     """
-    context = parallel_state.get_context_parallel_rank(), parallel_state.get_context_parallel_world_size()
-    chunks: Any = trainer.chunks
-    ours = batch.of_context_rank(*context).to(trainer.device)
-    copies = parallel_state.get_pipeline_model_parallel_world_size() if len(chunks) > 1 else 1
-    outputs = get_forward_backward_func()(
-        forward_step_func=_forward,
-        data_iterator=[iter([ours] * copies) for _ in chunks] if len(chunks) > 1 else iter([ours]),
-        model=chunks if len(chunks) > 1 else chunks[0],
-        num_microbatches=copies,
-        seq_length=batch.tokens.size(1),
-        micro_batch_size=1,
-        forward_only=True,
-        collect_non_loss_data=True,
-    )
+    ours = batch.of_context_rank(*context_rank()).to(trainer.device)
+    copies = [ours] * copies_of_one_batch(trainer)
+    how = {"forward_only": True, "collect_non_loss_data": True}
+    outputs = run_schedule(trainer.chunks, _forward, copies, batch.tokens.size(1), **how)
     return outputs[0] if outputs else None
+
+
+def copies_of_one_batch(trainer: Trainer) -> int:
+    """How often one micro-batch is run: an interleaved pipeline takes a multiple of its ranks."""
+    return parallel_state.get_pipeline_model_parallel_world_size() if len(trainer.chunks) > 1 else 1
 
 
 def _forward(batches: Iterator[PackedBatch], model: torch.nn.Module) -> tuple[Tensor, Any]:

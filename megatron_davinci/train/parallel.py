@@ -45,6 +45,11 @@ def model_parallel(stage: StageRecipe, seed: int) -> Iterator[torch.device]:
         _destroy_groups()
 
 
+def context_rank() -> tuple[int, int]:
+    """This rank's number among those that share its sequences, and how many they are."""
+    return parallel_state.get_context_parallel_rank(), parallel_state.get_context_parallel_world_size()
+
+
 def _local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 

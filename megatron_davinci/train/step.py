@@ -1,7 +1,7 @@
 """One optimizer step over one global batch, through Megatron's pipeline schedules."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from megatron_davinci.objectives.ntp import next_token_loss
 from megatron_davinci.recipe import StageRecipe
 from megatron_davinci.train.counts import BatchCounts, count_batch
 from megatron_davinci.train.optimizer import Chunks
+from megatron_davinci.train.parallel import context_rank
 from megatron_davinci.train.timers import Timers
 
 ForwardOutput = tuple[Tensor, Any]
@@ -67,15 +68,19 @@ class Trainer:
 
         With the distributed optimizer each rank ends up with the sums of its own part of the buffers.
         """
-        for chunk in self.chunks:
-            chunk.zero_grad_buffer()
-            # FP32Optimizer leaves .grad pointing at its buffer; autograd would add the first micro-batch in twice.
-            chunk.zero_grad(set_to_none=True)
+        self.zero_gradients()
         with self.timers("data"):
             batches, counts = self._batches(stage.documents, stage.sequences(batch), stage.recipe, stage.alignment)
         with self.timers("forward_backward"):
             loss = global_loss(self._run(stage.recipe, batches), self.device)
         return loss, counts
+
+    def zero_gradients(self) -> None:
+        """Before the first micro-batch of a step."""
+        for chunk in self.chunks:
+            chunk.zero_grad_buffer()
+            # FP32Optimizer leaves .grad pointing at its buffer; autograd would add the first micro-batch in twice.
+            chunk.zero_grad(set_to_none=True)
 
     @torch.no_grad()
     def evaluate(
@@ -90,7 +95,6 @@ class Trainer:
     ) -> tuple[list[PackedBatch], BatchCounts]:
         """This rank's micro-batches, and what those of all ranks come to; each label weighs 1 / all labels."""
         rank, size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
-        context = parallel_state.get_context_parallel_rank(), parallel_state.get_context_parallel_world_size()
         multiple = recipe.pipeline_parallel_size if recipe.virtual_pipeline_size else 1
         share = share_of_rank(sequences, rank, size, recipe.batch.micro_batch_size, multiple)
         epochs = sorted({span.epoch for sequence in sequences for span in sequence})
@@ -98,28 +102,38 @@ class Trainer:
         counts = count_batch(documents, [sequence for part in share for sequence in part], epochs, rows, self.device)
         weight = 1.0 / max(1, counts.labels)
         packed = (pack_micro_batch(documents, part, recipe.seq_length, alignment, weight) for part in share)
-        return [batch.of_context_rank(*context).to(self.device) for batch in packed], counts
+        return [batch.of_context_rank(*context_rank()).to(self.device) for batch in packed], counts
 
     def _run(self, recipe: StageRecipe, batches: list[PackedBatch], forward_only: bool = False) -> list[Tensor]:
         """Losses of this rank's micro-batches, on the last pipeline stage; gradients add up in the buffers."""
-        chunks: Any = self.chunks
-        losses = get_forward_backward_func()(
-            forward_step_func=forward_step,
-            # each chunk of an interleaved stage goes through all micro-batches
-            data_iterator=[iter(batches) for _ in chunks] if len(chunks) > 1 else iter(batches),
-            model=chunks if len(chunks) > 1 else chunks[0],
-            num_microbatches=len(batches),
-            # Megatron itself divides by context and, under sequence parallelism, tensor ranks
-            seq_length=recipe.seq_length * recipe.batch.micro_batch_size,
-            micro_batch_size=1,  # one row; packed sequences lie end to end in it
-            forward_only=forward_only,
-        )
+        width = recipe.seq_length * recipe.batch.micro_batch_size
+        losses = run_schedule(self.chunks, forward_step, batches, width, forward_only=forward_only)
         return [entry["loss"] for entry in losses]
 
     def _reduce_undivided(self, chunks: Chunks, _num_tokens: Tensor | None, **kwargs: Any) -> None:
         """Reduce gradients over ranks without dividing them: the weights of the loss are global already."""
         with self.timers("reduce_gradients"):
             finalize_model_grads(chunks, None, **kwargs)
+
+
+def run_schedule(
+    chunks: Chunks, forward: Callable[..., ForwardOutput], batches: Sequence[Any], width: int, **how: Any
+) -> list[Any]:
+    """Megatron's schedule of this layout over micro-batches of one row each, `width` tokens over all context ranks.
+
+    `how` goes to the schedule. Gives what `forward`'s loss function reports, on the last pipeline stage.
+    """
+    several = len(chunks) > 1  # each chunk of an interleaved stage goes through all micro-batches
+    reports: list[Any] = get_forward_backward_func()(
+        forward_step_func=forward,
+        data_iterator=[iter(batches) for _ in chunks] if several else iter(batches),
+        model=chunks if several else chunks[0],
+        num_microbatches=len(batches),
+        seq_length=width,  # Megatron itself divides by context and, under sequence parallelism, tensor ranks
+        micro_batch_size=1,
+        **{"forward_only": False, **how},
+    )
+    return reports
 
 
 def forward_step(batches: Iterator[PackedBatch], chunk: DistributedDataParallel) -> ForwardOutput:

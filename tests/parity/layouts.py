@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from megatron.core import parallel_state
-from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from megatron_davinci.data.batches import GlobalBatches
 from megatron_davinci.data.documents import PackedSequence
@@ -16,11 +14,11 @@ from megatron_davinci.data.packed import PackedBatch, pack_micro_batch, rows_of_
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.recipe import parse_recipe
 from megatron_davinci.testing.gather import gather_gradients, gather_parameters
-from megatron_davinci.testing.logits import packed_logits
+from megatron_davinci.testing.logits import copies_of_one_batch, packed_logits
 from megatron_davinci.train.loop import build_trainer
 from megatron_davinci.train.optimizer import build_optimizer, gathered_weights, set_learning_rate
-from megatron_davinci.train.parallel import model_parallel, world
-from megatron_davinci.train.step import Trainer, forward_step
+from megatron_davinci.train.parallel import context_rank, model_parallel, world
+from megatron_davinci.train.step import Trainer, forward_step, run_schedule
 
 SGD_STEPS = 3
 # Adam amplifies rounding, so weights are compared after steps of SGD. Without momentum, with an epsilon that dwarfs the
@@ -90,10 +88,9 @@ def _measure_isolation_of_one(values: dict[str, Any], device: torch.device) -> d
     sequence = next(sequence for sequence in batches.sequences(0) if len(sequence) >= 3)
     original, changed, first = _change_first_document(batches.documents, sequence, batches.recipe)
     trainer = build_trainer(recipe, batches.recipe, load_model_config(recipe.model), device)
-    context = parallel_state.get_context_parallel_rank(), parallel_state.get_context_parallel_world_size()
     rows = torch.arange(recipe.data.seq_length)
-    if context[1] > 1:
-        rows = rows_of_context_rank(original.boundaries, *context)
+    if context_rank()[1] > 1:
+        rows = rows_of_context_rank(original.boundaries, *context_rank())
     before, after = (_logits_and_gradients(trainer, batch) for batch in (original, changed))
     inside = rows < first
     seen = before["logits"] is not None
@@ -118,20 +115,7 @@ def _change_first_document(
 
 
 def _logits_and_gradients(trainer: Trainer, batch: PackedBatch) -> dict[str, Any]:
-    for chunk in trainer.chunks:
-        chunk.zero_grad_buffer()
-        chunk.zero_grad(set_to_none=True)
-    context = parallel_state.get_context_parallel_rank(), parallel_state.get_context_parallel_world_size()
-    ours = batch.of_context_rank(*context)
-    copies = parallel_state.get_pipeline_model_parallel_world_size() if len(trainer.chunks) > 1 else 1
-    chunks: Any = trainer.chunks
-    get_forward_backward_func()(
-        forward_step_func=forward_step,
-        data_iterator=[iter([ours] * copies) for _ in chunks] if len(chunks) > 1 else iter([ours]),
-        model=chunks if len(chunks) > 1 else chunks[0],
-        num_microbatches=copies,
-        seq_length=batch.tokens.size(1),
-        micro_batch_size=1,
-        forward_only=False,
-    )
+    trainer.zero_gradients()
+    copies = [batch.of_context_rank(*context_rank())] * copies_of_one_batch(trainer)
+    run_schedule(trainer.chunks, forward_step, copies, batch.tokens.size(1))
     return {"logits": packed_logits(trainer, batch), "gradients": gather_gradients(trainer)}

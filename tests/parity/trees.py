@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from layouts import as_arrays
 from megatron.core import parallel_state
-from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from megatron_davinci.attention.packed import PackedSegments
@@ -20,7 +19,7 @@ from megatron_davinci.rmt.tree import Branch, Tree, lay_out
 from megatron_davinci.testing.gather import gather_gradients
 from megatron_davinci.train.loop import build_trainer
 from megatron_davinci.train.parallel import model_parallel, world
-from megatron_davinci.train.step import Trainer, global_loss, weighted_loss
+from megatron_davinci.train.step import Trainer, global_loss, run_schedule, weighted_loss
 
 WIDTH, VOCABULARY, NTP_WEIGHT = 160, 256, 0.1
 Batch = tuple[Tensor, Tensor, Any, Tensor, Tensor, Tensor]  # tokens, positions, segments, rows, labels, weights
@@ -100,19 +99,8 @@ def _alone(tree: Tree, weights: Sequence[float]) -> Batch:
 
 
 def _run(trainer: Trainer, batches: list[Batch]) -> dict[str, Any]:
-    for chunk in trainer.chunks:
-        chunk.zero_grad_buffer()
-        chunk.zero_grad(set_to_none=True)
-    chunks: Any = trainer.chunks
-    losses = get_forward_backward_func()(
-        forward_step_func=_forward,
-        data_iterator=[iter(batches) for _ in chunks] if len(chunks) > 1 else iter(batches),
-        model=chunks if len(chunks) > 1 else chunks[0],
-        num_microbatches=len(batches),
-        seq_length=batches[0][0].size(1),
-        micro_batch_size=1,
-        forward_only=False,
-    )
+    trainer.zero_gradients()
+    losses = run_schedule(trainer.chunks, _forward, batches, batches[0][0].size(1))
     loss = global_loss([entry["loss"] for entry in losses], trainer.device)
     return {"loss": loss, "gradients": as_arrays(gather_gradients(trainer))}
 

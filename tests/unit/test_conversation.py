@@ -148,7 +148,7 @@ def test_a_corpus_of_conversations_has_a_mask_that_megatron_reads(
     assert shown.endswith("⟦\n<|endoftext|>⟧") and "<|im_start|>assistant\n⟧" in shown
     assert verify_corpus(tmp_path / "chat") == []
     merge_corpora([corpus, corpus], tmp_path / "twice")
-    assert Corpus(tmp_path / "twice").loss_mask.tolist() == corpus.loss_mask.tolist() * 2  # type: ignore[union-attr]
+    assert Corpus(tmp_path / "twice").loss_mask.tolist() == corpus.loss_mask.tolist() * 2
     mask_file = tmp_path / "chat.loss_mask.bin"
     mask_file.write_bytes(mask_file.read_bytes()[:-1])
     with pytest.raises(InputError, match=r"loss_mask.bin has \d+ bytes where its index needs"):
@@ -175,7 +175,7 @@ def test_a_conversation_that_cannot_be_masked_is_refused(templates: Path) -> Non
     with pytest.raises(ConversationError, match="noncharacters"):
         template.render([{"role": "user", "content": "\ufdd0"}])
     with pytest.raises(ConversationError, match="no JSON object"):
-        template.render(["hello"])  # type: ignore[list-item]
+        template.render(["hello"])
     with pytest.raises(ConversationError, match="does not fit the chat template"):
         template.render([{"role": "user", "content": {"a": 1}}])
 
@@ -212,7 +212,7 @@ def test_tools_are_read_from_tables_as_from_lines(templates: Path, tokenizer_jso
                 chat_template=template,
             )
         )
-        found.append((prefix.with_name(f"{prefix.name}.bin").read_bytes(), Corpus(prefix).loss_mask.tolist()))  # type: ignore[union-attr]
+        found.append((prefix.with_name(f"{prefix.name}.bin").read_bytes(), Corpus(prefix).loss_mask.tolist()))
     assert found[0] == found[1] == found[2]
     assert "runs" in load_tokenizer(tokenizer_json)[0].decode(Corpus(tmp_path / "in_jsonl")[0].tolist())
 

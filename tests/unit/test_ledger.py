@@ -54,7 +54,7 @@ def test_a_mistake_shows(mistake: object) -> None:
     ledger.add("a", 0, tally_by_epoch([spans], sizes)[0])
     ledger.check("a", 0, whole(sizes))
     wrong = Ledger()
-    wrong.add("a", 0, tally_by_epoch([mistake(spans)], sizes)[0])  # type: ignore[operator]
+    wrong.add("a", 0, tally_by_epoch([mistake(spans)], sizes)[0])
     with pytest.raises(RuntimeError, match="epoch 0 of stage a consumed"):
         wrong.check("a", 0, whole(sizes))
 

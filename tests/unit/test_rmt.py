@@ -87,7 +87,7 @@ def test_the_four_ways_to_match(answer: bytes | None, exact: bool, prefix: bool,
         return b" the" if text.startswith(b" the") else text[:1]
 
     kinds = ("token_exact", "byte_prefix", "first_token", "strip_casefold")
-    found = tuple(matches(kind, answer, continuation, first_token_of) for kind in kinds)  # type: ignore[arg-type]
+    found = tuple(matches(kind, answer, continuation, first_token_of) for kind in kinds)
     assert found == (exact, prefix, first, folded)
 
 
@@ -155,9 +155,9 @@ def test_on_policy_the_three_have_one_gradient() -> None:
     gradients = []
     for policy in ("reinforce", "grpo", "dapo"):
         log_probs = torch.tensor([-1.0, -0.5, -2.0], requires_grad=True)
-        policy_terms(policy, log_probs, log_probs.detach(), advantages).sum().backward()  # type: ignore[arg-type]
+        policy_terms(policy, log_probs, log_probs.detach(), advantages).sum().backward()
         gradients.append(log_probs.grad)
-    assert all(gradient.equal(advantages) for gradient in gradients)  # type: ignore[union-attr]
+    assert all(gradient.equal(advantages) for gradient in gradients)
 
 
 def test_k3_in_numbers() -> None:
@@ -186,7 +186,7 @@ def test_a_right_answer_becomes_likelier() -> None:
     """The sign of Eq. 9, settled: a step down the loss raises the probability of what was rewarded."""
     log_probs = torch.tensor([-1.0, -1.0], requires_grad=True)
     terms = policy_terms("reinforce", log_probs, log_probs.detach(), torch.tensor([1.0, -1.0]))
-    sum(rmt_loss(log_probs[:0], torch.zeros(0), terms, torch.ones(2))).backward()  # type: ignore[union-attr]
+    sum(rmt_loss(log_probs[:0], torch.zeros(0), terms, torch.ones(2))).backward()
     assert log_probs.grad is not None and log_probs.grad.tolist() == [-1.0, 1.0]
 
 
