@@ -22,6 +22,7 @@ from megatron_davinci.data.batches import GlobalBatches
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.recipe import Recipe, parse_recipe
 from megatron_davinci.train.loop import build_trainer
+from megatron_davinci.train.next_token import next_token_batch
 from megatron_davinci.train.optimizer import build_optimizer, set_learning_rate
 from megatron_davinci.train.parallel import model_parallel, world
 
@@ -81,7 +82,7 @@ def our_step(recipe: Recipe, device: torch.device) -> Callable[[], float]:
     trainer = build_trainer(recipe, batches.recipe, load_model_config(recipe.model), device)
     optimizer = build_optimizer({}, trainer.chunks)
     set_learning_rate(optimizer, LR)
-    return lambda: trainer.step(optimizer, batches, 0).loss
+    return lambda: trainer.step(optimizer, next_token_batch(batches, 0, device)).loss
 
 
 def their_step(model: Any, documents: list[torch.Tensor], padded: bool) -> Callable[[], float]:

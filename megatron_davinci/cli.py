@@ -12,6 +12,7 @@ import typer
 
 from data_prep import InputError
 from data_prep.cli import app as data_app
+from megatron_davinci.rmt.cli import app as rmt_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +20,7 @@ app = typer.Typer(
     help="Agentic mid-training on Megatron-Core: from git histories to a Hugging Face checkpoint.",
 )
 app.add_typer(data_app, name="data")
+app.add_typer(rmt_app, name="rmt")
 convert = typer.Typer(no_args_is_help=True, help="Checkpoints between Megatron and Hugging Face.")
 app.add_typer(convert, name="convert")
 

@@ -1,5 +1,6 @@
 """Tokens on disk: tokenizers, indexed datasets, packing."""
 
+from data_prep.corpus.entropy import Annotation, AnnotationWriter
 from data_prep.corpus.indexed import Corpus
 from data_prep.corpus.packing import LongDocuments, PackPlan, load_plan, pack_documents, save_plan
 from data_prep.corpus.tokenizers import QWEN_PATTERN, load_tokenizer, tokenizer_file, tokenizer_fingerprint
@@ -7,6 +8,8 @@ from data_prep.corpus.writer import CorpusWriter
 
 __all__ = [
     "QWEN_PATTERN",
+    "Annotation",
+    "AnnotationWriter",
     "Corpus",
     "CorpusWriter",
     "LongDocuments",

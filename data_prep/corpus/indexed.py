@@ -1,6 +1,7 @@
 """Reading a corpus: PREFIX.bin and PREFIX.idx as Megatron writes them, PREFIX.manifest.json, a loss mask.
 
-The aligned sidecar PREFIX.loss_mask.{bin,idx} (uint8, 1 where a token is trained) is there only where one was made.
+The aligned sidecars are there only where they were made: PREFIX.loss_mask.{bin,idx} (uint8, 1 where a token is
+trained), and PREFIX.entropy.{bin,idx,json}, see `entropy`.
 """
 
 import struct
@@ -16,8 +17,8 @@ from xxhash import xxh3_64
 from data_prep.errors import InputError
 from data_prep.files import read_json
 
-_INDEX_MAGIC = b"MMIDIDX\x00\x00"
-_INDEX_HEADER = struct.Struct("<QBQQ")  # version, element code, sequences, documents + 1
+INDEX_MAGIC = b"MMIDIDX\x00\x00"
+INDEX_HEADER = struct.Struct("<QBQQ")  # version, element code, sequences, documents + 1
 # Megatron's DType codes that can hold token ids, or a mask.
 _TOKEN_TYPES: dict[int, np.dtype[Any]] = {4: np.dtype(np.int32), 8: np.dtype(np.uint16)}
 _MASK_TYPES: dict[int, np.dtype[Any]] = {1: np.dtype(np.uint8)}
@@ -55,13 +56,15 @@ class Corpus:
         if not isinstance(self.manifest, dict) or not {"tokenizer", "checksum"} <= self.manifest.keys():
             raise InputError(f"{manifest_file} is no manifest of a corpus: write the corpus again")
         files = corpus_files(self.prefix, self.masked)
-        self.tokens, self._sequences, self._documents = _map(files["bin"], files["idx"], _TOKEN_TYPES)
+        self.tokens, self._sequences, self._documents = map_elements(files["bin"], files["idx"], _TOKEN_TYPES)
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._sequences)])[self._documents]
         self.lengths: npt.NDArray[np.int64] = np.diff(ends).astype(np.int64)
         self.starts: npt.NDArray[np.int64] = ends[:-1]
         self.loss_mask: npt.NDArray[np.uint8] | None = None
         if self.masked:
-            self.loss_mask, sequences, documents = _map(files["loss_mask.bin"], files["loss_mask.idx"], _MASK_TYPES)
+            self.loss_mask, sequences, documents = map_elements(
+                files["loss_mask.bin"], files["loss_mask.idx"], _MASK_TYPES
+            )
             if not (np.array_equal(sequences, self._sequences) and np.array_equal(documents, self._documents)):
                 raise InputError(f"{files['loss_mask.idx']} does not fit {files['idx']}: write the corpus again")
 
@@ -116,7 +119,7 @@ class Corpus:
         return corpora
 
 
-def _map(
+def map_elements(
     bin_file: Path, idx_file: Path, types: dict[int, np.dtype[Any]]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """Elements, lengths of sequences, and the first sequence of each document and of the end; all of them on disk."""
@@ -139,12 +142,12 @@ def read_index(
     Raises InputError for whatever is no index: nothing that it gives points outside the tokens.
     """
     size = path.stat().st_size
-    start = len(_INDEX_MAGIC) + _INDEX_HEADER.size
+    start = len(INDEX_MAGIC) + INDEX_HEADER.size
     with path.open("rb") as file:
         head = file.read(start)
-    if len(head) < start or not head.startswith(_INDEX_MAGIC):
+    if len(head) < start or not head.startswith(INDEX_MAGIC):
         raise InputError(f"{path} is not a Megatron index")
-    version, code, sequences, entries = _INDEX_HEADER.unpack_from(head, len(_INDEX_MAGIC))
+    version, code, sequences, entries = INDEX_HEADER.unpack_from(head, len(INDEX_MAGIC))
     if version != 1 or code not in types:
         known = " or ".join(map(str, types))
         raise InputError(f"{path} has version {version} and element code {code}; it must be version 1, code {known}")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from data_prep.corpus.entropy import Annotation, has_annotation
 from data_prep.corpus.indexed import Corpus, corpus_files, seal_of
 from data_prep.errors import InputError
 from data_prep.files import block_checksums, json_bytes, read_json
@@ -29,7 +30,9 @@ def verify_corpus(prefix: Path) -> list[str]:
     del files["manifest.json"]
     faults = [fault for name, path in files.items() for fault in _altered_blocks(path, name, manifest["checksum"])]
     if not faults:
-        Corpus(prefix)  # what was written is also what a reader takes
+        corpus = Corpus(prefix)  # what was written is also what a reader takes
+        if has_annotation(corpus):
+            faults += Annotation(corpus).faults()
     return faults
 
 

@@ -48,8 +48,10 @@ def attend_tree(query: Tensor, key: Tensor, value: Tensor, calls: Sequence[Call]
         out = merged_attention(query.index_select(0, safe), [*parts, Part(own_key, own_value, causal=True)], scale)
         outputs.append(out[flat >= 0].flatten(1))
         places.append(flat[flat >= 0])
+    if not outputs:
+        return query.flatten(1) * 0.0  # zeros that hang on an input: recomputation looks for a gradient to compute
     zeros = query.new_zeros(query.size(0), query.size(1) * query.size(2))
-    return zeros.index_copy(0, torch.cat(places), torch.cat(outputs)) if outputs else zeros
+    return zeros.index_copy(0, torch.cat(places), torch.cat(outputs))
 
 
 class PositionRotary(RotaryEmbedding):

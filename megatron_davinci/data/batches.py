@@ -4,6 +4,7 @@ Documents are drawn in an order that depends on (seed, stage, epoch); the layout
 """
 
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from xxhash import xxh3_64
@@ -14,6 +15,8 @@ from megatron_davinci.data.documents import Bools, Documents, Int64s, PackedSequ
 from megatron_davinci.data.held_out import HeldOut
 from megatron_davinci.data.ledger import Tally
 from megatron_davinci.recipe import Batch, Recipe
+
+T = TypeVar("T")
 
 
 def shuffled(count: int, seed: int, stage: int, epoch: int) -> Int64s:
@@ -33,8 +36,8 @@ class StageBatches:
         repeats = [blend.repeat for blend in stage.blend]
         corpora = [corpus for corpus, times in zip(opened, repeats, strict=True) for _ in range(times)]
         self.documents = Documents(corpora, stage.loss_mask)
-        # By its name: a stage that is put before it, or taken away, does not change its order.
-        self._order = (recipe.seed, xxh3_64(stage.name.encode()).intdigest())
+        # By its name: a stage that is put before it, or taken away, does not change what is drawn.
+        self.key = (recipe.seed, xxh3_64(stage.name.encode()).intdigest())
         self._long_documents: LongDocuments = recipe.data.long_documents
         if stage.plan is not None:
             self.plan: PackPlan | None = self._load_plan(Path(stage.plan))
@@ -55,8 +58,7 @@ class StageBatches:
 
     def sequences(self, batch: int) -> list[PackedSequence]:
         """The packed sequences of one global batch; the last batch of a stage may hold fewer units."""
-        start = batch * self._batch_units
-        units, epochs = self._units(start, min(start + self._batch_units, self._total_units))
+        units, epochs = self._units_of(batch)
         if self.plan is not None:
             pairs = zip(units.tolist(), epochs.tolist(), strict=True)
             return [[Span(*span, epoch) for span in self.plan.sequence(unit)] for unit, epoch in pairs]
@@ -66,6 +68,18 @@ class StageBatches:
             [Span(int(documents[i]), start, length, int(epochs[i])) for i, start, length in packed.sequence(index)]
             for index in range(len(packed))
         ]
+
+    def drawn(self, batch: int) -> list[Span]:
+        """The documents of one global batch of samples, whole, in the order in which they are drawn."""
+        units, epochs = self._units_of(batch)
+        documents = self._drawn[units].tolist()
+        lengths = self.documents.lengths[documents].tolist()
+        return [Span(d, 0, length, epoch) for d, length, epoch in zip(documents, lengths, epochs.tolist(), strict=True)]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest document that the stage draws."""
+        return int(self.documents.lengths[self._drawn].max())
 
     def epochs_finished_by(self, batch: int) -> range:
         """The epochs whose last unit lies in this batch."""
@@ -124,6 +138,10 @@ class StageBatches:
     def _pack(self, lengths: Int64s) -> PackPlan:
         return pack_documents(lengths, self.recipe.seq_length, self._long_documents, self.recipe.document_alignment)
 
+    def _units_of(self, batch: int) -> tuple[Int64s, Int64s]:
+        start = batch * self._batch_units
+        return self._units(start, min(start + self._batch_units, self._total_units))
+
     def _units(self, start: int, stop: int) -> tuple[Int64s, Int64s]:
         """Documents or planned sequences number start to stop of the stream through all epochs, and their epochs."""
         units, epochs = [], []
@@ -137,7 +155,7 @@ class StageBatches:
 
     def _epoch_order(self, epoch: int) -> Int64s:
         if self._permutation[0] != epoch:
-            seed, stage = self._order
+            seed, stage = self.key
             self._permutation = (epoch, shuffled(self._units_per_epoch, seed, stage, epoch))
         return self._permutation[1]
 
@@ -205,9 +223,9 @@ class GlobalBatches:
 
 
 def share_of_rank(
-    sequences: list[PackedSequence], rank: int, data_parallel_size: int, micro_batch_size: int, multiple: int = 1
-) -> list[list[PackedSequence]]:
-    """The micro-batches of one data-parallel rank.
+    sequences: list[list[T]], rank: int, data_parallel_size: int, micro_batch_size: int, multiple: int = 1
+) -> list[list[list[T]]]:
+    """The micro-batches of one data-parallel rank, of what fills one sequence each.
 
     Empty sequences fill up: every rank gets as many micro-batches, a multiple of `multiple` (interleaved pipelines need
     one of the pipeline's size).

@@ -41,12 +41,12 @@ class Documents:
 
     def tokens(self, span: Span) -> Int64s:
         """Ids of a span and, where its document goes on, of the token after it."""
-        corpus, document = self._locate(span)
+        corpus, document = self.place_of(span.document)
         return corpus.span(document, span.start, span.length + 1)
 
     def predicted(self, span: Span) -> Bools:
         """Which tokens of `tokens(span)[1:]` are labels: all, or those that the loss mask marks."""
-        corpus, document = self._locate(span)
+        corpus, document = self.place_of(span.document)
         count = min(span.length, int(corpus.lengths[document]) - span.start - 1)
         if corpus.loss_mask is None or not self._honour_masks:
             return np.ones(count, np.bool_)
@@ -62,6 +62,7 @@ class Documents:
                     marks[first + documents] = True
         return marks
 
-    def _locate(self, span: Span) -> tuple[Corpus, int]:
-        corpus = int(np.searchsorted(self._first, span.document, side="right")) - 1
-        return self.corpora[corpus], span.document - int(self._first[corpus])
+    def place_of(self, document: int) -> tuple[Corpus, int]:
+        """The corpus in which a document lies, and the document's number in it."""
+        corpus = int(np.searchsorted(self._first, document, side="right")) - 1
+        return self.corpora[corpus], document - int(self._first[corpus])

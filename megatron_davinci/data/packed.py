@@ -62,6 +62,14 @@ def rows_of_context_rank(boundaries: Sequence[int], rank: int, context: int) -> 
     return torch.cat(pieces)
 
 
+def padding_starts(start: int, stop: int, alignment: int = 1) -> range:
+    """Where the segments of padding from `start` to `stop` begin.
+
+    Padding never joins a document, and is cut small: attention over a whole row of it would cost the most of all.
+    """
+    return range(start, stop, -(-_PADDING_SEGMENT // alignment) * alignment)
+
+
 def pack_micro_batch(
     documents: Documents, sequences: Sequence[PackedSequence], seq_length: int, alignment: int, label_weight: float
 ) -> PackedBatch:
@@ -71,8 +79,6 @@ def pack_micro_batch(
     token, which lies in another sequence.
     """
     width = len(sequences) * seq_length
-    # Padding never joins a document, and is cut small: attention over a whole row of it would cost the most of all.
-    padding = -(-_PADDING_SEGMENT // alignment) * alignment
     tokens = torch.zeros(1, width, dtype=torch.int64)
     starts, rows, labels = [], [], []
     for number, sequence in enumerate(sequences):
@@ -85,7 +91,7 @@ def pack_micro_batch(
             labels.append(ids[1:][predicted])
             starts.append(at)
             at += -(-span.length // alignment) * alignment
-        starts.extend(range(at, (number + 1) * seq_length, padding))
+        starts.extend(padding_starts(at, (number + 1) * seq_length, alignment))
     boundaries = [*starts, width]
     ends = torch.tensor(boundaries)
     position_ids = torch.arange(width) - torch.repeat_interleave(ends[:-1], ends.diff())

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import Regex
@@ -39,8 +40,9 @@ MODEL = {
 }
 
 
-def write_model_directory(texts: Iterable[str], directory: Path) -> None:
-    """Train the tokenizer and write it with config.json."""
+def write_model_directory(texts: Iterable[str], directory: Path, **changes: Any) -> None:
+    """Train the tokenizer and write it with config.json; `changes` are fields of that in place of MODEL's."""
+    config = {**MODEL, **changes}
     directory.mkdir(parents=True)
     tokenizer = tokenizers.Tokenizer(BPE())
     # Qwen's own normalisation and splitting: transformers gives a qwen2 model these, whatever tokenizer.json says.
@@ -49,7 +51,7 @@ def write_model_directory(texts: Iterable[str], directory: Path) -> None:
     tokenizer.pre_tokenizer = Sequence([split, ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = ByteLevelDecoder()
     trainer = BpeTrainer(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=config["vocab_size"],
         special_tokens=[END_OF_DOCUMENT],
         initial_alphabet=ByteLevel.alphabet(),
         show_progress=False,
@@ -58,4 +60,4 @@ def write_model_directory(texts: Iterable[str], directory: Path) -> None:
     tokenizer.save(str(directory / "tokenizer.json"))
     declared = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": END_OF_DOCUMENT, "bos_token": None}
     write_json(directory / "tokenizer_config.json", declared)
-    write_json(directory / "config.json", MODEL)
+    write_json(directory / "config.json", config)

@@ -14,6 +14,7 @@ from megatron.core.tensor_parallel.mappings import (
 from torch import Tensor
 
 from megatron_davinci.attention.tree import PositionRotary
+from megatron_davinci.objectives.entropy import top_entropies
 from megatron_davinci.objectives.token_scores import score_tokens
 
 
@@ -24,8 +25,17 @@ class Predictions(NamedTuple):
     labels: Tensor
 
 
+class Uncertainty(NamedTuple):
+    """How uncertain the model is of what follows row `rows[i]`, counting the `top` likeliest tokens alone."""
+
+    rows: Tensor
+    top: int
+
+
 class ScoringGPTModel(GPTModel):
     """GPTModel; with `labels=Predictions`, the last stage gives log-probabilities and entropies in nats, both (N,).
+
+    With `labels=Uncertainty` it gives entropies.
 
     `vocab_size` leaves out what pads the vocabulary to a multiple of the tensor-parallel size: it gets no probability.
     """
@@ -38,7 +48,7 @@ class ScoringGPTModel(GPTModel):
             self.output_layer.__class__ = ScoringOutputLayer
             self.output_layer.unpadded_vocab_size = unpadded_vocab_size
 
-    def _postprocess(self, hidden_states: Tensor, labels: Predictions | None = None, **rest: Any) -> Any:
+    def _postprocess(self, hidden_states: Tensor, labels: Predictions | Uncertainty | None = None, **rest: Any) -> Any:
         if labels is None or not self.post_process:
             return super()._postprocess(hidden_states=hidden_states, labels=None, **rest)
         shared = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
@@ -52,9 +62,13 @@ class ScoringOutputLayer(ColumnParallelLinear):
     unpadded_vocab_size: int
 
     def forward(
-        self, input_: Tensor, weight: Tensor | None = None, predictions: Predictions | None = None, **rest: Any
+        self,
+        input_: Tensor,
+        weight: Tensor | None = None,
+        predictions: Predictions | Uncertainty | None = None,
+        **rest: Any,
     ) -> Any:
-        """Logits and bias as upstream; with `predictions`, (N,) float32 twice. input_ (T, 1, h), T/TP under SP."""
+        """Logits and bias as upstream; with `predictions`, float32 (N,). input_ (T, 1, h), T/TP under SP."""
         if predictions is None:
             return super().forward(input_, weight, **rest)
         if self.sequence_parallel:
@@ -65,4 +79,7 @@ class ScoringOutputLayer(ColumnParallelLinear):
         start = self.tp_group.rank() * weight.size(0)
         valid = max(1, min(weight.size(0), self.unpadded_vocab_size - start))
         assert start < self.unpadded_vocab_size, "a shard of padding alone"
-        return score_tokens(rows[predictions.rows, 0], weight[:valid], predictions.labels, start, self.tp_group)
+        chosen = rows[predictions.rows, 0]
+        if isinstance(predictions, Uncertainty):
+            return top_entropies(chosen, weight[:valid], predictions.top, self.tp_group)
+        return score_tokens(chosen, weight[:valid], predictions.labels, start, self.tp_group)

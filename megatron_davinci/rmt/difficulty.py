@@ -3,13 +3,12 @@
 A position's difficulty is the entropy, in nats, of an annotating model's prediction of the token there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from megatron_davinci.rmt.answers import can_be_boxed
 from megatron_davinci.rmt.curriculum import Mix, over_levels_with_candidates
 
 Floats = npt.NDArray[np.float32]
@@ -37,25 +36,11 @@ def quantile_thresholds(entropies: Floats, quantiles: tuple[float, float, float]
     return easy, medium, hard
 
 
-def candidate_levels(
-    levels: Levels, tokens: Sequence[int], bytes_of: Callable[[int], bytes | None]
-) -> tuple[Levels, int]:
-    """Levels with -1 for positions that cannot be asked for, and how many of those a box cannot hold.
-
-    The first token follows nothing. A token without text (`bytes_of` gives None) is no answer, and braces that do not
-    balance cannot stand in \\boxed{}.
-    """
-    kept = levels.copy()
-    unboxable = 0
+def candidate_levels(levels: Levels, answerable: npt.NDArray[np.bool_]) -> Levels:
+    """Levels (tokens,) with -1 for what cannot be asked for: the first token, and those that no answer can name."""
+    kept = np.where(answerable, levels, NONE).astype(np.int8)
     kept[:1] = NONE
-    for position in np.flatnonzero(kept != NONE).tolist():
-        text = bytes_of(tokens[position])
-        if not text:
-            kept[position] = NONE
-        elif not can_be_boxed(text):
-            kept[position] = NONE
-            unboxable += 1
-    return kept, unboxable
+    return kept
 
 
 def draw_positions(levels: Levels, mix: Mix, count: int, key: Sequence[int]) -> Drawn:

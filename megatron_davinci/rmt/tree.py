@@ -5,10 +5,25 @@ p + 1, ... The G responses at one position share their instruction; all position
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Response:
+    """tokens (R,) ids; `log_probs` (R,) in nats, as whoever wrote it saw them, and those of the reference model.
+
+    Each token has the response's advantage (Eq. 6), and `weight` in the loss, fixed from counts of the global batch.
+    """
+
+    tokens: Tensor
+    log_probs: Tensor
+    advantage: float
+    weight: float
+    reference_log_probs: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -17,23 +32,48 @@ class Branch:
 
     position: int
     instruction: Tensor
-    responses: Sequence[Tensor]
+    responses: Sequence[Response]
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A document (ids) and what grows from it. `predicted` (P,) says which of its tokens are labels of the NTP loss."""
+    """A document (P,) and what grows from it.
+
+    label_weights (P,): what each of its tokens weighs as a label of the NTP loss; 0 where it is not predicted.
+    """
 
     trunk: Tensor
-    predicted: Tensor
+    label_weights: Tensor
     branches: Sequence[Branch]
 
     @property
     def num_rows(self) -> int:
         """Rows that the tree takes."""
         return len(self.trunk) + sum(
-            len(branch.instruction) + sum(len(response) for response in branch.responses) for branch in self.branches
+            len(branch.instruction) + sum(len(response.tokens) for response in branch.responses)
+            for branch in self.branches
         )
+
+    @property
+    def num_labels(self) -> int:
+        """Tokens that are predicted: of the document, and of responses."""
+        of_responses = sum(len(response.tokens) for branch in self.branches for response in branch.responses)
+        return int(self.label_weights[1:].count_nonzero()) + of_responses
+
+    @property
+    def num_pairs(self) -> int:
+        """How many keys all its queries see, which attention's work is proportional to."""
+        pairs = _causal_pairs(len(self.trunk), 0)
+        for branch in self.branches:
+            pairs += _causal_pairs(len(branch.instruction), branch.position)
+            before = branch.position + len(branch.instruction)
+            pairs += sum(_causal_pairs(len(response.tokens), before) for response in branch.responses)
+        return pairs
+
+
+def _causal_pairs(rows: int, before: int) -> int:
+    """Keys seen by `rows` queries, each of which sees `before` others, and its own up to itself."""
+    return rows * before + rows * (rows + 1) // 2
 
 
 @dataclass(frozen=True)
@@ -46,22 +86,48 @@ class CallRows:
 
 @dataclass(frozen=True)
 class Triples:
-    """Row `rows[i]` predicts `labels[i]`; `group[i]` is the tree (NTP) or the response (RL) that it belongs to."""
+    """Row `rows[i]` predicts `labels[i]` and weighs `weights[i]`; all (N,)."""
 
     rows: Tensor
     labels: Tensor
-    group: Tensor
+    weights: Tensor
+
+    def to(self, device: torch.device) -> "Triples":
+        """The same on another device."""
+        return Triples(*(getattr(self, name).to(device) for name in ("rows", "labels", "weights")))
+
+
+@dataclass(frozen=True)
+class PolicyTriples:
+    """Triples of response tokens (N,), with each one's advantage and recorded log-probabilities."""
+
+    triples: Triples
+    advantages: Tensor
+    log_probs: Tensor
+    reference_log_probs: Tensor
+
+    def to(self, device: torch.device) -> "PolicyTriples":
+        """The same on another device."""
+        names = ("triples", "advantages", "log_probs", "reference_log_probs")
+        return PolicyTriples(*(getattr(self, name).to(device) for name in names))
 
 
 @dataclass(frozen=True)
 class TreeBatch:
-    """tokens, position_ids (T,); responses are numbered over all trees, in order."""
+    """tokens, position_ids (T,). `ends`: the row after each tree."""
 
     tokens: Tensor
     position_ids: Tensor
     calls: Sequence[CallRows]
+    ends: Sequence[int]
     ntp: Triples
-    rl: Triples
+    policy: PolicyTriples
+
+    def to(self, device: torch.device) -> "TreeBatch":
+        """The same on another device."""
+        moved = {name: getattr(self, name).to(device) for name in ("tokens", "position_ids", "ntp", "policy")}
+        calls = [replace(call, rows=call.rows.to(device)) for call in self.calls]
+        return replace(self, calls=calls, **moved)
 
 
 def lay_out(trees: Sequence[Tree], width: int) -> TreeBatch:
@@ -75,8 +141,9 @@ def lay_out(trees: Sequence[Tree], width: int) -> TreeBatch:
         tokens=torch.cat([*layout.tokens, padding]),
         position_ids=torch.cat([*layout.positions, padding]),
         calls=layout.calls,
-        ntp=_triples(layout.ntp),
-        rl=_triples(layout.rl),
+        ends=list(accumulate(tree.num_rows for tree in trees)),
+        ntp=_join(layout.ntp),
+        policy=layout.policy_triples(),
     )
 
 
@@ -88,18 +155,16 @@ class _Layout:
         self.tokens: list[Tensor] = []
         self.positions: list[Tensor] = []
         self.calls: list[CallRows] = []
-        self.ntp: list[tuple[Tensor, Tensor, int]] = []  # rows, labels, tree
-        self.rl: list[tuple[Tensor, Tensor, int]] = []  # rows, labels, response
-        self._trees = 0
+        self.ntp: list[Triples] = []
+        self._responses: list[tuple[Tensor, Response]] = []  # the rows that predict it
 
     def add(self, tree: Tree) -> None:
         """A trunk, then its branches."""
         start = self._append(tree.trunk, 0)
         if len(tree.trunk):
             self.calls.append(CallRows(_range(start, self.at)[None], ()))
-        labels = tree.predicted[1:].nonzero()[:, 0] + 1
-        self.ntp.append((start + labels - 1, tree.trunk[labels], self._trees))
-        self._trees += 1
+        labels = tree.label_weights[1:].nonzero()[:, 0] + 1
+        self.ntp.append(Triples(start + labels - 1, tree.trunk[labels], tree.label_weights[labels]))
         for branch in tree.branches:
             self._add_branch(branch, start)
 
@@ -113,11 +178,11 @@ class _Layout:
             prefix, last = (*prefix, (start, self.at)), self.at - 1
         begins = []
         for response in branch.responses:
-            begins.append(self._append(response, p + len(branch.instruction)))
-            assert last >= trunk or not len(response), "a response needs something to follow"
-            rows = torch.cat([torch.tensor([last]), _range(begins[-1], self.at)])[: len(response)]
-            self.rl.append((rows, response, len(self.rl)))
-        lengths = torch.tensor([len(response) for response in branch.responses])
+            begins.append(self._append(response.tokens, p + len(branch.instruction)))
+            assert last >= trunk or not len(response.tokens), "a response needs something to follow"
+            rows = torch.cat([torch.tensor([last]), _range(begins[-1], self.at)])[: len(response.tokens)]
+            self._responses.append((rows, response))
+        lengths = torch.tensor([len(response.tokens) for response in branch.responses])
         if len(lengths) and int(lengths.max()):
             places = torch.arange(int(lengths.max()))
             rows = torch.where(places < lengths[:, None], torch.tensor(begins)[:, None] + places, -1)
@@ -131,9 +196,33 @@ class _Layout:
         self.at += len(ids)
         return start
 
+    def policy_triples(self) -> PolicyTriples:
+        """Those of all responses."""
+        pieces, advantages, written, reference = [], [torch.zeros(0)], [torch.zeros(0)], [torch.zeros(0)]
+        for rows, response in self._responses:
+            pieces.append(Triples(rows, response.tokens, torch.full(rows.shape, response.weight)))
+            advantages.append(torch.full(rows.shape, response.advantage))
+            written.append(response.log_probs)
+            known = response.reference_log_probs
+            reference.append(torch.zeros(len(rows)) if known is None else known)
+        return PolicyTriples(_join(pieces), torch.cat(advantages), torch.cat(written), torch.cat(reference))
+
+
+def chains(tree: Tree) -> list[Tree]:
+    """The document by itself, and for each response a document that ends where the response was asked for.
+
+    Nothing is shared any more: each is a plain sequence, whose rows follow each other. What trees are compared with.
+    """
+    found = [replace(tree, branches=[])] if tree.label_weights.any() else []
+    silent = torch.zeros_like(tree.label_weights)
+    for branch in tree.branches:
+        for response in branch.responses:
+            found.append(prune(Tree(tree.trunk, silent, [replace(branch, responses=[response])])))
+    return found
+
 
 def split_to_fit(tree: Tree, width: int) -> list[Tree]:
-    """The tree, or parts of it that fit: each repeats the trunk, and the NTP labels stay with the first alone.
+    """The tree, or parts of it that fit: the first has the NTP labels, the others repeat what they see of the trunk.
 
     Responses of one position may part. Raises ValueError where the trunk with one response does not fit.
     """
@@ -144,32 +233,39 @@ def split_to_fit(tree: Tree, width: int) -> list[Tree]:
     for branch in tree.branches:
         for response in branch.responses:
             begun = bool(parts[-1]) and parts[-1][-1].position == branch.position
-            needed = len(response) + (0 if begun else len(branch.instruction))
+            needed = len(response.tokens) + (0 if begun else len(branch.instruction))
             if used + needed > width:
                 parts.append([])
                 begun, used = False, len(tree.trunk)
-                needed = len(response) + len(branch.instruction)
+                needed = len(response.tokens) + len(branch.instruction)
                 if used + needed > width:
                     raise ValueError(f"a document of {used} tokens and a response of {needed} exceed {width} rows")
             if begun:
                 last = parts[-1].pop()
-                parts[-1].append(Branch(last.position, last.instruction, [*last.responses, response]))
+                parts[-1].append(replace(last, responses=[*last.responses, response]))
             else:
-                parts[-1].append(Branch(branch.position, branch.instruction, [response]))
+                parts[-1].append(replace(branch, responses=[response]))
             used += needed
-    silent = torch.zeros_like(tree.predicted)
-    return [
-        Tree(tree.trunk, tree.predicted if number == 0 else silent, branches) for number, branches in enumerate(parts)
-    ]
+    silent = torch.zeros_like(tree.label_weights)
+    others = [prune(Tree(tree.trunk, silent, branches)) for branches in parts[1:]]
+    return [replace(tree, branches=parts[0]), *others]
+
+
+def prune(tree: Tree) -> Tree:
+    """The tree without the end of its trunk that predicts nothing and that no branch sees."""
+    predicted = int(tree.label_weights.nonzero().max()) + 1 if tree.label_weights.any() else 0
+    seen = max([predicted, *(branch.position for branch in tree.branches)])
+    return replace(tree, trunk=tree.trunk[:seen], label_weights=tree.label_weights[:seen])
 
 
 def _range(start: int, stop: int) -> Tensor:
     return torch.arange(start, stop)
 
 
-def _triples(pieces: Sequence[tuple[Tensor, Tensor, int]]) -> Triples:
+def _join(pieces: Sequence[Triples]) -> Triples:
     nothing = torch.zeros(0, dtype=torch.int64)
-    rows = torch.cat([nothing, *(rows for rows, _, _ in pieces)])
-    labels = torch.cat([nothing, *(labels for _, labels, _ in pieces)])
-    group = torch.cat([nothing, *(torch.full((len(rows),), number) for rows, _, number in pieces)])
-    return Triples(rows, labels, group)
+    return Triples(
+        torch.cat([nothing, *(piece.rows for piece in pieces)]),
+        torch.cat([nothing, *(piece.labels for piece in pieces)]),
+        torch.cat([torch.zeros(0), *(piece.weights for piece in pieces)]),
+    )

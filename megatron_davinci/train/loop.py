@@ -6,19 +6,23 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_davinci.checkpoint.manager import CheckpointManager
 from megatron_davinci.data.ledger import Ledger
 from megatron_davinci.models.build import build_chunks, check_layers_can_be_built, transformer_config
 from megatron_davinci.models.config import ModelConfig
+from megatron_davinci.models.gpt import ScoringGPTModel
 from megatron_davinci.models.initialize import draw_weights, load_huggingface_weights
 from megatron_davinci.recipe import Recipe, StageRecipe
 from megatron_davinci.train.adam import forget_moments
 from megatron_davinci.train.metrics import Metrics
+from megatron_davinci.train.next_token import next_token_batch, next_token_work
 from megatron_davinci.train.optimizer import build_optimizer, data_parallel, gathered_weights, set_learning_rate
-from megatron_davinci.train.parallel import is_main_rank, model_parallel, world
+from megatron_davinci.train.parallel import agreed, is_main_rank, model_parallel, world
 from megatron_davinci.train.prepare import Run, prepare
-from megatron_davinci.train.step import Trainer
+from megatron_davinci.train.reinforcement import PARTS, Reinforcement
+from megatron_davinci.train.step import StepResult, Trainer
 
 
 def train(recipe: Recipe) -> None:
@@ -33,10 +37,9 @@ def train(recipe: Recipe) -> None:
     check_layers_can_be_built()
     with world(), model_parallel(stage, recipe.seed) as device:
         trainer = build_trainer(recipe, stage, run.model, device)
-        Loop(run, trainer, stage).run()
-        following = run.last_stage + 1
-        if following < len(run.batches.stages) and is_main_rank():
-            print(_what_comes_next(run.batches.stages[following].recipe, stage), file=sys.stderr, flush=True)
+        end = Loop(run, trainer, stage).run()
+        if end < run.batches.num_steps and is_main_rank():
+            print(_what_comes_next(run, end), file=sys.stderr, flush=True)
 
 
 def build_trainer(
@@ -46,6 +49,14 @@ def build_trainer(
     device: torch.device,
 ) -> Trainer:
     """This rank's model with its first weights, ready to step."""
+    config, chunks = build_model(recipe, stage, model, device)
+    return Trainer(data_parallel(config, stage.megatron, chunks), config, device)
+
+
+def build_model(
+    recipe: Recipe, stage: StageRecipe, model: ModelConfig, device: torch.device
+) -> tuple[TransformerConfig, list[ScoringGPTModel]]:
+    """The chunks of the model that this rank holds, with its first weights."""
     config = transformer_config(model, stage.megatron)
     chunks = build_chunks(config, model)
     if recipe.init_from is None:
@@ -54,7 +65,7 @@ def build_trainer(
         load_huggingface_weights(chunks, model, Path(recipe.init_from))
     for chunk in chunks:
         chunk.to(device)
-    return Trainer(data_parallel(config, stage.megatron, chunks), config, device)
+    return config, chunks
 
 
 class Loop:
@@ -65,9 +76,18 @@ class Loop:
         self._optimizer = build_optimizer(stage.megatron, trainer.chunks)
         self._checkpoints = CheckpointManager(run.recipe, run.model, trainer.chunks, self._optimizer)
         self._ledger = Ledger(run.ledger)
+        self._end = agreed(run.end)  # rollouts may arrive while ranks look for them
+        self._reinforcement = {
+            index: Reinforcement(run.batches.stages[index], inputs, run.batches.first_step(index))
+            for index, inputs in enumerate(run.reinforcement)
+            if inputs is not None
+        }
 
-    def run(self) -> None:
-        """Go on from the latest checkpoint to the end of the last stage in this layout."""
+    def run(self) -> int:
+        """Go on from the latest checkpoint to the end of the last stage in this layout, or as far as rollouts go.
+
+        Returns the number of steps done.
+        """
         run = self._run
         if run.step > 0:
             self._checkpoints.load()
@@ -77,12 +97,13 @@ class Loop:
                 print(f"resuming {self._checkpoints.directory} after step {run.step}", file=sys.stderr, flush=True)
             for stage in run.batches.stages:
                 stage.keep_plan()
-        for step in range(run.step, run.end):
+        for step in range(run.step, self._end):
             self._step(step, metrics)
             self._evaluate(step, metrics)
             self._save(step + 1)
         if metrics is not None:
             metrics.close()
+        return self._end
 
     def _step(self, step: int, metrics: Metrics | None) -> None:
         run = self._run
@@ -93,13 +114,32 @@ class Loop:
         started = time.monotonic()
         lr = run.learning_rates.at(index, batch)
         set_learning_rate(self._optimizer, lr)
-        result = self._trainer.step(self._optimizer, stage, batch)
+        if index in self._reinforcement:
+            result, facts = self._reinforce(index, batch)
+        else:
+            with self._trainer.timers("data"):
+                work = next_token_batch(stage, batch, self._trainer.device)
+            result, facts = self._trainer.step(self._optimizer, work), {}
         for epoch, tally in result.counts.tallies.items():
             self._ledger.add(stage.name, epoch, tally)
         for epoch in stage.epochs_finished_by(batch):
             self._ledger.check(stage.name, epoch, stage.tally_of_an_epoch())
         if metrics is not None:
-            metrics.report(step + 1, stage.name, lr, result, time.monotonic() - started, self._trainer.timers.take())
+            seconds = time.monotonic() - started
+            metrics.report(step + 1, stage.name, lr, result, facts, seconds, self._trainer.timers.take())
+
+    def _reinforce(self, index: int, batch: int) -> tuple[StepResult, dict[str, float]]:
+        """A step from rollouts; every so often the gradient of each loss is measured by itself before."""
+        trainer, every = self._trainer, self._reinforcement[index].component_norms_every
+        with trainer.timers("data"):
+            step = self._reinforcement[index].step(batch, trainer.device)
+        norms = {}
+        if every and batch % every == 0:
+            with trainer.timers("component_norms"):
+                for part in PARTS:
+                    norms[f"grad_norm_{part}"] = trainer.gradient_norm(self._optimizer, step.only(part))
+        result = trainer.step(self._optimizer, step.work)
+        return result, {**step.metrics(result.sums), **norms}
 
     def _evaluate(self, step: int, metrics: Metrics | None) -> None:
         """Held-out loss of each of the stage's corpora, every so many steps and at the stage's end."""
@@ -111,21 +151,29 @@ class Loop:
         losses = {}
         with self._trainer.timers("evaluation"):
             for name, documents, sequences in run.batches.held_out.sources(run.recipe, index):
-                loss, counts = self._trainer.evaluate(run.batches.stages[index].recipe, documents, sequences)
-                if counts.labels:  # a loss mask may leave none
-                    losses[name] = loss
+                stage = run.batches.stages[index].recipe
+                work = next_token_work(documents, sequences, stage, stage.document_alignment, self._trainer.device)
+                if work.counts.labels:  # a loss mask may leave none
+                    losses[name] = self._trainer.evaluate(work)["loss"]
         if metrics is not None:
             metrics.report_evaluation(step + 1, losses)
 
     def _save(self, step: int) -> None:
         """A checkpoint every so many steps, and where these processes end."""
-        if step % self._run.recipe.checkpoint.every_steps and step != self._run.end:
+        if step % self._run.recipe.checkpoint.every_steps and step != self._end:
             return
         with self._trainer.timers("checkpoint"), gathered_weights(self._trainer.chunks):
             self._checkpoints.save(step, {**self._run.identity, "step": step, "ledger": self._ledger.entries()})
 
 
-def _what_comes_next(following: StageRecipe, stage: StageRecipe) -> str:
+def _what_comes_next(run: Run, end: int) -> str:
+    inputs = run.reinforcement[run.batches.stage_of(end)]
+    if inputs is not None and end < run.batches.first_step(run.last_stage + 1):
+        return (
+            f"step {end} is done and saved; the next one needs rollouts, {inputs.replay.file(end)}: davinci rmt ask "
+            "writes their prompts; then start the same recipe again"
+        )
+    stage, following = (run.batches.stages[index].recipe for index in (run.last_stage, run.last_stage + 1))
     changed = {key: value for key, value in following.megatron.items() if stage.megatron.get(key) != value}
     changed |= dict.fromkeys(stage.megatron.keys() - following.megatron.keys(), "its default")
     fields = ", ".join(f"{key} {value}" for key, value in changed.items())

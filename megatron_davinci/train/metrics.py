@@ -29,10 +29,20 @@ class Metrics:
         self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=run.step + 1)
 
     def report(
-        self, step: int, stage: str, lr: float, result: StepResult, seconds: float, phases: dict[str, float]
+        self,
+        step: int,
+        stage: str,
+        lr: float,
+        result: StepResult,
+        facts: dict[str, float],
+        seconds: float,
+        phases: dict[str, float],
     ) -> None:
-        """One finished step. `phases` also hold the evaluation and the checkpoint that came before it."""
-        values: dict[str, Any] = {"loss": result.loss, "lr": lr, "grad_norm": result.grad_norm}
+        """One finished step, and `facts` that its objective adds.
+
+        `phases` also hold the evaluation and the checkpoint that came before it.
+        """
+        values: dict[str, Any] = {"loss": result.loss, "lr": lr, "grad_norm": result.grad_norm, **facts}
         values |= self._throughput(result, seconds)
         values |= {f"seconds_{phase}": spent for phase, spent in phases.items()}
         self._steps.write({"step": step, "stage": stage, **values})

@@ -27,7 +27,6 @@ def data_parallel(config: TransformerConfig, megatron: dict[str, Any], models: S
     """
     fields = DistributedDataParallelConfig.__dataclass_fields__
     chosen = {name: value for name, value in megatron.items() if name in fields}
-    wrapped = [Float16Module(config, model) if config.bf16 else model for model in models]
     chunks = [
         DistributedDataParallel(
             config,
@@ -35,12 +34,17 @@ def data_parallel(config: TransformerConfig, megatron: dict[str, Any], models: S
             model,
             disable_bucketing=number > 0,
         )
-        for number, model in enumerate(wrapped)
+        for number, model in enumerate(in_precision(config, models))
     ]
     if megatron.get("overlap_grad_reduce"):
         no_sync = [chunk.no_sync for chunk in chunks]
         config.no_sync_func = no_sync if len(chunks) > 1 else no_sync[0]
     return chunks
+
+
+def in_precision(config: TransformerConfig, models: Sequence[GPTModel]) -> list[torch.nn.Module]:
+    """Models that turn what goes in and comes out into bf16 and back, where they compute in it."""
+    return [Float16Module(config, model) if config.bf16 else model for model in models]
 
 
 def build_optimizer(megatron: dict[str, Any], chunks: Chunks) -> MegatronOptimizer:

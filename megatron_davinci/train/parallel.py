@@ -50,6 +50,18 @@ def context_rank() -> tuple[int, int]:
     return parallel_state.get_context_parallel_rank(), parallel_state.get_context_parallel_world_size()
 
 
+def data_rank() -> tuple[int, int]:
+    """This rank's number among those that share out a batch's micro-batches, and how many they are."""
+    return parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+
+
+def agreed(value: int) -> int:
+    """The main rank's value, on every rank."""
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
 def _local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 

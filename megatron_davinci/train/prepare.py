@@ -14,6 +14,7 @@ from megatron_davinci.checkpoint.files import PROGRESS_FILE, latest_checkpoint
 from megatron_davinci.data.batches import GlobalBatches
 from megatron_davinci.models.config import ModelConfig, load_model_config
 from megatron_davinci.recipe import Recipe, StageRecipe
+from megatron_davinci.rmt.inputs import ReinforcementInputs, identity_of_asks, open_inputs
 from megatron_davinci.train.schedule import LearningRates
 
 _WHAT_IDENTITY_IS = {
@@ -31,6 +32,7 @@ class Run:
     model: ModelConfig
     batches: GlobalBatches
     learning_rates: LearningRates
+    reinforcement: list[ReinforcementInputs | None]
     identity: dict[str, Any]
     step: int
     ledger: list[dict[str, Any]]
@@ -51,35 +53,49 @@ class Run:
 
     @property
     def end(self) -> int:
-        """The number of steps after which these processes are done."""
+        """The number of steps after which these processes are done: for their layout, or for want of rollouts."""
+        for index in range(self.stage, self.last_stage + 1):
+            inputs, following = self.reinforcement[index], self.batches.first_step(index + 1)
+            if inputs is not None:
+                first = inputs.replay.first_missing(max(self.step, self.batches.first_step(index)), following)
+                if first < following:
+                    return first
         return self.batches.first_step(self.last_stage + 1)
 
 
 def prepare(recipe: Recipe) -> Run:
+    """A run whose next step can be taken by the processes that there are. Raises InputError."""
+    run = inspect(recipe)
+    if run.step < run.batches.num_steps:
+        check_number_of_ranks(run.batches.stages[run.stage].recipe)
+        check_rollouts(run)
+    return run
+
+
+def inspect(recipe: Recipe) -> Run:
     """Open and check all inputs of a run, and find out how far it is. Raises InputError."""
     batches = GlobalBatches(recipe)
     model = load_model_config(recipe.model)
     check_vocabulary(batches, model)
     check_tokenizer(recipe, batches)
+    reinforcement = [open_inputs(recipe, batches, index, model) for index in range(len(batches.stages))]
     identity = {
         "num_steps": batches.num_steps,
-        "order": order_fingerprint(recipe, batches),
+        "order": order_fingerprint(recipe, batches, reinforcement),
         "model": model.architecture(),
         "optimizer": batches.stages[0].recipe.optimizer_kind,
     }
     progress = read_progress(Path(recipe.checkpoint.dir), identity)
-    run = Run(
+    return Run(
         recipe=recipe,
         model=model,
         batches=batches,
         learning_rates=LearningRates(recipe, [stage.num_batches for stage in batches.stages]),
+        reinforcement=reinforcement,
         identity=identity,
         step=progress["step"],
         ledger=progress["ledger"],
     )
-    if run.step < batches.num_steps:
-        check_number_of_ranks(batches.stages[run.stage].recipe)
-    return run
 
 
 def read_progress(directory: Path, identity: dict[str, Any]) -> dict[str, Any]:
@@ -99,11 +115,14 @@ def read_progress(directory: Path, identity: dict[str, Any]) -> dict[str, Any]:
     return progress
 
 
-def order_fingerprint(recipe: Recipe, batches: GlobalBatches) -> str:
+def order_fingerprint(recipe: Recipe, batches: GlobalBatches, reinforcement: list[ReinforcementInputs | None]) -> str:
     """Identity of everything that settles which tokens come at which step; no layout of ranks is part of it."""
-    return xxh3_64(
-        repr([recipe.seed, recipe.data.long_documents, [stage.order for stage in batches.stages]]).encode()
-    ).hexdigest()
+    asked = [
+        identity_of_asks(inputs, stage.recipe.objective)
+        for inputs, stage in zip(reinforcement, batches.stages, strict=True)
+    ]
+    settled = [recipe.seed, recipe.data.long_documents, [stage.order for stage in batches.stages], asked]
+    return xxh3_64(repr(settled).encode()).hexdigest()
 
 
 def check_vocabulary(batches: GlobalBatches, model: ModelConfig) -> None:
@@ -125,6 +144,16 @@ def check_tokenizer(recipe: Recipe, batches: GlobalBatches) -> None:
         raise InputError(
             f"{source} has another tokenizer than the one that made the corpora: set tokenizer to that one's "
             "directory, or tokenize again"
+        )
+
+
+def check_rollouts(run: Run) -> None:
+    """Raise InputError where the next step needs rollouts that are not there."""
+    inputs = run.reinforcement[run.stage]
+    if inputs is not None and run.end == run.step:
+        raise InputError(
+            f"step {run.step} needs rollouts that are not there: {inputs.replay.file(run.step)}; davinci rmt ask "
+            "writes the prompts that they answer"
         )
 
 

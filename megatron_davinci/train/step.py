@@ -1,9 +1,8 @@
-"""One optimizer step over one global batch, through Megatron's pipeline schedules."""
+"""One pass over a global batch, through Megatron's pipeline schedules: gradients and an update, or losses alone."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,28 +14,37 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from megatron_davinci.attention.packed import PackedSegments
-from megatron_davinci.data.batches import StageBatches, share_of_rank
-from megatron_davinci.data.documents import Documents, PackedSequence
-from megatron_davinci.data.packed import PackedBatch, pack_micro_batch
-from megatron_davinci.models.gpt import Predictions
-from megatron_davinci.objectives.ntp import next_token_loss
-from megatron_davinci.recipe import StageRecipe
-from megatron_davinci.train.counts import BatchCounts, count_batch
+from megatron_davinci.train.counts import BatchCounts
 from megatron_davinci.train.optimizer import Chunks
-from megatron_davinci.train.parallel import context_rank
 from megatron_davinci.train.timers import Timers
 
-ForwardOutput = tuple[Tensor, Any]
+ForwardOutput = tuple[Any, Callable[..., Any]]
+ForwardStep = Callable[[Iterator[Any], DistributedDataParallel], ForwardOutput]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a pass goes through: this rank's micro-batches, one row of `width` tokens each, and what becomes of them.
+
+    `forward`: Megatron's forward_step_func, whose loss function reports a scalar for each name of `reports`, the loss
+    among them; sums over all micro-batches and ranks come out. `counts` are those of the global batch.
+    """
+
+    forward: ForwardStep
+    micro_batches: Sequence[Any]
+    width: int
+    counts: BatchCounts
+    reports: tuple[str, ...] = ("loss",)
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """`loss`: mean over the batch's labels, in nats; `grad_norm`: before clipping."""
+    """`loss` in nats; `grad_norm`: before clipping; `sums`: of what the work reports."""
 
     loss: float
     grad_norm: float
     counts: BatchCounts
+    sums: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -51,29 +59,32 @@ class Trainer:
     def __post_init__(self) -> None:
         self.config.finalize_model_grads_func = self._reduce_undivided
 
-    def step(self, optimizer: MegatronOptimizer, stage: StageBatches, batch: int) -> StepResult:
+    def step(self, optimizer: MegatronOptimizer, work: Work) -> StepResult:
         """Gradients, clipping, update. Raises FloatingPointError on every rank where a number is not finite."""
-        loss, counts = self.gradients(stage, batch)
+        sums = self.gradients(work)
         with self.timers("optimizer"):
             _, grad_norm, _ = optimizer.step()
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        if not (math.isfinite(sums["loss"]) and math.isfinite(grad_norm)):
             raise FloatingPointError(
-                f"the loss is {loss}, the gradient norm {grad_norm}: nothing of this step is saved; lower the learning "
-                "rate, and start again from the last checkpoint"
+                f"the loss is {sums['loss']}, the gradient norm {grad_norm}: nothing of this step is saved; lower the "
+                "learning rate, and start again from the last checkpoint"
             )
-        return StepResult(loss, float(grad_norm), counts)
+        return StepResult(sums["loss"], float(grad_norm), work.counts, sums)
 
-    def gradients(self, stage: StageBatches, batch: int) -> tuple[float, BatchCounts]:
-        """Fill every parameter's main_grad with the gradient of a global batch's loss; gives that loss and its counts.
+    def gradients(self, work: Work) -> dict[str, float]:
+        """Fill every parameter's main_grad with the gradient of a global batch's loss; gives the reported sums.
 
         With the distributed optimizer each rank ends up with the sums of its own part of the buffers.
         """
         self.zero_gradients()
-        with self.timers("data"):
-            batches, counts = self._batches(stage.documents, stage.sequences(batch), stage.recipe, stage.alignment)
         with self.timers("forward_backward"):
-            loss = global_loss(self._run(stage.recipe, batches), self.device)
-        return loss, counts
+            return self._run(work)
+
+    def gradient_norm(self, optimizer: MegatronOptimizer, work: Work) -> float:
+        """Norm of the gradient of a global batch's loss, over all ranks; weights stay as they are."""
+        self.gradients(work)
+        optimizer.prepare_grads()
+        return float(optimizer.get_grad_norm())
 
     def zero_gradients(self) -> None:
         """Before the first micro-batch of a step."""
@@ -83,32 +94,14 @@ class Trainer:
             chunk.zero_grad(set_to_none=True)
 
     @torch.no_grad()
-    def evaluate(
-        self, recipe: StageRecipe, documents: Documents, sequences: list[PackedSequence]
-    ) -> tuple[float, BatchCounts]:
-        """Mean loss over all labels of some packed sequences, in nats; no gradient."""
-        batches, counts = self._batches(documents, sequences, recipe, recipe.document_alignment)
-        return global_loss(self._run(recipe, batches, forward_only=True), self.device), counts
+    def evaluate(self, work: Work) -> dict[str, float]:
+        """The sums that are reported; no gradient."""
+        return self._run(work, forward_only=True)
 
-    def _batches(
-        self, documents: Documents, sequences: list[PackedSequence], recipe: StageRecipe, alignment: int
-    ) -> tuple[list[PackedBatch], BatchCounts]:
-        """This rank's micro-batches, and what those of all ranks come to; each label weighs 1 / all labels."""
-        rank, size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
-        multiple = recipe.pipeline_parallel_size if recipe.virtual_pipeline_size else 1
-        share = share_of_rank(sequences, rank, size, recipe.batch.micro_batch_size, multiple)
-        epochs = sorted({span.epoch for sequence in sequences for span in sequence})
-        rows = len(share) * size * recipe.batch.micro_batch_size * recipe.seq_length
-        counts = count_batch(documents, [sequence for part in share for sequence in part], epochs, rows, self.device)
-        weight = 1.0 / max(1, counts.labels)
-        packed = (pack_micro_batch(documents, part, recipe.seq_length, alignment, weight) for part in share)
-        return [batch.of_context_rank(*context_rank()).to(self.device) for batch in packed], counts
-
-    def _run(self, recipe: StageRecipe, batches: list[PackedBatch], forward_only: bool = False) -> list[Tensor]:
-        """Losses of this rank's micro-batches, on the last pipeline stage; gradients add up in the buffers."""
-        width = recipe.seq_length * recipe.batch.micro_batch_size
-        losses = run_schedule(self.chunks, forward_step, batches, width, forward_only=forward_only)
-        return [entry["loss"] for entry in losses]
+    def _run(self, work: Work, **how: Any) -> dict[str, float]:
+        """Gradients add up in the buffers."""
+        reports = run_schedule(self.chunks, work.forward, work.micro_batches, work.width, **how)
+        return global_sums(reports, work.reports, self.device)
 
     def _reduce_undivided(self, chunks: Chunks, _num_tokens: Tensor | None, **kwargs: Any) -> None:
         """Reduce gradients over ranks without dividing them: the weights of the loss are global already."""
@@ -117,7 +110,7 @@ class Trainer:
 
 
 def run_schedule(
-    chunks: Chunks, forward: Callable[..., ForwardOutput], batches: Sequence[Any], width: int, **how: Any
+    chunks: Sequence[torch.nn.Module], forward: ForwardStep, batches: Sequence[Any], width: int, **how: Any
 ) -> list[Any]:
     """Megatron's schedule of this layout over micro-batches of one row each, `width` tokens over all context ranks.
 
@@ -136,38 +129,23 @@ def run_schedule(
     return reports
 
 
-def forward_step(batches: Iterator[PackedBatch], chunk: DistributedDataParallel) -> ForwardOutput:
-    """Megatron's forward_step_func: the last stage scores the labels, the others give hidden states.
-
-    Every stage takes the batch, because every stage's attention needs its cu_seqlens.
-    """
-    batch = next(batches)
-    output = chunk(
-        batch.tokens,
-        batch.position_ids,
-        None,
-        labels=Predictions(batch.rows, batch.labels),
-        packed_seq_params=PackedSegments.of(batch.boundaries, batch.tokens.device),
-    )
-    return output, partial(weighted_loss, batch.weights)
-
-
-def weighted_loss(weights: Tensor, scores: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """(sum of w * term, number of tokens, metrics): given three, Megatron divides by no number of its own."""
-    log_probs, _ = scores
-    loss = next_token_loss(log_probs, weights)
-    count = torch.tensor(weights.numel(), dtype=torch.int, device=weights.device)
+def loss_and_reports(loss: Tensor, **others: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """What Megatron takes from a loss function: given three, it divides by no number of its own."""
     # The schedule scales the loss it gets in place, so what is logged is a copy.
-    return loss, count, {"loss": loss.detach().clone()}
+    reports = {name: value.detach().clone() for name, value in {"loss": loss, **others}.items()}
+    return loss, torch.ones((), dtype=torch.int, device=loss.device), reports
 
 
-def global_loss(losses: list[Tensor], device: torch.device) -> float:
-    """The global batch's loss, on every rank: summed over micro-batches, data and context ranks of the last stage."""
-    total = torch.stack(losses).sum() if losses else torch.zeros((), device=device)
+def global_sums(
+    reports: Sequence[Mapping[str, Tensor]], names: Sequence[str], device: torch.device
+) -> dict[str, float]:
+    """Sums of what the last stage reports over micro-batches, data and context ranks; on every rank."""
+    sums = [torch.stack([report[name] for report in reports]).sum() for name in names] if reports else []
+    total = torch.stack(sums) if sums else torch.zeros(len(names), device=device)
     dist.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
     dist.broadcast(
         total,
         src=parallel_state.get_pipeline_model_parallel_last_rank(),
         group=parallel_state.get_pipeline_model_parallel_group(),
     )
-    return total.item()
+    return dict(zip(names, total.tolist(), strict=True))

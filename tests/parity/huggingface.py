@@ -11,6 +11,7 @@ from megatron_davinci.recipe import Recipe, parse_recipe
 from megatron_davinci.testing.gather import gather_gradients
 from megatron_davinci.testing.logits import pack_documents_for_logits, packed_logits
 from megatron_davinci.train.loop import build_trainer, train
+from megatron_davinci.train.next_token import next_token_batch
 from megatron_davinci.train.optimizer import build_optimizer
 from megatron_davinci.train.parallel import model_parallel, world
 
@@ -50,5 +51,5 @@ def _gradients(recipe: Recipe) -> tuple[float, dict[str, torch.Tensor]]:
     batches = GlobalBatches(recipe).stages[0]
     with model_parallel(batches.recipe, recipe.seed) as device:
         trainer = build_trainer(recipe, batches.recipe, load_model_config(recipe.model), device)
-        loss, _ = trainer.gradients(batches, 0)
+        loss = trainer.gradients(next_token_batch(batches, 0, device))["loss"]
         return loss, gather_gradients(trainer)

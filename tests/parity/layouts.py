@@ -16,9 +16,10 @@ from megatron_davinci.recipe import parse_recipe
 from megatron_davinci.testing.gather import gather_gradients, gather_parameters
 from megatron_davinci.testing.logits import copies_of_one_batch, packed_logits
 from megatron_davinci.train.loop import build_trainer
+from megatron_davinci.train.next_token import forward_step, next_token_batch
 from megatron_davinci.train.optimizer import build_optimizer, gathered_weights, set_learning_rate
 from megatron_davinci.train.parallel import context_rank, model_parallel, world
-from megatron_davinci.train.step import Trainer, forward_step, run_schedule
+from megatron_davinci.train.step import Trainer, run_schedule
 
 SGD_STEPS = 3
 # Adam amplifies rounding, so weights are compared after steps of SGD. Without momentum, with an epsilon that dwarfs the
@@ -60,16 +61,17 @@ def _measure_one(values: dict[str, Any], device: torch.device) -> dict[str, Any]
     recipe = parse_recipe({**values, "megatron": {**values["megatron"], **ADAM_AS_SGD}})
     batches = GlobalBatches(recipe).stages[0]
     trainer = build_trainer(recipe, batches.recipe, load_model_config(recipe.model), device)
-    loss, counts = trainer.gradients(batches, 0)
+    work = next_token_batch(batches, 0, device)
+    loss = trainer.gradients(work)["loss"]
     gradients = as_arrays(gather_gradients(trainer))
     optimizer = build_optimizer(batches.recipe.megatron, trainer.chunks)
     set_learning_rate(optimizer, recipe.schedule.lr * ADAM_AS_SGD["adam_eps"])
-    steps = [trainer.step(optimizer, batches, 0) for _ in range(SGD_STEPS)]
+    steps = [trainer.step(optimizer, work) for _ in range(SGD_STEPS)]
     with gathered_weights(trainer.chunks):
         weights = as_arrays(gather_parameters(trainer, lambda p: p.data))
     return {
         "loss": loss,
-        "labels": counts.labels,
+        "labels": work.counts.labels,
         "gradients": gradients,
         "steps": [(step.loss, step.grad_norm) for step in steps],
         "weights": weights,

@@ -101,13 +101,13 @@ def variant(values: dict[str, Any], megatron: dict[str, Any], split: dict[str, A
     return changed
 
 
-def run_all(wanted: dict[Any, tuple[int, dict[str, Any]]], function: Any) -> dict[Any, list[Any]]:
+def run_all(wanted: dict[Any, tuple[int, dict[str, Any]]], function: Any, *args: Any) -> dict[Any, list[Any]]:
     """name -> what `function` gives for its recipe on each rank; recipes of one size share their processes."""
     found: dict[Any, list[Any]] = {}
     for ranks in sorted({ranks for ranks, _ in wanted.values()}):
         names = [name for name, (needed, _) in wanted.items() if needed == ranks]
         started = time.monotonic()
-        by_rank = run_on_ranks(function, ranks, [wanted[name][1] for name in names])
+        by_rank = run_on_ranks(function, ranks, [wanted[name][1] for name in names], *args)
         print(f"{len(names)} on {ranks} ranks: {time.monotonic() - started:.0f} s", file=sys.stderr)
         found |= {name: [results[i] for results in by_rank] for i, name in enumerate(names)}
     return found

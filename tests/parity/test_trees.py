@@ -1,4 +1,4 @@
-"""Law: trees have the loss and every gradient of one sequence per response, in every layout."""
+"""Law: trees have the loss, every gradient and the weights of one sequence per response, in every layout."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import pytest
 import table
 import trees
 from layouts import relative_difference
+from planted import FAULTS
 
 PP2_INTERLEAVED = {**table.PP2, "virtual_pipeline_model_parallel_size": 2}
 FULL, SELECTIVE = table.RECOMPUTATION["full"], table.RECOMPUTATION["selective"]
@@ -22,20 +23,50 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "DP2": (2, {}),
     "TP2xPP2+SP": (4, {**table.TP2, **table.PP2, **table.SP}),
 }
+PATHS = ("tree", "split", "chains", "alone")
+WHERE_FAULTS_SHOW = {"TP2+SP": list(FAULTS)[:-1], "PP2, full recomputation": list(FAULTS)[-1:]}
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
 def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Numbers of rank 0 by layout."""
+    """Numbers of rank 0 by layout and path."""
     values = table.recipe(tmp_path_factory.mktemp("trees"), tie_word_embeddings=request.param)
     wanted = {name: (ranks, table.variant(values, fields)) for name, (ranks, fields) in LAYOUTS.items()}
-    return {name: ranks[0] for name, ranks in table.run_all(wanted, trees.measure).items()}
+    return {name: ranks[0] for name, ranks in table.run_all(wanted, trees.measure, PATHS).items()}
 
 
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """By fault, the numbers of the tree with it and without."""
+    values = table.recipe(tmp_path_factory.mktemp("planted"), tie_word_embeddings=False)
+    found = {}
+    for layout, faults in WHERE_FAULTS_SHOW.items():
+        ranks, fields = LAYOUTS[layout]
+        wanted = {layout: (ranks, table.variant(values, fields))}
+        [every] = table.run_all(wanted, trees.measure, ("tree", *faults)).values()
+        found |= {fault: (every[0][fault], every[0]["tree"]) for fault in faults}
+    return found
+
+
+@pytest.mark.parametrize("path", PATHS[:-1])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_trees_equal_one_sequence_per_response(measured: dict[str, Any], layout: str) -> None:
-    tree, alone = measured[layout]["tree"], measured[layout]["alone"]
+def test_trees_equal_one_sequence_per_response(measured: dict[str, Any], layout: str, path: str) -> None:
+    tree, alone = measured[layout][path], measured[layout]["alone"]
     assert all(abs(gradient).max() > 0 for gradient in alone["gradients"].values())
-    assert tree["loss"] == pytest.approx(alone["loss"], rel=1e-5)
-    assert relative_difference(tree["gradients"], alone["gradients"]) <= 1e-5
-    assert relative_difference(tree["gradients"], measured["alone"]["alone"]["gradients"]) <= 1e-5
+    for reference in (alone, measured["alone"]["alone"]):
+        assert tree["loss"] == pytest.approx(reference["loss"], rel=1e-5)
+        assert relative_difference(tree["gradients"], reference["gradients"]) <= 1e-5
+        assert relative_difference(tree["weights"], reference["weights"]) <= 1e-5
+
+
+def test_the_weights_that_are_compared_have_moved(measured: dict[str, Any]) -> None:
+    weights = measured["alone"]["alone"]["weights"]["decoder.final_layernorm.weight"]
+    assert abs(weights - 1).max() > 1e-3
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_shows_in_the_gradients(planted: dict[str, Any], fault: str) -> None:
+    wrong, right = planted[fault]
+    assert relative_difference(wrong["gradients"], right["gradients"]) > 1e-2
+    if FAULTS[fault]:
+        assert wrong["loss"] == pytest.approx(right["loss"], rel=1e-6)  # who compares losses sees nothing

@@ -1,28 +1,34 @@
 """What each rank runs in the tests of the tree inside Megatron: trees, and the same responses one by one."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import accumulate
 from typing import Any
 
 import torch
-from layouts import as_arrays
-from megatron.core import parallel_state
+from layouts import ADAM_AS_SGD, as_arrays
+from planted import plant
 from torch import Tensor
 
 from megatron_davinci.attention.packed import PackedSegments
-from megatron_davinci.attention.tree import Call, TreeSegments
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.models.gpt import Predictions
 from megatron_davinci.recipe import parse_recipe
-from megatron_davinci.rmt.tree import Branch, Tree, lay_out
-from megatron_davinci.testing.gather import gather_gradients
+from megatron_davinci.rmt.batch import pack_trees
+from megatron_davinci.rmt.options import Rmt
+from megatron_davinci.rmt.tree import Branch, Response, Tree, lay_out
+from megatron_davinci.testing.gather import gather_gradients, gather_parameters
+from megatron_davinci.train.counts import BatchCounts
 from megatron_davinci.train.loop import build_trainer
-from megatron_davinci.train.parallel import model_parallel, world
-from megatron_davinci.train.step import Trainer, global_loss, run_schedule, weighted_loss
+from megatron_davinci.train.next_token import weighted_loss
+from megatron_davinci.train.optimizer import build_optimizer, set_learning_rate
+from megatron_davinci.train.parallel import data_rank, model_parallel, world
+from megatron_davinci.train.reinforcement import REPORTS, forward_step
+from megatron_davinci.train.step import Work
 
-WIDTH, VOCABULARY, NTP_WEIGHT = 160, 256, 0.1
-Batch = tuple[Tensor, Tensor, Any, Tensor, Tensor, Tensor]  # tokens, positions, segments, rows, labels, weights
+WIDTH, SPLIT, VOCABULARY, NTP_WEIGHT, STEPS, LR = 160, 72, 256, 0.1, 3, 0.1
+COUNTS = BatchCounts(0, 0, 0, 0, {})
 # (trunk, [(position, instruction, responses)]): ragged, an instruction of none, the whole trunk as prefix, no branch,
 # one response, an empty one
 SHAPES: list[tuple[int, list[tuple[int, int, list[int]]]]] = [
@@ -33,79 +39,95 @@ SHAPES: list[tuple[int, list[tuple[int, int, list[int]]]]] = [
 ]
 
 
-def measure(recipes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Per recipe: loss and gradients of the trees, and of one sequence per response."""
+def measure(recipes: list[dict[str, Any]], paths: Sequence[str] = ("tree", "chains", "alone")) -> list[dict[str, Any]]:
+    """Per recipe and path: loss and gradients, and weights after some steps of SGD.
+
+    tree, split: as training does it, whole and in parts; chains: `tree: false`; alone: a packed sequence for each
+    response, put together here. Another name is a fault to be planted into the tree.
+    """
     found = []
     with world():
         for values in recipes:
-            recipe = parse_recipe(values)
-            stage = recipe.stage(0)
-            with model_parallel(stage, recipe.seed) as device:
-                trainer = build_trainer(recipe, stage, load_model_config(recipe.model), device)
-                rank, size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
-                trees = random_trees()[rank::size]
-                found.append({"tree": _run(trainer, [_shared(*tree) for tree in trees])})
-                found[-1]["alone"] = _run(trainer, [_alone(*tree) for tree in trees])
+            with model_parallel(parse_recipe(values).stage(0), seed=0) as device:
+                found.append({path: _measure(values, path, device) for path in paths})
     return found
 
 
-def random_trees() -> list[tuple[Tree, list[float]]]:
-    """Trees and the weight of each response's tokens."""
+def _measure(values: dict[str, Any], path: str, device: torch.device) -> dict[str, Any]:
+    recipe = parse_recipe({**values, "megatron": {**values["megatron"], **ADAM_AS_SGD}})
+    stage = recipe.stage(0)
+    trainer = build_trainer(recipe, stage, load_model_config(recipe.model), device)
+    rank, size = data_rank()
+    work = _alone(random_trees()[rank::size]) if path == "alone" else _product(path, rank, size)
+    with plant(path, trainer) if path not in ("tree", "split", "chains", "alone") else nullcontext():
+        loss = trainer.gradients(work)["loss"]
+        gradients = as_arrays(gather_gradients(trainer))
+        optimizer = build_optimizer(stage.megatron, trainer.chunks)
+        set_learning_rate(optimizer, LR * ADAM_AS_SGD["adam_eps"])
+        for _ in range(STEPS):
+            trainer.step(optimizer, work)
+    return {"loss": loss, "gradients": gradients, "weights": as_arrays(gather_parameters(trainer, lambda p: p.data))}
+
+
+def random_trees() -> list[Tree]:
+    """Responses have advantages and weights of either size, the NTP loss leaves out what is asked for."""
     g = torch.Generator().manual_seed(7)
     trees = []
 
     def draw(count: int) -> Tensor:
         return torch.randint(1, VOCABULARY, (count,), generator=g)
 
+    def respond(count: int) -> Response:
+        advantage, weight = torch.randn(2, generator=g).tolist()
+        return Response(draw(count), -torch.rand(count, generator=g), advantage, abs(weight) / 8)
+
     for trunk, shapes in SHAPES:
-        predicted = torch.ones(trunk, dtype=torch.bool)
-        predicted[[p for p, _, _ in shapes if p < trunk]] = False
-        branches = [Branch(p, draw(n), [draw(r) for r in lengths]) for p, n, lengths in shapes]
-        weights = torch.randn(sum(len(lengths) for _, _, lengths in shapes), generator=g) / 8
-        trees.append((Tree(draw(trunk), predicted, branches), weights.tolist()))
+        weights = torch.full((trunk,), NTP_WEIGHT)
+        weights[[p for p, _, _ in shapes if p < trunk]] = 0.0
+        branches = [Branch(p, draw(n), [respond(r) for r in lengths]) for p, n, lengths in shapes]
+        trees.append(Tree(draw(trunk), weights, branches))
     return trees
 
 
-def _shared(tree: Tree, weights: Sequence[float]) -> Batch:
-    batch = lay_out([tree], WIDTH)
-    calls = [Call(call.rows, call.prefix) for call in batch.calls]
-    segments = TreeSegments(position_ids=batch.position_ids, calls=calls)
-    rows, labels = (torch.cat([getattr(batch.ntp, name), getattr(batch.rl, name)]) for name in ("rows", "labels"))
-    of_responses = torch.tensor([*weights, 0.0])[batch.rl.group]
-    all_weights = torch.cat([torch.full(batch.ntp.rows.shape, NTP_WEIGHT), of_responses])
-    return batch.tokens[None], batch.position_ids[None], segments, rows, labels, all_weights
+def _product(path: str, rank: int, size: int) -> Work:
+    """A row for each tree; or trees split and packed into rows, of which every rank needs equally many."""
+    options = Rmt(kind="rmt", rollouts="-", tree=path != "chains")
+    trees = random_trees()
+    if path in ("split", "chains"):
+        rows = pack_trees(trees, SPLIT, options.tree)
+        rows += [[] for _ in range(-len(rows) % 4)]
+        batches = [lay_out(row, SPLIT) for row in rows[rank::size]]
+    else:
+        batches = [lay_out([tree], WIDTH) for tree in trees[rank::size]]
+    return Work(partial(forward_step, options), batches, len(batches[0].tokens), COUNTS, REPORTS)
 
 
-def _alone(tree: Tree, weights: Sequence[float]) -> Batch:
-    """The document and every response as a packed sequence of its own."""
-    labels = tree.predicted[1:].nonzero()[:, 0] + 1
-    pieces = [(tree.trunk, labels - 1, tree.trunk[labels], NTP_WEIGHT)]
-    left = iter(weights)
-    for branch in tree.branches:
-        prompt = torch.cat([tree.trunk[: branch.position], branch.instruction])
-        for response in branch.responses:
-            rows = torch.arange(len(prompt) - 1, len(prompt) + len(response) - 1)
-            pieces.append((torch.cat([prompt, response]), rows, response, next(left)))
-    boundaries = [0, *accumulate(len(tokens) for tokens, _, _, _ in pieces)]
-    width = 4 * WIDTH
-    tokens = torch.cat(
-        [*(tokens for tokens, _, _, _ in pieces), torch.zeros(width - boundaries[-1], dtype=torch.int64)]
-    )
-    rows = torch.cat([start + rows for start, (_, rows, _, _) in zip(boundaries, pieces)])  # noqa: B905  # one more
-    all_weights = torch.cat([torch.full(rows.shape, weight) for _, rows, _, weight in pieces])
-    segments = PackedSegments.of([*boundaries, width], torch.device("cpu"))
-    labels = torch.cat([labels for _, _, labels, _ in pieces])
-    return tokens[None], torch.arange(width)[None], segments, rows, labels, all_weights
+def _alone(trees: list[Tree]) -> Work:
+    """The document and every response as a packed sequence of its own; a token weighs advantage times weight."""
+    batches = []
+    for tree in trees:
+        labels = tree.label_weights[1:].nonzero()[:, 0] + 1
+        pieces = [(tree.trunk, labels - 1, tree.trunk[labels], NTP_WEIGHT)]
+        for branch in tree.branches:
+            prompt = torch.cat([tree.trunk[: branch.position], branch.instruction])
+            for response in branch.responses:
+                rows = torch.arange(len(prompt) - 1, len(prompt) + len(response.tokens) - 1)
+                weight = response.advantage * response.weight
+                pieces.append((torch.cat([prompt, response.tokens]), rows, response.tokens, weight))
+        batches.append(_packed(pieces, 4 * WIDTH))
+    return Work(_forward_alone, batches, 4 * WIDTH, COUNTS)
 
 
-def _run(trainer: Trainer, batches: list[Batch]) -> dict[str, Any]:
-    trainer.zero_gradients()
-    losses = run_schedule(trainer.chunks, _forward, batches, batches[0][0].size(1))
-    loss = global_loss([entry["loss"] for entry in losses], trainer.device)
-    return {"loss": loss, "gradients": as_arrays(gather_gradients(trainer))}
+def _packed(pieces: list[tuple[Tensor, Tensor, Tensor, float]], width: int) -> tuple[Any, ...]:
+    ends = list(accumulate(len(tokens) for tokens, _, _, _ in pieces))
+    tokens = torch.cat([*(tokens for tokens, _, _, _ in pieces), torch.zeros(width - ends[-1], dtype=torch.int64)])
+    rows = torch.cat([start + rows for start, (_, rows, _, _) in zip([0, *ends], pieces)])  # noqa: B905  # one more
+    weights = torch.cat([torch.full(rows.shape, weight) for _, rows, _, weight in pieces])
+    segments = PackedSegments.of([0, *ends, width], torch.device("cpu"))
+    return tokens[None], torch.arange(width)[None], segments, rows, torch.cat([x for _, _, x, _ in pieces]), weights
 
 
-def _forward(batches: Iterator[Batch], chunk: Any) -> tuple[Any, Any]:
+def _forward_alone(batches: Iterator[tuple[Any, ...]], chunk: Any) -> tuple[Any, Any]:
     tokens, positions, segments, rows, labels, weights = next(batches)
     scores = chunk(tokens, positions, None, labels=Predictions(rows, labels), packed_seq_params=segments)
     return scores, partial(weighted_loss, weights)

@@ -1,6 +1,7 @@
 """Laws of the tree: each response sees what it would see alone, at the same positions; nothing is predicted twice."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from megatron_davinci.attention.packed import attend
 from megatron_davinci.attention.tree import Call, attend_tree
-from megatron_davinci.rmt.tree import Branch, Tree, TreeBatch, lay_out, split_to_fit
+from megatron_davinci.rmt.tree import Branch, Response, Tree, TreeBatch, chains, lay_out, prune, split_to_fit
 
 VOCABULARY, HEADS, GROUPS, WIDTH = 50, 4, 2, 8
 
@@ -21,9 +22,13 @@ def random_tree(random: torch.Generator, trunk: int, shapes: list[tuple[int, int
     def draw(count: int) -> Tensor:
         return torch.randint(0, VOCABULARY, (count,), generator=random)
 
-    predicted = torch.ones(trunk, dtype=torch.bool)
-    predicted[[p for p, _, _ in shapes if p < trunk]] = False  # Eq. 8: what RL learns, NTP leaves out
-    return Tree(draw(trunk), predicted, [Branch(p, draw(n), [draw(r) for r in lengths]) for p, n, lengths in shapes])
+    def respond(count: int) -> Response:
+        advantage, weight = torch.randn(2, generator=random).tolist()
+        return Response(draw(count), torch.randn(count, generator=random), advantage, weight)
+
+    weights = torch.rand(trunk, generator=random) + 0.1
+    weights[[p for p, _, _ in shapes if p < trunk]] = 0.0  # Eq. 8: what RL learns, NTP leaves out
+    return Tree(draw(trunk), weights, [Branch(p, draw(n), [respond(r) for r in lengths]) for p, n, lengths in shapes])
 
 
 @st.composite
@@ -37,14 +42,18 @@ def trees(draw: st.DrawFn) -> Tree:
 
 def alone(tree: Tree) -> list[tuple[Tensor, Tensor, Tensor]]:
     """(tokens, rows, labels) of the document, and of each response as a sequence of its own."""
-    labels = tree.predicted[1:].nonzero()[:, 0] + 1
+    labels = tree.label_weights[1:].nonzero()[:, 0] + 1
     found = [(tree.trunk, labels - 1, tree.trunk[labels])]
     for branch in tree.branches:
         prompt = torch.cat([tree.trunk[: branch.position], branch.instruction])
         for response in branch.responses:
-            rows = torch.arange(len(prompt) - 1, len(prompt) + len(response) - 1)
-            found.append((torch.cat([prompt, response]), rows, response))
+            rows = torch.arange(len(prompt) - 1, len(prompt) + len(response.tokens) - 1)
+            found.append((torch.cat([prompt, response.tokens]), rows, response.tokens))
     return found
+
+
+def joined(pieces: list[Tensor]) -> Tensor:
+    return torch.cat([torch.zeros(0, dtype=torch.int64), *pieces])
 
 
 def embed(tables: Tensor, tokens: Tensor, positions: Tensor) -> list[Tensor]:
@@ -55,10 +64,10 @@ def embed(tables: Tensor, tokens: Tensor, positions: Tensor) -> list[Tensor]:
 
 
 def shared(tables: Tensor, batch: TreeBatch) -> tuple[Tensor, Tensor]:
-    """What the rows that predict something see: of the NTP triples, of the RL triples."""
+    """What the rows that predict something see: those of the NTP loss, those of responses."""
     calls = [Call(call.rows, call.prefix) for call in batch.calls]
     seen = attend_tree(*embed(tables, batch.tokens, batch.position_ids), calls, 0.3)
-    return seen[batch.ntp.rows], seen[batch.rl.rows]
+    return seen[batch.ntp.rows], seen[batch.policy.triples.rows]
 
 
 def unshared(tables: Tensor, several: list[Tree]) -> tuple[Tensor, Tensor]:
@@ -92,19 +101,57 @@ def test_a_tree_sees_what_each_response_sees_alone(several: list[Tree], padding:
 @given(st.lists(trees(), min_size=1, max_size=3))
 def test_rows_predict_the_tokens_that_they_would_predict_alone(several: list[Tree]) -> None:
     batch = lay_out(several, sum(tree.num_rows for tree in several))
-    ntp = torch.cat([alone(tree)[0][2] for tree in several])
-    responses = [labels for tree in several for _, _, labels in alone(tree)[1:]]
-    assert batch.ntp.labels.equal(ntp) and batch.rl.labels.equal(torch.cat([ntp[:0], *responses]))
-    assert [int((batch.rl.group == number).sum()) for number in range(len(responses))] == [len(r) for r in responses]
-    assert [int((batch.ntp.group == n).sum()) for n, tree in enumerate(several)] == [
-        int(tree.predicted[1:].sum()) for tree in several
-    ]
+    labels = [alone(tree)[0][2] for tree in several]
+    responses = [response for tree in several for branch in tree.branches for response in branch.responses]
+    assert batch.ntp.labels.equal(torch.cat(labels))
+    weights = [tree.label_weights[1:] for tree in several]
+    assert batch.ntp.weights.equal(torch.cat([each[each != 0] for each in weights]))
+    triples = batch.policy.triples
+    assert triples.labels.equal(joined([response.tokens for response in responses]))
+    assert batch.policy.log_probs.equal(joined([response.log_probs for response in responses]).float())
+    for found, name in ((triples.weights, "weight"), (batch.policy.advantages, "advantage")):
+        assert found.equal(joined([torch.full((len(r.tokens),), getattr(r, name)) for r in responses]).float())
+    assert sum(tree.num_labels for tree in several) == len(batch.ntp.rows) + len(triples.rows)
+
+
+@settings(max_examples=60, deadline=None)
+@given(trees())
+def test_chains_are_the_sequences_that_share_nothing(tree: Tree) -> None:
+    expected = [sequence for sequence in alone(tree) if len(sequence[1])]
+    found = [lay_out([chain], chain.num_rows) for chain in chains(tree)]
+    found = [batch for batch in found if len(batch.ntp.rows) + len(batch.policy.triples.rows)]
+    assert len(found) == len(expected)
+    for batch, (tokens, rows, labels) in zip(found, expected, strict=True):
+        assert batch.tokens.equal(tokens[: len(batch.tokens)])  # but for what predicts nothing
+        assert batch.position_ids.tolist() == list(range(len(batch.tokens)))
+        assert torch.cat([batch.ntp.rows, batch.policy.triples.rows]).equal(rows)
+        assert torch.cat([batch.ntp.labels, batch.policy.triples.labels]).equal(labels)
+
+
+@settings(max_examples=60, deadline=None)
+@given(trees())
+def test_pairs_are_what_attention_sees(tree: Tree) -> None:
+    seen = 0
+    for call in lay_out([tree], tree.num_rows).calls:
+        for branch in call.rows:
+            before = sum(stop - start for start, stop in call.prefix)
+            seen += sum(before + number + 1 for number in range(int((branch >= 0).sum())))
+    assert tree.num_pairs == seen
+
+
+@settings(max_examples=60, deadline=None)
+@given(trees())
+def test_a_pruned_tree_predicts_the_same(tree: Tree) -> None:
+    pruned = prune(replace(tree, label_weights=torch.zeros_like(tree.label_weights)))
+    assert len(pruned.trunk) == max([0, *(branch.position for branch in tree.branches)])
+    kept, whole = (lay_out([each], each.num_rows).policy.triples for each in (pruned, tree))
+    assert kept.labels.equal(whole.labels) and kept.weights.equal(whole.weights)
 
 
 def test_one_row_predicts_the_first_token_of_every_response() -> None:
     tree = random_tree(torch.Generator().manual_seed(0), 6, [(4, 2, [3, 3, 1])])
     batch = lay_out([tree], tree.num_rows)
-    assert batch.rl.rows.tolist().count(7) == 3  # the last row of the instruction
+    assert batch.policy.triples.rows.tolist().count(7) == 3  # the last row of the instruction
     assert batch.position_ids.tolist() == [0, 1, 2, 3, 4, 5, 4, 5, 6, 7, 8, 6, 7, 8, 6]
     assert 3 not in batch.ntp.rows.tolist()  # the label at the selected position is left to RL
 
@@ -112,17 +159,18 @@ def test_one_row_predicts_the_first_token_of_every_response() -> None:
 @settings(max_examples=60, deadline=None)
 @given(trees(), st.integers(0, 10))
 def test_a_split_tree_keeps_every_response_and_every_label_once(tree: Tree, room: int) -> None:
-    largest = max((len(b.instruction) + len(r) for b in tree.branches for r in b.responses), default=0)
+    largest = max((len(b.instruction) + len(r.tokens) for b in tree.branches for r in b.responses), default=0)
     width = len(tree.trunk) + largest + room
     parts = split_to_fit(tree, width)
     assert all(part.num_rows <= width for part in parts)
-    assert sum(int(part.predicted.sum()) for part in parts) == int(tree.predicted.sum())
+    assert sum(float(part.label_weights.sum()) for part in parts) == pytest.approx(float(tree.label_weights.sum()))
     whole = lay_out([tree], tree.num_rows)
     batches = [lay_out([part], width) for part in parts]
-    assert torch.cat([batch.rl.labels for batch in batches]).equal(whole.rl.labels)
+    assert torch.cat([batch.policy.triples.labels for batch in batches]).equal(whole.policy.triples.labels)
+    assert torch.cat([batch.policy.advantages for batch in batches]).equal(whole.policy.advantages)
     assert torch.cat([batch.ntp.labels for batch in batches]).equal(whole.ntp.labels)
-    seen = Counter((b.position, tuple(r.tolist())) for part in parts for b in part.branches for r in b.responses)
-    assert seen == Counter((b.position, tuple(r.tolist())) for b in tree.branches for r in b.responses)
+    seen = Counter((b.position, tuple(r.tokens.tolist())) for part in parts for b in part.branches for r in b.responses)
+    assert seen == Counter((b.position, tuple(r.tokens.tolist())) for b in tree.branches for r in b.responses)
 
 
 def test_what_fits_nowhere_is_said() -> None:

@@ -1,0 +1,101 @@
+"""A recipe: one YAML file, checked in full before anything heavy is imported. Torch-free."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from data_prep import InputError
+from megatron_davinci.megatron_fields import check_megatron_fields
+from megatron_davinci.models.config import ModelConfig, load_model_config
+from megatron_davinci.recipe.sections import Batch, Checkpoint, Data, Evaluation, Ntp, Objective, Schedule
+from megatron_davinci.recipe.stage import OPTIMIZER_KIND, StageRecipe, check_stage
+from megatron_davinci.section import Section
+
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+
+
+class Recipe(Section):
+    model: str
+    """A preset of this package, or a Hugging Face directory, whose config.json is then the model."""
+    init_from: str | None = None
+    """Hugging Face directory with the weights to start from; where absent, they are drawn from `seed`."""
+    tokenizer: str | None = None
+    """Directory whose tokenizer goes into checkpoints and exports; where absent, the model's or init_from's."""
+    megatron: dict[str, Any] = Field(default_factory=dict)
+    """Fields of Megatron-Core's TransformerConfig, OptimizerConfig and DistributedDataParallelConfig."""
+    data: Data
+    """What is trained on."""
+    batch: Batch
+    """How much of it goes into one optimizer step."""
+    schedule: Schedule
+    """The learning rate."""
+    objective: Objective = Ntp()
+    """What is minimised."""
+    evaluation: Evaluation | None = None
+    """Loss on held-out documents, by source; none where absent."""
+    checkpoint: Checkpoint
+    """Where the run lives."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1234
+    """Settles initial weights and the order of documents."""
+
+    @property
+    def tokenizer_directory(self) -> Path | None:
+        """Where the tokenizer for checkpoints and exports lies: as named, with the model, or with its weights."""
+        named = [Path(self.tokenizer)] if self.tokenizer is not None else []
+        likely = (Path(path) for path in (self.model, self.init_from) if path is not None)
+        return next(iter([*named, *(path for path in likely if (path / "tokenizer.json").is_file())]), None)
+
+    def stage(self, index: int) -> "StageRecipe":
+        """A stage with everything that it takes over from the recipe."""
+        stage = self.data.stages[index]
+        return StageRecipe(
+            name=stage.name,
+            blend=stage.blend,
+            epochs=stage.epochs,
+            plan=stage.plan,
+            loss_mask=stage.loss_mask,
+            seq_length=stage.seq_length or self.data.seq_length,
+            batch=stage.batch or self.batch,
+            megatron={**self.megatron, **stage.megatron},
+            objective=stage.objective or self.objective,
+        )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        names = [stage.name for stage in self.data.stages]
+        if len(set(names)) < len(names):
+            raise InputError(f"data.stages have the names {', '.join(names)}: give each its own")
+        model = load_model_config(self.model)
+        for index, stage in enumerate(self.data.stages):
+            for fields in (self.megatron, stage.megatron):
+                check_megatron_fields(fields)
+            check_stage(self.stage(index), model)
+            if self.stage(index).optimizer_kind != self.stage(0).optimizer_kind:
+                raise InputError(
+                    f"stage {stage.name} has another {' or '.join(OPTIMIZER_KIND)} than the first: Megatron's saved "
+                    "optimizer cannot be taken up so; set them for all stages"
+                )
+            if self.stage(index).objective.kind == "rmt" and self.data.long_documents == "split":
+                raise InputError(
+                    f"stage {stage.name}: objective rmt needs whole documents, data.long_documents is split: set it to "
+                    "error or drop"
+                )
+            if stage.plan and self.evaluation:
+                raise InputError(
+                    f"stage {stage.name} has a plan, which packs every document, and evaluation.held_out keeps some "
+                    "back: leave one of them out"
+                )
+        if self.init_from is not None:
+            check_source_of_weights(self.init_from, self.model, model)
+        return self
+
+
+def check_source_of_weights(directory: str, name: str, model: ModelConfig) -> None:
+    """Raise InputError unless a directory holds a Hugging Face model of the same architecture as `model`."""
+    if not (Path(directory) / "config.json").is_file():
+        raise InputError(f"init_from {directory} has no config.json: give a Hugging Face directory with weights")
+    if load_model_config(directory).architecture() != model.architecture():
+        raise InputError(f"init_from {directory} has another architecture than model {name}: give the same for both")
+    if not any((Path(directory) / file).is_file() for file in WEIGHT_FILES):
+        raise InputError(f"init_from {directory} has no {' and no '.join(WEIGHT_FILES)}")

@@ -1,0 +1,140 @@
+"""One stage of a recipe with everything that it takes over from the recipe, and whether its sizes fit. Torch-free."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from data_prep import InputError
+from megatron_davinci.models.config import ModelConfig
+from megatron_davinci.recipe.sections import Batch, Blend, Objective
+from megatron_davinci.rmt.options import Rmt
+
+OPTIMIZER_KIND = {"use_distributed_optimizer": False, "bf16": False}
+
+
+@dataclass(frozen=True)
+class StageRecipe:
+    """One stage, resolved: nothing is left to look up in the recipe."""
+
+    name: str
+    blend: list[Blend]
+    epochs: int
+    plan: str | None
+    loss_mask: bool
+    seq_length: int
+    batch: Batch
+    megatron: dict[str, Any]
+    objective: Objective
+
+    @property
+    def tensor_parallel_size(self) -> int:
+        """Ranks that share every layer."""
+        return int(self.megatron.get("tensor_model_parallel_size", 1))
+
+    @property
+    def pipeline_parallel_size(self) -> int:
+        """Ranks that share the layers among them."""
+        return int(self.megatron.get("pipeline_model_parallel_size", 1))
+
+    @property
+    def virtual_pipeline_size(self) -> int | None:
+        """Chunks of layers per pipeline rank, None without interleaving."""
+        return self.megatron.get("virtual_pipeline_model_parallel_size")
+
+    @property
+    def context_parallel_size(self) -> int:
+        """Ranks that share every sequence."""
+        return int(self.megatron.get("context_parallel_size", 1))
+
+    @property
+    def parallel_sizes(self) -> tuple[int, int, int | None, int]:
+        """Tensor, pipeline, virtual pipeline and context: what process groups hang on."""
+        return (
+            self.tensor_parallel_size,
+            self.pipeline_parallel_size,
+            self.virtual_pipeline_size,
+            self.context_parallel_size,
+        )
+
+    @property
+    def ranks_per_replica(self) -> int:
+        """Processes that hold one copy of the model; more are data-parallel."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size * self.context_parallel_size
+
+    @property
+    def optimizer_kind(self) -> dict[str, Any]:
+        """What a saved optimizer can be taken up by: all stages of a run agree on it."""
+        return {name: self.megatron.get(name, default) for name, default in OPTIMIZER_KIND.items()}
+
+    @property
+    def document_alignment(self) -> int:
+        """Each document takes room up to a multiple of this: context parallelism cuts it into 2 * CP equal chunks."""
+        return 2 * self.context_parallel_size if self.context_parallel_size > 1 else 1
+
+
+def check_stage(stage: StageRecipe, model: ModelConfig) -> None:
+    """Raise InputError where a size is no multiple of what it is divided by, naming the next valid value."""
+    tp, pp, cp = stage.tensor_parallel_size, stage.pipeline_parallel_size, stage.context_parallel_size
+    chunks = stage.virtual_pipeline_size
+    if chunks is not None and (chunks < 2 or pp < 2):
+        raise InputError(
+            f"virtual_pipeline_model_parallel_size is {chunks} with pipeline_model_parallel_size {pp}: interleaving "
+            "needs at least 2 of each; leave it out"
+        )
+    by_tp = "tensor_model_parallel_size"
+    layers_by = "pipeline_model_parallel_size" + (" x virtual_pipeline_model_parallel_size" if chunks else "")
+    for what, value, by, divisor in (
+        ("num_attention_heads", model.num_attention_heads, by_tp, tp),
+        ("num_query_groups", model.num_query_groups, by_tp, tp),
+        ("ffn_hidden_size", model.ffn_hidden_size, by_tp, tp),
+        ("the padded vocabulary", model.padded_vocab_size, by_tp, tp),
+        ("num_layers", model.num_layers, layers_by, pp * (chunks or 1)),
+        ("seq_length", stage.seq_length, "2 x context_parallel_size", 2 * cp if cp != 1 else 1),
+    ):
+        require_multiple(what, value, by, divisor)
+    if model.padded_vocab_size // tp * (tp - 1) >= model.vocab_size:
+        raise InputError(f"vocab_size is {model.vocab_size}: {by_tp} = {tp} leaves a rank nothing but padding")
+    if stage.megatron.get("recompute_method") == "uniform":
+        require_multiple(
+            "the number of layers of a pipeline chunk",
+            model.num_layers // (pp * (chunks or 1)),
+            "recompute_num_layers",
+            stage.megatron.get("recompute_num_layers") or 1,
+        )
+    if stage.megatron.get("overlap_param_gather") and not stage.megatron.get("use_distributed_optimizer"):
+        raise InputError("overlap_param_gather has nothing to gather without use_distributed_optimizer: set both")
+    if stage.megatron.get("sequence_parallel"):
+        require_multiple("seq_length", stage.seq_length, f"context_parallel_size x {by_tp}", cp * tp)
+    if stage.batch.unit == "tokens":
+        require_multiple("batch.global_size", stage.batch.global_size, "seq_length", stage.seq_length)
+    if stage.plan and stage.batch.unit == "samples":
+        raise InputError(
+            f"stage {stage.name} has a plan, but batches of samples are packed inside the batch: leave plan out, or "
+            "set batch.unit to sequences"
+        )
+    if isinstance(stage.objective, Rmt):
+        check_reinforcement(stage)
+
+
+def check_reinforcement(stage: StageRecipe) -> None:
+    """Raise InputError where a stage of reinforcement mid-training is set up as its trees cannot be."""
+    if stage.context_parallel_size > 1:
+        raise InputError(
+            f"stage {stage.name}: objective rmt with context_parallel_size {stage.context_parallel_size}: the rows of "
+            "a tree cannot be dealt out so; set it to 1 for this stage"
+        )
+    if stage.batch.unit != "samples" or stage.plan is not None:
+        raise InputError(
+            f"stage {stage.name}: objective rmt takes documents with what was answered about them, which no plan "
+            "packs: set batch.unit to samples, and no plan"
+        )
+
+
+def require_multiple(what: str, value: int, by: str, divisor: int) -> None:
+    """Raise InputError unless `value` is a multiple of `divisor`."""
+    if divisor < 1:
+        raise InputError(f"{by} is {divisor}; it must be at least 1")
+    if value % divisor:
+        following = (value // divisor + 1) * divisor
+        raise InputError(
+            f"{what} is {value}, which {by} = {divisor} does not divide: the next valid value is {following}"
+        )

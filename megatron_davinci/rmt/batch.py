@@ -1,0 +1,103 @@
+"""A step's documents and scored rollouts as rows of micro-batches, with every weight of the loss settled.
+
+Weights come from counts of the whole global batch, so that the gradient is the same however it is split.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_prep.corpus import pack_documents
+from megatron_davinci.objectives.rmt import RmtCounts, ntp_weight, response_token_weight
+from megatron_davinci.rmt.asks import Asker, DocumentAsks
+from megatron_davinci.rmt.options import Rmt
+from megatron_davinci.rmt.scores import ScoredGroup
+from megatron_davinci.rmt.tree import Branch, Response, Tree, chains, prune, split_to_fit
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A document, what of it is predicted (tokens,), and the groups of responses to what was asked about it."""
+
+    about: DocumentAsks
+    predicted: Tensor
+    groups: Sequence[ScoredGroup]
+
+    @property
+    def labels(self) -> Tensor:
+        """Eq. 8: what is predicted, without the positions that were asked for."""
+        labels = self.predicted.clone()
+        labels[[ask.position for ask in self.about.asks]] = False
+        return labels
+
+
+def count(answered: Sequence[Answered]) -> RmtCounts:
+    """What the weights of a global batch hang on."""
+    groups = [scored.group for document in answered for scored in document.groups]
+    responses = chain.from_iterable(group.responses for group in groups)
+    return RmtCounts(
+        documents=len(answered),
+        positions=len(groups),
+        ntp_labels=sum(int(document.labels.sum()) for document in answered),
+        response_tokens=sum(len(response.tokens) for response in responses),
+    )
+
+
+def grow_trees(answered: Sequence[Answered], options: Rmt, asker: Asker) -> list[Tree]:
+    """A tree for each document and, where next tokens are predicted in the document by itself, one more for that.
+
+    A response without advantage moves nothing, unless a KL term does: it is left out.
+    """
+    counts = count(answered)
+    label_weight = ntp_weight(options.normalization, counts, options.ntp_lambda)
+    preamble = torch.tensor(asker.preamble, dtype=torch.int64)
+    trees = []
+    for document in answered:
+        ids = torch.from_numpy(document.about.ids)
+        weights = document.labels * label_weight
+        branches = _branches(document, options, asker, counts)
+        trunk = torch.cat([preamble, ids])
+        if not len(preamble) or options.ntp_context == "trunk":
+            trees.append(Tree(trunk, torch.cat([torch.zeros(len(preamble)), weights]), branches))
+        else:
+            trees += [Tree(ids, weights, []), Tree(trunk, torch.zeros(len(trunk)), branches)]
+    return [prune(tree) for tree in trees if tree.branches or tree.label_weights.any()]
+
+
+def _branches(document: Answered, options: Rmt, asker: Asker, counts: RmtCounts) -> list[Branch]:
+    branches = []
+    for scored in document.groups:
+        ask = scored.group.ask
+        responses = [
+            Response(
+                tokens=torch.tensor(response.tokens, dtype=torch.int64),
+                log_probs=torch.tensor(response.log_probs, dtype=torch.float32),
+                advantage=advantage,
+                weight=response_token_weight(
+                    options.normalization, options.policy.kind, counts, len(scored.scores), len(response.tokens)
+                ),
+                reference_log_probs=None
+                if response.reference_log_probs is None
+                else torch.tensor(response.reference_log_probs, dtype=torch.float32),
+            )
+            for response, advantage in zip(scored.group.responses, scored.advantages, strict=True)
+            if len(response.tokens) and (advantage != 0.0 or (options.kl_beta and any(scored.advantages)))
+        ]
+        if responses:
+            instruction = torch.tensor(asker.instruction(ask.budget), dtype=torch.int64)
+            branches.append(Branch(len(asker.preamble) + ask.position, instruction, responses))
+    return branches
+
+
+def pack_trees(trees: Sequence[Tree], width: int, shared: bool) -> list[list[Tree]]:
+    """Trees in rows of at most `width`, split where they must be; not `shared`: a sequence for each response."""
+    whole = trees if shared else [chain_ for tree in trees for chain_ in chains(tree)]
+    parts = [part for tree in whole for part in split_to_fit(tree, width)]
+    if not parts:
+        return []
+    plan = pack_documents(np.array([part.num_rows for part in parts], np.int64), width, "error", 1)
+    return [[parts[number] for number, _, _ in plan.sequence(index)] for index in range(len(plan))]

@@ -1,0 +1,74 @@
+"""What a stage of reinforcement mid-training needs beside its corpora, opened and checked first. Torch-free."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xxhash import xxh3_64
+
+from data_prep import InputError
+from megatron_davinci.data.batches import GlobalBatches, StageBatches
+from megatron_davinci.models.config import ModelConfig
+from megatron_davinci.recipe import Recipe
+from megatron_davinci.rmt.asks import Asker
+from megatron_davinci.rmt.options import Rmt
+from megatron_davinci.rmt.token_texts import TokenTexts
+from megatron_davinci.rollout.replay import Replay
+
+# Fields that change how a step is computed, or from which files, but not what it asks.
+_NOT_IDENTITY = {"tree", "rollouts", "component_norms_every"}
+
+
+@dataclass(frozen=True)
+class ReinforcementInputs:
+    """Of one stage."""
+
+    asker: Asker
+    texts: TokenTexts
+    replay: Replay
+
+
+def open_inputs(recipe: Recipe, batches: GlobalBatches, index: int, model: ModelConfig) -> ReinforcementInputs | None:
+    """Those of a stage; None where it does no reinforcement. Raises InputError for what is missing or does not fit."""
+    stage = batches.stages[index]
+    options = stage.recipe.objective
+    if not isinstance(options, Rmt):
+        return None
+    if recipe.tokenizer_directory is None:
+        raise InputError(
+            f"stage {stage.name}: objective rmt writes prompts and reads answers: set tokenizer to the directory of "
+            "the model's tokenizer"
+        )
+    texts = TokenTexts(recipe.tokenizer_directory)
+    asker = Asker(stage, options, texts)
+    check_fits(stage, options, asker)
+    replay = Replay(
+        directory=Path(options.rollouts),
+        tokenizer=batches.tokenizer["fingerprint"],
+        responses=options.responses,
+        longest=options.response_tokens,
+        vocab_size=model.vocab_size,
+        on_policy=options.policy.kind == "reinforce",
+        with_reference=options.kl_beta > 0,
+    )
+    return ReinforcementInputs(asker, texts, replay)
+
+
+def check_fits(stage: StageBatches, options: Rmt, asker: Asker) -> None:
+    """Raise InputError where a document, its prompt and the longest response could exceed a packed sequence."""
+    prompt = asker.longest_prompt()
+    needed = stage.longest + prompt + options.response_tokens
+    if needed > stage.recipe.seq_length:
+        raise InputError(
+            f"stage {stage.name}: a document of {stage.longest} tokens, a prompt of {prompt} and a response of "
+            f"{options.response_tokens} make {needed}, seq_length is {stage.recipe.seq_length}: raise it, lower "
+            "objective.response_tokens, or drop long documents"
+        )
+
+
+def identity_of_asks(inputs: ReinforcementInputs | None, options: Any) -> str:
+    """Identity of what a stage asks and how it values answers; the same recipe on other annotations has another one."""
+    if inputs is None:
+        return ""
+    settled = options.model_dump(exclude=_NOT_IDENTITY)
+    return xxh3_64(repr((settled, inputs.asker.annotations)).encode()).hexdigest()

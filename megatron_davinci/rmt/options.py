@@ -1,0 +1,128 @@
+"""The recipe's section for RMT: every choice that the paper leaves open is a field here. Torch-free.
+
+Numbers of equations are the paper's. A tuple of three is easy, medium, hard.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from data_prep import InputError
+from megatron_davinci.section import Positive, Section
+
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Three = tuple[NonNegative, NonNegative, NonNegative]
+
+
+class Budget(Section):
+    first: Positive = 800
+    """B_0 of Eq. 1, in tokens between <think> and </think>."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """B_T = gamma * B_0."""
+    least: Positive = 1
+    """B_min."""
+
+
+class Difficulty(Section):
+    entropy: Literal["top16", "full"] = "top16"
+    """Which entropy the annotation must hold: that of the 16 likeliest tokens, renormalised, or of all."""
+    thresholds: Three = (0.5, 1.0, 1.5)
+    """Where easy, medium and hard begin, in nats. What lies below is never asked for."""
+    quantiles: tuple[Share, Share, Share] | None = None
+    """The same as shares of the stage's positions that lie below, in place of `thresholds`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, values in (("thresholds", self.thresholds), ("quantiles", self.quantiles or (0, 0, 0))):
+            if list(values) != sorted(values):
+                raise InputError(f"objective.difficulty.{name} are {values}: they must rise from easy to hard")
+        return self
+
+
+class Curriculum(Section):
+    early: Three = (0.6, 0.3, 0.1)
+    """Mix of the levels until t1 (Eq. 3)."""
+    late: Three = (0.1, 0.3, 0.6)
+    """Mix from t2 on (Eq. 4)."""
+    begins: Share = 0.3
+    """t1 as a share of the stage's steps."""
+    ends: Share = 0.7
+    """t2 as a share of the stage's steps."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, mix in (("early", self.early), ("late", self.late)):
+            if abs(sum(mix) - 1) > 1e-6:
+                raise InputError(f"objective.curriculum.{name} is {mix}, which adds up to {sum(mix):g}: it must be 1")
+        if self.begins > self.ends:
+            raise InputError(
+                f"objective.curriculum begins at {self.begins} and ends at {self.ends}: it must begin first"
+            )
+        return self
+
+
+class Reward(Section):
+    match: Literal["token_exact", "byte_prefix", "first_token", "strip_casefold"] = "token_exact"
+    """When an answer is right; see `rmt.rewards.matches`."""
+    length_weight: Share = 0.1
+    """w of Eq. 5."""
+    largest_length_reward: NonNegative = 1.0
+    """r_max of Eq. 2."""
+    length_only_where_matched: bool = False
+    """Reward the length of right answers alone."""
+
+
+class Policy(Section):
+    kind: Literal["reinforce", "grpo", "dapo"] = "reinforce"
+    """reinforce: Eq. 7, exactly on-policy; grpo: ratio and clip; dapo: the same, mean over all tokens."""
+    clip_low: NonNegative = 0.2
+    """The ratio is clipped below 1 - this."""
+    clip_high: NonNegative = 0.2
+    """The ratio is clipped above 1 + this; DAPO: 0.28."""
+    importance_cap: Annotated[float, Field(gt=0)] | None = None
+    """Truncated importance sampling: each token weighs min(pi_trainer / pi_rollout, this), for rollouts from an engine
+    whose numbers differ from the trainer's. The ratio that is clipped is then taken to the trainer's own policy."""
+
+
+class Rmt(Section):
+    kind: Literal["rmt"]
+    """rmt: reinforcement mid-training, Eq. 9: next-token prediction, and GRPO on chosen tokens."""
+    rollouts: str
+    """Directory with rollouts to train from, a file for each step: see `davinci rmt ask`."""
+    template: str = "suffix_1"
+    """The prompt around the text: suffix_N puts the question after it, wrap_N (the paper's) around it."""
+    positions: Positive = 1
+    """Positions of each document that are asked for, per epoch."""
+    responses: Annotated[int, Field(ge=1)] = 8
+    """G: responses to each."""
+    response_tokens: Positive = 2048
+    """Longest response; those that reach it are cut off."""
+    budget: Budget = Budget()
+    """How long the thought should be, by step."""
+    difficulty: Difficulty = Difficulty()
+    """Which positions are easy, medium and hard."""
+    curriculum: Curriculum = Curriculum()
+    """Which of them are asked for, by step."""
+    reward: Reward = Reward()
+    """What a response is worth."""
+    advantage_delta: Annotated[float, Field(gt=0)] = 1e-6
+    """delta of Eq. 6."""
+    advantage_ddof: Literal[0, 1] = 1
+    """What is taken off G in the standard deviation of Eq. 6."""
+    policy: Policy = Policy()
+    """What is maximised."""
+    kl_beta: NonNegative = 0.0
+    """beta of Eq. 7; above 0 the rollouts must hold the reference model's log-probabilities."""
+    ntp_lambda: NonNegative = 0.1
+    """lambda of Eq. 9; 0 trains no next token."""
+    ntp_context: Literal["document", "trunk"] = "document"
+    """With wrap_N, next tokens are predicted in the document by itself, or behind the template's first part."""
+    normalization: Literal["paper", "per_component_tokens"] = "paper"
+    """paper: RL summed over a response, mean over positions and responses; NTP summed over a document, mean over
+    documents. per_component_tokens: each a mean over its own tokens of the whole batch."""
+    tree: bool = True
+    """Share a document's prefix among all its responses; false: a sequence for each, the slow reference."""
+    component_norms_every: Annotated[int, Field(ge=0)] = 20
+    """Every so many steps the gradient norm of each loss is measured by itself, which takes a step twice as long again;
+    0: never."""

@@ -1,0 +1,101 @@
+"""What is asked and answered, as records: a file STEP.jsonl.zst for each optimizer step, first a header. Torch-free.
+
+The header: {"format": 1, "step": N, "policy_step": M, "tokenizer": fingerprint, ...}; N is the step that trains on
+the rollouts, from 0, and M the number of steps that the policy had taken that wrote them (N, where it is on-policy).
+Then a line for each group: the fields of `Ask`, and `responses`, each {"tokens": ids, "log_probs": nats, "finished":
+bool} and, where there is a reference model, "reference_log_probs". Whatever else a line holds is for people.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from xxhash import xxh3_64
+
+from data_prep import InputError
+from data_prep.files import jsonl_writer, read_jsonl
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A position of a document that is asked for: `level` of difficulty (0 to 2), `budget` B_t of its prompt.
+
+    `prompt`: xxh3 of the prompt's ids, which ties an answer to what was asked.
+    """
+
+    document: int
+    epoch: int
+    position: int
+    level: int
+    budget: int
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Response:
+    """Ids and the log-probability of each, in nats, as its writer saw them; not `finished`: cut off at the longest."""
+
+    tokens: Sequence[int]
+    log_probs: Sequence[float]
+    finished: bool
+    reference_log_probs: Sequence[float] | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The G responses to one ask."""
+
+    ask: Ask
+    responses: Sequence[Response]
+
+
+def prompt_hash(ids: Sequence[int]) -> str:
+    """Identity of a prompt."""
+    return xxh3_64(np.asarray(ids, np.int64).tobytes()).hexdigest()
+
+
+def rollout_file(directory: Path, step: int) -> Path:
+    """Where the rollouts for one step lie."""
+    return directory / f"step_{step:07d}.jsonl.zst"
+
+
+def write_rollouts(path: Path, header: Mapping[str, Any], groups: Iterable[Group]) -> None:
+    """Write a file of rollouts, which appears by rename. `header`: step, policy_step, tokenizer, and notes."""
+    with jsonl_writer(path) as writer:
+        writer.write({"format": FORMAT, **header})
+        for group in groups:
+            writer.write({**asdict(group.ask), "responses": [asdict(response) for response in group.responses]})
+
+
+def read_rollouts(path: Path) -> tuple[dict[str, Any], list[Group]]:
+    """Header and groups. Raises InputError for what is no such file."""
+    lines = read_jsonl(path)
+    header = next(lines, {})
+    if header.get("format") != FORMAT or not {"step", "policy_step", "tokenizer"} <= header.keys():
+        raise InputError(f"{path} does not begin with a header of rollouts (format {FORMAT}): write it again")
+    return header, [_group(path, number, line) for number, line in enumerate(lines, 2)]
+
+
+def _group(path: Path, number: int, line: dict[str, Any]) -> Group:
+    try:
+        ask = Ask(**{name: line[name] for name in Ask.__dataclass_fields__})
+        responses = [_response(entry) for entry in line["responses"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}, line {number}, is no group of rollouts ({error!r}): write it again") from None
+    return Group(ask, responses)
+
+
+def _response(entry: dict[str, Any]) -> Response:
+    response = Response(**{name: entry.get(name) for name in Response.__dataclass_fields__})  # type: ignore[arg-type]
+    known = [response.log_probs, *([] if response.reference_log_probs is None else [response.reference_log_probs])]
+    if any(len(numbers) != len(response.tokens) for numbers in known):
+        raise ValueError(f"{len(response.tokens)} tokens with {len(known[0])} log-probabilities")
+    if not all(type(token) is int and token >= 0 for token in response.tokens):
+        raise ValueError("a token that is no id")
+    if not all(isinstance(value, float | int) and value <= 0 for numbers in known for value in numbers):
+        raise ValueError("a log-probability that is no number, or above 0")
+    return response

@@ -1,0 +1,69 @@
+"""Rollouts from files: one directory, a file for each step. Torch-free."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep import InputError
+from megatron_davinci.rollout.records import Ask, Group, read_rollouts, rollout_file
+
+
+@dataclass(frozen=True)
+class Replay:
+    """`tokenizer`: fingerprint of the corpora's; `responses`: G; `on_policy`: take only what this step's policy wrote.
+
+    `longest`: tokens that a response may have; `with_reference`: the reference model's log-probabilities are needed.
+    """
+
+    directory: Path
+    tokenizer: str
+    responses: int
+    longest: int
+    vocab_size: int
+    on_policy: bool
+    with_reference: bool
+
+    def file(self, step: int) -> Path:
+        """Where the rollouts for a step lie."""
+        return rollout_file(self.directory, step)
+
+    def first_missing(self, step: int, stop: int) -> int:
+        """The first step from `step` on whose rollouts are not there; `stop` where all are."""
+        return next((at for at in range(step, stop) if not self.file(at).is_file()), stop)
+
+    def read(self, step: int, asks: Sequence[Ask]) -> list[Group]:
+        """The rollouts for a step, in the order of `asks`. Raises InputError where they do not answer them."""
+        path = self.file(step)
+        header, groups = read_rollouts(path)
+        if header["tokenizer"] != self.tokenizer:
+            raise InputError(f"{path} was written with another tokenizer than the corpora: sample with the same one")
+        if header["step"] != step:
+            raise InputError(f"{path} holds rollouts for step {header['step']}: name it so, or sample for step {step}")
+        if self.on_policy and header["policy_step"] != step:
+            raise InputError(
+                f"{path} was written by the policy after {header['policy_step']} steps, and trains step {step}: "
+                "objective.policy.kind reinforce needs rollouts of the very same policy; sample them again, or set "
+                "grpo, whose ratio takes older ones"
+            )
+        if [group.ask for group in groups] != list(asks):
+            raise InputError(
+                f"{path} answers other questions than step {step} asks: they hang on corpora, annotation, seed, batch "
+                "and objective; see davinci rmt ask"
+            )
+        for group in groups:
+            self._check(path, group)
+        return groups
+
+    def _check(self, path: Path, group: Group) -> None:
+        where = f"{path}, document {group.ask.document}, position {group.ask.position}"
+        if len(group.responses) != self.responses:
+            raise InputError(f"{where}: {len(group.responses)} responses, objective.responses is {self.responses}")
+        for response in group.responses:
+            if len(response.tokens) > self.longest:
+                raise InputError(
+                    f"{where}: a response of {len(response.tokens)} tokens, objective.response_tokens is {self.longest}"
+                )
+            if max(response.tokens, default=0) >= self.vocab_size:
+                raise InputError(f"{where}: token {max(response.tokens)}, the model has {self.vocab_size}")
+            if self.with_reference and response.reference_log_probs is None:
+                raise InputError(f"{where}: no reference_log_probs, which objective.kl_beta above 0 needs")

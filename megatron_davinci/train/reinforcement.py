@@ -1,0 +1,189 @@
+"""Reinforcement mid-training as work for the trainer: a step's documents with their rollouts as trees (Eq. 9)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from megatron.core.distributed import DistributedDataParallel
+from torch import Tensor
+
+from megatron_davinci.attention.packed import PackedSegments
+from megatron_davinci.attention.tree import Call, TreeSegments
+from megatron_davinci.data.batches import StageBatches, share_of_rank
+from megatron_davinci.data.packed import padding_starts
+from megatron_davinci.models.gpt import Predictions
+from megatron_davinci.objectives.grpo import kl_terms, policy_terms
+from megatron_davinci.objectives.rmt import rmt_loss
+from megatron_davinci.rmt.batch import Answered, grow_trees, pack_trees
+from megatron_davinci.rmt.inputs import ReinforcementInputs
+from megatron_davinci.rmt.options import Rmt
+from megatron_davinci.rmt.scores import describe, score_group
+from megatron_davinci.rmt.tree import Tree, TreeBatch, chains, lay_out
+from megatron_davinci.train.counts import BatchCounts, count_batch
+from megatron_davinci.train.next_token import rounds_of
+from megatron_davinci.train.parallel import data_rank
+from megatron_davinci.train.step import ForwardOutput, Work, loss_and_reports
+
+PARTS = ("policy", "ntp")
+REPORTS = ("loss", "policy_loss", "ntp_loss", "kl", "clipped", "entropy", "log_prob_gap", "log_prob_gap_squared")
+
+
+@dataclass(frozen=True)
+class ReinforcementStep:
+    """The work of a step, and what is known of it before it is done."""
+
+    work: Work
+    facts: dict[str, float]
+
+    def only(self, part: str) -> Work:
+        """The same work with one loss alone, "policy" or "ntp"."""
+        return replace(self.work, micro_batches=[_with_one_loss(batch, part) for batch in self.work.micro_batches])
+
+    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """What is reported of a finished step, from the sums over its tokens."""
+        tokens = max(1.0, self.facts["policy_tokens"])
+        return {
+            **self.facts,
+            "policy_loss": sums["policy_loss"],
+            "ntp_loss": sums["ntp_loss"],
+            "kl": sums["kl"] / tokens,
+            "clipped_share": sums["clipped"] / tokens,
+            "policy_entropy": sums["entropy"] / tokens,
+            "rollout_log_prob_gap": sums["log_prob_gap"] / tokens,
+            "rollout_log_prob_gap_rms": (sums["log_prob_gap_squared"] / tokens) ** 0.5,
+        }
+
+
+class Reinforcement:
+    """Turns the rollouts of a stage's steps into work. `first_step`: the run's step with which the stage begins."""
+
+    def __init__(self, stage: StageBatches, inputs: ReinforcementInputs, first_step: int) -> None:
+        assert isinstance(stage.recipe.objective, Rmt)
+        self._options = stage.recipe.objective
+        self._stage, self._first_step = stage, first_step
+        self._asker, self._texts, self._replay = inputs.asker, inputs.texts, inputs.replay
+
+    @property
+    def component_norms_every(self) -> int:
+        """Steps between measurements of each loss's gradient by itself; 0: none."""
+        return self._options.component_norms_every
+
+    def step(self, batch: int, device: torch.device) -> ReinforcementStep:
+        """One step of the stage; every rank reads all of its rollouts, and takes its share of the trees."""
+        answered = self._answers(batch)
+        options, recipe = self._options, self._stage.recipe
+        width = recipe.seq_length * recipe.batch.micro_batch_size
+        rows = pack_trees(grow_trees(answered, options, self._asker), width, options.tree)
+        rank, size = data_rank()
+        share = [row for [row] in share_of_rank(rows, rank, size, 1, rounds_of(recipe))]
+        counts = self._counts(answered, rows, width * len(share) * size, device)
+        micro_batches = [lay_out(row, width).to(device) for row in share]
+        work = Work(partial(forward_step, options), micro_batches, width, counts, REPORTS)
+        return ReinforcementStep(work, self._facts(batch, answered, rows))
+
+    def _answers(self, batch: int) -> list[Answered]:
+        """The documents of a step with their rollouts, read and rewarded."""
+        asked = self._asker.asks(batch)
+        groups = iter(self._replay.read(self._first_step + batch, [ask for about in asked for ask in about.asks]))
+        answered = []
+        for about in asked:
+            ids = about.ids.tolist()
+            scored = [score_group(next(groups), ids, self._options, self._texts) for _ in about.asks]
+            predicted = torch.zeros(len(ids), dtype=torch.bool)
+            predicted[1:] = torch.from_numpy(self._stage.documents.predicted(about.span))
+            answered.append(Answered(about, predicted, scored))
+        return answered
+
+    def _counts(
+        self, answered: Sequence[Answered], rows: list[list[Tree]], num_rows: int, device: torch.device
+    ) -> BatchCounts:
+        """As for next-token prediction; tokens are those of documents and rollouts, prefixes once for each tree."""
+        rank, size = data_rank()
+        spans = [document.about.span for document in answered]
+        epochs = sorted({span.epoch for span in spans})
+        counts = count_batch(self._stage.documents, [spans[rank::size]], epochs, num_rows, device)
+        trees = list(chain.from_iterable(rows))
+        return replace(
+            counts,
+            tokens=sum(tree.num_rows for tree in trees),
+            labels=sum(tree.num_labels for tree in trees),
+            squared_lengths=2 * sum(tree.num_pairs for tree in trees),
+        )
+
+    def _facts(self, batch: int, answered: Sequence[Answered], rows: list[list[Tree]]) -> dict[str, float]:
+        """What is known before the step, for its metrics."""
+        trees = list(chain.from_iterable(rows))
+        policy_tokens = sum(len(r.tokens) for tree in trees for branch in tree.branches for r in branch.responses)
+        alone = sum(part.num_rows for tree in trees for part in chains(tree))
+        return {
+            "budget": self._asker.budget(batch),
+            **describe([scored for document in answered for scored in document.groups]),
+            "empty_levels": sum(document.about.empty_levels for document in answered),
+            "unboxable_positions": sum(document.about.unboxable for document in answered),
+            "documents_without_position": sum(not document.about.asks for document in answered),
+            "policy_tokens": policy_tokens,
+            "tree_saving": alone / max(1, sum(tree.num_rows for tree in trees)),
+        }
+
+
+def forward_step(options: Rmt, batches: Iterator[TreeBatch], chunk: DistributedDataParallel) -> ForwardOutput:
+    """Megatron's forward_step_func: one forward pass for both losses."""
+    batch = next(batches)
+    policy = batch.policy.triples
+    predictions = Predictions(torch.cat([batch.ntp.rows, policy.rows]), torch.cat([batch.ntp.labels, policy.labels]))
+    output = chunk(
+        batch.tokens[None],
+        batch.position_ids[None],
+        None,
+        labels=predictions,
+        packed_seq_params=segments_of(batch, options.tree),
+    )
+    return output, partial(weighted_losses, options, batch)
+
+
+def segments_of(batch: TreeBatch, shared: bool) -> TreeSegments | PackedSegments:
+    """What attention needs: the calls of trees or, where nothing is shared, where each sequence ends."""
+    if shared:
+        return TreeSegments(position_ids=batch.position_ids, calls=[Call(c.rows, c.prefix) for c in batch.calls])
+    starts = [0, *batch.ends[:-1]] if batch.ends else []
+    used, width = max([0, *batch.ends]), len(batch.tokens)
+    return PackedSegments.of([*starts, *padding_starts(used, width), width], batch.tokens.device)
+
+
+def weighted_losses(options: Rmt, batch: TreeBatch, scores: tuple[Tensor, Tensor]) -> Any:
+    """Both losses of a micro-batch, for Megatron, and the sums over response tokens that are reported."""
+    log_probs, entropies = scores
+    ntp, policy = log_probs.split([len(batch.ntp.rows), len(batch.policy.triples.rows)])
+    now, written = policy.detach(), batch.policy.log_probs
+    kind, cap = options.policy.kind, options.policy.importance_cap
+    old = written if cap is None else now
+    low, high = options.policy.clip_low, options.policy.clip_high
+    terms = policy_terms(kind, policy, old, batch.policy.advantages, low, high)
+    if cap is not None:
+        terms = terms * (now - written).exp().clamp(max=cap)
+    kl = kl_terms(policy, batch.policy.reference_log_probs) if options.kl_beta else torch.zeros_like(now)
+    policy_loss, ntp_loss = rmt_loss(ntp, batch.ntp.weights, terms - options.kl_beta * kl, batch.policy.triples.weights)
+    ratio = (now - old).exp()
+    gap = now - written
+    return loss_and_reports(
+        policy_loss + ntp_loss,
+        policy_loss=policy_loss,
+        ntp_loss=ntp_loss,
+        kl=kl.sum(),
+        clipped=((ratio < 1 - low) | (ratio > 1 + high)).sum(),
+        entropy=entropies[len(batch.ntp.rows) :].sum(),
+        log_prob_gap=gap.abs().sum(),
+        log_prob_gap_squared=gap.square().sum(),
+    )
+
+
+def _with_one_loss(batch: TreeBatch, part: str) -> TreeBatch:
+    """The same rows and labels, of which those of the other loss weigh nothing."""
+    if part == "policy":
+        return replace(batch, ntp=replace(batch.ntp, weights=torch.zeros_like(batch.ntp.weights)))
+    triples = batch.policy.triples
+    silent = replace(triples, weights=torch.zeros_like(triples.weights))
+    return replace(batch, policy=replace(batch.policy, triples=silent))

@@ -1,0 +1,91 @@
+"""Faults that others have shipped, or nearly: three of them leave the loss as it is. The tests must see each one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from megatron.core.distributed import finalize_model_grads
+from megatron.core.tensor_parallel.mappings import copy_to_tensor_model_parallel_region
+
+from megatron_davinci.attention import packed, tree
+from megatron_davinci.models import gpt
+from megatron_davinci.train import reinforcement
+from megatron_davinci.train.step import Trainer
+
+# The fault -> whether it leaves the loss unchanged.
+FAULTS = {
+    "positions by row number": False,
+    "mask aligned at the top left": False,
+    "one label for each row": False,
+    "gradients divided by the number of tokens": True,
+    "gradients of the output layer's input summed twice": True,
+    "the tree left on the module": True,
+}
+
+
+@contextmanager
+def plant(fault: str, trainer: Trainer) -> Iterator[None]:
+    """The fault, until the block ends."""
+    if fault == "gradients divided by the number of tokens":
+        trainer.config.finalize_model_grads_func = _dividing
+        yield
+        return
+    if fault == "the tree left on the module":
+        with _left_behind():
+            yield
+        return
+    target, name, planted = {
+        "positions by row number": (tree.PositionRotary, "get_rotary_seq_len", _row_numbers),
+        "mask aligned at the top left": (tree, "merged_attention", _top_left),
+        "one label for each row": (reinforcement, "Predictions", _one_label),
+        "gradients of the output layer's input summed twice": (gpt, "score_tokens", _summed_twice),
+    }[fault]
+    with patch.object(target, name, planted):
+        yield
+
+
+def _dividing(chunks: Any, _num_tokens: Any, **rest: Any) -> None:
+    finalize_model_grads(chunks, torch.tensor(7, dtype=torch.int), **rest)
+
+
+def _row_numbers(self: Any, *args: Any, **kwargs: Any) -> Any:
+    segments = next(x for x in (*args, *kwargs.values()) if isinstance(x, tree.TreeSegments))
+    return torch.arange(len(segments.position_ids))
+
+
+_merged, _score, _attend = tree.merged_attention, gpt.score_tokens, packed.attend_tree
+_predictions, _segments_of = gpt.Predictions, reinforcement.segments_of
+
+
+def _top_left(query: Any, parts: list[Any], scale: float) -> Any:
+    """Query i sees keys up to number i of what its branch grows from: a causal mask that is not told of the offset."""
+    return _merged(query, [part._replace(causal=True) for part in parts], scale)
+
+
+def _one_label(rows: Any, labels: Any) -> Any:
+    """A row's first label stands for all of them: as where labels are a tensor of the rows' shape."""
+    first = dict(reversed(list(zip(rows.tolist(), labels.tolist(), strict=True))))
+    return _predictions(rows, torch.tensor([first[row] for row in rows.tolist()]))
+
+
+def _summed_twice(hidden: Any, *rest: Any) -> Any:
+    return _score(copy_to_tensor_model_parallel_region(hidden), *rest)
+
+
+@contextmanager
+def _left_behind() -> Iterator[None]:
+    """Every layer attends by the tree of the forward pass that came last."""
+    latest: list[Any] = []
+
+    def attend(query: Any, key: Any, value: Any, calls: Any, scale: float) -> Any:
+        return _attend(query, key, value, latest[-1], scale)
+
+    def segments_of(*args: Any) -> Any:
+        segments = _segments_of(*args)
+        latest.append(segments.calls)
+        return segments
+
+    with patch.object(packed, "attend_tree", attend), patch.object(reinforcement, "segments_of", segments_of):
+        yield
