@@ -1,0 +1,136 @@
+"""Laws of what is asked: a function of recipe, corpus and step; the paper's budget and curriculum; ids put together."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_prep import InputError
+from data_prep.corpus import AnnotationWriter, Corpus
+from megatron_davinci.data.batches import GlobalBatches
+from megatron_davinci.demo import doors
+from megatron_davinci.recipe import parse_recipe
+from megatron_davinci.rmt.asks import Asker
+from megatron_davinci.rmt.options import Rmt
+from megatron_davinci.rmt.token_texts import TokenTexts
+from megatron_davinci.rollout.records import prompt_hash
+
+DOCUMENTS = 12
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model's directory and an annotated corpus; the entropies run through all levels."""
+    folder = tmp_path_factory.mktemp("doors")
+    doors.write_model(folder / "model")
+    doors.write_documents(folder / "model", folder / "docs", DOCUMENTS)
+    annotate(Corpus(folder / "docs"), np.random.default_rng(0).uniform(0, 2, 4 * DOCUMENTS))
+    return folder
+
+
+def annotate(corpus: Corpus, entropies: Any, kind: str = "top16") -> None:
+    writer = AnnotationWriter(corpus, {"entropy": kind, "model": "-", "weights": "-"})
+    writer.append(np.asarray(entropies, np.float32))
+    writer.commit()
+
+
+def asker(folder: Path, epochs: int = 2, batch: int = 4, **objective: Any) -> Asker:
+    recipe = parse_recipe(
+        {
+            "model": str(folder / "model"),
+            "data": {
+                "seq_length": 4096,
+                "stages": [{"name": "s", "blend": [{"corpus": str(folder / "docs")}], "epochs": epochs}],
+            },
+            "batch": {"global_size": batch},
+            "schedule": {"lr": 1e-3},
+            "objective": {"kind": "rmt", "rollouts": str(folder / "rollouts"), **objective},
+            "checkpoint": {"dir": str(folder / "run")},
+        }
+    )
+    stage = GlobalBatches(recipe).stages[0]
+    assert isinstance(stage.recipe.objective, Rmt)
+    return Asker(stage, stage.recipe.objective, TokenTexts(folder / "model"))
+
+
+def test_every_document_is_asked_about_once_an_epoch(folder: Path) -> None:
+    asked = [about for step in range(6) for about in asker(folder).asks(step)]
+    pairs = [(about.span.document, about.span.epoch) for about in asked]
+    assert sorted(pairs) == [(d, e) for d in range(DOCUMENTS) for e in range(2)]
+    assert {len(about.asks) for about in asked} <= {0, 1} and sum(len(about.asks) for about in asked) > DOCUMENTS
+
+
+def test_asks_hang_on_nothing_but_recipe_corpus_and_step(folder: Path) -> None:
+    first, second = asker(folder), asker(folder)
+    later = [second.asks(step) for step in (5, 3, 1)]  # whoever resumes has not asked what came before
+    for step, again in zip((5, 3, 1), later, strict=True):
+        assert [about.asks for about in first.asks(step)] == [about.asks for about in again]
+
+
+def test_other_epochs_ask_for_other_positions(folder: Path) -> None:
+    every = asker(folder, epochs=8)
+    found: dict[int, set[int]] = {}
+    for step in range(24):
+        for about in every.asks(step):
+            found.setdefault(about.span.document, set()).update(ask.position for ask in about.asks)
+    assert max(map(len, found.values())) > 1
+
+
+def test_the_budget_is_the_papers_and_stands_in_the_prompt(folder: Path) -> None:
+    every = asker(folder, epochs=4, budget={"first": 100, "gamma": 0.25})
+    assert [every.budget(step) for step in (0, 6)] == [100, 50]  # 12 steps: 100 * 0.25^(1/2)
+    [about, *_] = [about for about in every.asks(6) if about.asks]
+    ask = about.asks[0]
+    prompt = every.prompt(about.ids.tolist(), ask.position, ask.budget)
+    assert prompt[: ask.position] == about.ids[: ask.position].tolist()  # never decoded and encoded again
+    assert prompt_hash(prompt) == ask.prompt
+    text = b"".join(TokenTexts(folder / "model").of(prompt)).decode()
+    assert "in about 50 tokens" in text and text.endswith("<think>\n")
+    assert every.longest_prompt() >= len(prompt) - ask.position
+
+
+def test_the_papers_template_stands_around_the_text(folder: Path) -> None:
+    every = asker(folder, template="wrap_1")
+    [about, *_] = [about for about in every.asks(0) if about.asks]
+    ask = about.asks[0]
+    prompt = every.prompt(about.ids.tolist(), ask.position, ask.budget)
+    text = b"".join(TokenTexts(folder / "model").of(prompt)).decode()
+    assert text.startswith("Complete the given text") and f'"{text[len("Complete") : 0]}' in text
+    assert prompt[len(every.preamble) :][: ask.position] == about.ids[: ask.position].tolist()
+
+
+def test_several_positions_are_different_ones(folder: Path) -> None:
+    for about in asker(folder, positions=3).asks(0):
+        positions = [ask.position for ask in about.asks]
+        assert len(set(positions)) == len(positions) and 0 not in positions
+        assert about.span.length - 1 not in positions  # the end of the document, which no answer can name
+
+
+def test_levels_follow_the_curriculum(folder: Path) -> None:
+    every = asker(folder, epochs=200, curriculum={"early": [1, 0, 0], "late": [0, 0, 1]})
+    asked = {at: [about for step in range(at, at + 60) for about in every.asks(step)] for at in (0, 540)}
+    early, late = (np.mean([ask.level for about in found for ask in about.asks]) for found in asked.values())
+    assert early + 0.15 < late  # documents lack levels: then another one is taken, and counted
+    assert sum(about.empty_levels for about in asked[0]) > 0
+
+
+def test_quantiles_are_taken_over_the_whole_stage(folder: Path) -> None:
+    entropies = np.array([[0.0, *np.linspace(0.0, 1.0, 3)]] * 4).flatten() + 0.0
+    other = folder.parent / "quantiles"
+    other.mkdir()
+    doors.write_model(other / "model")
+    doors.write_documents(other / "model", other / "docs", 4)
+    annotate(Corpus(other / "docs"), entropies, "full")
+    every = asker(other, difficulty={"entropy": "full", "quantiles": [0.5, 0.6, 0.9]})
+    levels = {ask.level for step in range(2) for about in every.asks(step) for ask in about.asks}
+    assert levels  # an absolute 0.5 would find the same positions; here the shares decide
+    with pytest.raises(InputError, match="annotated with entropies of kind full"):
+        asker(other)
+
+
+def test_a_corpus_without_annotation_says_how_to_make_it(tmp_path: Path) -> None:
+    doors.write_model(tmp_path / "model")
+    doors.write_documents(tmp_path / "model", tmp_path / "docs", 3)
+    with pytest.raises(InputError, match=r"make it with davinci rmt annotate .*docs --model"):
+        asker(tmp_path)

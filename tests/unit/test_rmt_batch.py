@@ -1,0 +1,146 @@
+"""Laws of a step's rows: every weight is the paper's, worked out by hand; nothing that moves nothing takes a row."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from megatron_davinci.data.documents import Span
+from megatron_davinci.objectives.rmt import RmtCounts
+from megatron_davinci.rmt.asks import DocumentAsks
+from megatron_davinci.rmt.batch import Answered, count, grow_trees, pack_trees
+from megatron_davinci.rmt.options import Rmt
+from megatron_davinci.rmt.scores import Score, ScoredGroup, describe
+from megatron_davinci.rmt.tree import Tree, lay_out
+from megatron_davinci.rollout.records import Ask, Group, Response
+from megatron_davinci.train.reinforcement import weighted_losses
+
+
+class FakeAsker:
+    """The part of an Asker that rows need."""
+
+    def __init__(self, preamble: list[int]) -> None:
+        self.preamble = preamble
+
+    def instruction(self, budget: int) -> list[int]:
+        return [70, 71 + budget]
+
+
+def options(**values: Any) -> Rmt:
+    return Rmt(kind="rmt", rollouts="-", **values)
+
+
+def answered(length: int, asked: dict[int, list[tuple[int, float]]], level: int = 0) -> Answered:
+    """A document of `length` tokens; position -> (tokens, advantage) of each response."""
+    asks = [Ask(0, 0, position, level, 5, "-") for position in asked]
+    about = DocumentAsks(Span(0, 0, length, 0), np.arange(length), asks, 0, 0)
+    groups = []
+    for ask, responses in zip(asks, asked.values(), strict=True):
+        written = [Response([10 + n] * size, [-0.5] * size, True) for n, (size, _) in enumerate(responses)]
+        scores = [Score(advantage > 0, 0.5, 0.0, True, 1) for _, advantage in responses]
+        groups.append(ScoredGroup(Group(ask, written), scores, [advantage for _, advantage in responses]))
+    predicted = torch.ones(length, dtype=torch.bool)
+    predicted[0] = False
+    return Answered(about, predicted, groups)
+
+
+BATCH = [answered(6, {3: [(2, 1.0), (4, -1.0)]}), answered(5, {2: [(3, 0.0), (1, 0.0)]})]
+
+
+def trees(chosen: Rmt, preamble: list[int] | None = None, batch: list[Answered] = BATCH) -> list[Tree]:
+    return grow_trees(batch, chosen, FakeAsker(preamble or []))
+
+
+def test_counts_are_those_of_the_whole_batch() -> None:
+    assert count(BATCH) == RmtCounts(documents=2, positions=2, ntp_labels=(5 - 1) + (4 - 1), response_tokens=10)
+
+
+def test_the_papers_weights() -> None:
+    first, second = trees(options())
+    # Eq. 8, 9: lambda / documents for each label but the first token and the position that is asked for
+    assert first.label_weights.tolist() == pytest.approx([0, 0.05, 0.05, 0, 0.05, 0.05])
+    assert second.label_weights.tolist() == pytest.approx([0, 0.05, 0, 0.05, 0.05])
+    # Eq. 7: 1 / (positions * G) for each token of a response
+    assert [r.weight for r in first.branches[0].responses] == [0.25, 0.25]
+
+
+def test_weights_of_each_component_by_its_own_tokens() -> None:
+    first, _ = trees(options(normalization="per_component_tokens", ntp_lambda=0.7))
+    assert first.label_weights.max() == pytest.approx(0.7 / 7)
+    assert [r.weight for r in first.branches[0].responses] == [0.1, 0.1]  # the tokens of the flat group count
+
+
+def test_a_group_without_advantage_takes_no_row_but_its_position_stays_masked() -> None:
+    _, second = trees(options())
+    assert second.branches == [] and second.label_weights[2] == 0
+
+
+def test_with_a_kl_term_a_mean_response_stays_and_a_flat_group_does_not() -> None:
+    batch = [answered(6, {3: [(2, 1.0), (4, -1.0), (3, 0.0)], 5: [(2, 0.0), (2, 0.0)]})]
+    assert [len(b.responses) for b in trees(options(), batch=batch)[0].branches] == [2]
+    assert [len(b.responses) for b in trees(options(kl_beta=0.1), batch=batch)[0].branches] == [3]
+
+
+def test_behind_a_preamble_the_document_is_predicted_by_itself_or_in_place() -> None:
+    alone, wrapped, second = trees(options(), preamble=[90, 91])
+    assert alone.branches == [] and alone.trunk.tolist() == list(range(6)) and alone.label_weights[5] > 0
+    assert wrapped.trunk.tolist() == [90, 91, 0, 1, 2] and not wrapped.label_weights.any()  # no further than is seen
+    assert wrapped.branches[0].position == 5 and second.branches == []
+    [tree, _] = trees(options(ntp_context="trunk"), preamble=[90, 91])
+    assert tree.trunk.tolist() == [90, 91, *range(6)] and tree.branches[0].position == 5
+    assert tree.label_weights.tolist() == pytest.approx([0, 0, 0, 0.05, 0.05, 0, 0.05, 0.05])
+
+
+def test_without_next_tokens_only_what_responses_see_takes_rows() -> None:
+    [tree] = trees(options(ntp_lambda=0.0))
+    assert tree.trunk.tolist() == [0, 1, 2] and tree.num_rows == 3 + 2 + 6
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_rows_hold_every_label_once(shared: bool) -> None:
+    rows = pack_trees(trees(options()), 14, shared)
+    batches = [lay_out(row, 14) for row in rows]
+    assert sum(len(batch.policy.triples.labels) for batch in batches) == 6
+    assert sum(float(batch.ntp.weights.sum()) for batch in batches) == pytest.approx(7 * 0.05)
+    assert sorted(x for b in batches for x in b.policy.triples.labels.tolist()) == [10, 10, 11, 11, 11, 11]
+    assert pack_trees([], 14, shared) == []
+
+
+LOG_PROBS = torch.tensor([-1.0, -2.0, -0.5, -0.7])  # two labels, two tokens of a response
+
+
+@pytest.mark.parametrize(
+    "chosen, policy_term",
+    [
+        ({}, 2.0 * -0.5 + 2.0 * -0.7),  # A log pi
+        ({"policy": {"kind": "grpo"}}, 2.0 * 1.2 + 2.0 * np.exp(-0.1)),  # ratios e^0.3, clipped at 1.2, and e^-0.1
+        ({"policy": {"kind": "dapo", "clip_high": 0.28}}, 2.0 * 1.28 + 2.0 * np.exp(-0.1)),
+        # against the trainer's own policy the ratio is 1; the token weighs min(pi / mu, cap)
+        ({"policy": {"kind": "grpo", "importance_cap": 1.1}}, 2.0 * 1.1 + 2.0 * np.exp(-0.1)),
+        ({"policy": {"importance_cap": 9.0}}, 2.0 * -0.5 * np.exp(0.3) + 2.0 * -0.7 * np.exp(-0.1)),
+        # k3: e^x - x - 1 with x = -1.0 + 0.5 and -1.0 + 0.7
+        ({"kl_beta": 0.5}, 2 * -1.2 - 0.5 * (np.exp(-0.5) + 0.5 - 1 + np.exp(-0.3) + 0.3 - 1)),
+    ],
+)
+def test_losses_in_numbers(chosen: dict[str, Any], policy_term: float) -> None:
+    [tree] = trees(options(), batch=[answered(4, {3: [(2, 2.0), (2, -2.0)]})])
+    [branch] = tree.branches
+    branch = type(branch)(branch.position, branch.instruction, branch.responses[:1])
+    batch = lay_out([Tree(tree.trunk, torch.tensor([0.0, 0.1, 0.1]), [branch])], 12)
+    batch.policy.log_probs[:] = torch.tensor([-0.8, -0.6])
+    batch.policy.reference_log_probs[:] = -1.0
+    loss, _, reports = weighted_losses(options(**chosen), batch, (LOG_PROBS, torch.ones(4)))
+    assert reports["ntp_loss"] == pytest.approx(0.3) and reports["entropy"] == 2
+    assert reports["policy_loss"] == pytest.approx(-0.5 * policy_term, rel=1e-5)  # one position, G = 2
+    assert loss == pytest.approx(0.3 - 0.5 * policy_term, rel=1e-5)
+    assert reports["log_prob_gap"] == pytest.approx(0.4)
+    clipped = {"grpo": 1, "dapo": 1}.get(chosen.get("policy", {}).get("kind", ""), 1)
+    assert reports["clipped"] == (0 if "importance_cap" in chosen.get("policy", {}) else clipped)
+
+
+def test_what_is_told_of_a_batch() -> None:
+    told = describe([scored for document in BATCH for scored in document.groups])
+    assert told["reward_match"] == 0.25 and told["response_tokens"] == 2.5 and told["groups_without_variance"] == 0.5
+    assert told["positions_easy"] == 2 and told["accuracy_easy"] == 0.25 and "accuracy_hard" not in told
+    assert describe([]) == {}
