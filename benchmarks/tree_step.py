@@ -1,14 +1,17 @@
 """Forward and backward of RMT's loss on the CPU: a document with its rollouts as one tree, against sequences.
 
 The peer has the same model and kernels. It takes the document by itself, and for each position the G responses as G
-sequences in one micro-batch, packed without padding. Layers have SmolLM2-135M's shape.
+sequences in one micro-batch, packed without padding. Layers have SmolLM2-135M's shape; where there are fewer than its
+30, the vocabulary shrinks with them, so that layers and output layer share the time as they do in the whole model.
 """
 
 import argparse
+import ctypes
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,59 +22,66 @@ from torch import Tensor
 from train_step import MODEL
 
 from megatron_davinci.attention.packed import PackedSegments
-from megatron_davinci.attention.tree import Call, TreeSegments
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.models.gpt import Predictions
 from megatron_davinci.recipe import parse_recipe
-from megatron_davinci.rmt.tree import Branch, Tree, lay_out
+from megatron_davinci.rmt.options import Rmt
+from megatron_davinci.rmt.tree import Branch, Response, Tree, lay_out
 from megatron_davinci.testing.gather import gather_gradients
+from megatron_davinci.train.counts import BatchCounts
 from megatron_davinci.train.loop import build_trainer
+from megatron_davinci.train.next_token import weighted_loss
 from megatron_davinci.train.parallel import model_parallel, world
-from megatron_davinci.train.step import Trainer, run_schedule, weighted_loss
+from megatron_davinci.train.reinforcement import REPORTS, forward_step
+from megatron_davinci.train.step import Trainer, Work
 
+LAYERS = 30  # of the whole model
 RESPONSES, RESPONSE_TOKENS, INSTRUCTION_TOKENS = 8, 187, 60
 SIZES = {"document 512, K=4": (512, 4), "document 2048, K=8": (2048, 8), "document 512, K=1": (512, 1)}
-Batch = tuple[Tensor, Any, Tensor, Tensor, Tensor]  # tokens, segments, rows, labels, weights
+COUNTS, WEIGHT = BatchCounts(0, 0, 0, 0, {}), 1e-3
+Pieces = list[tuple[Tensor, Tensor, Tensor]]  # tokens, rows, labels
 
 
-def random_tree(document: int, positions: int) -> Tree:
+def random_tree(vocabulary: int, document: int, positions: int) -> Tree:
     """Positions spread evenly, each with G responses of R tokens."""
     g = torch.Generator().manual_seed(0)
 
     def draw(count: int) -> Tensor:
-        return torch.randint(0, MODEL["vocab_size"], (count,), generator=g)
+        return torch.randint(0, vocabulary, (count,), generator=g)
 
     places = [document * (number + 1) // (positions + 1) for number in range(positions)]
-    predicted = torch.ones(document, dtype=torch.bool)
-    predicted[places] = False
-    responses = [[draw(RESPONSE_TOKENS) for _ in range(RESPONSES)] for _ in places]
+    weights = torch.full((document,), WEIGHT)
+    weights[places] = 0.0
     instruction = draw(INSTRUCTION_TOKENS)
-    return Tree(draw(document), predicted, [Branch(p, instruction, r) for p, r in zip(places, responses, strict=True)])
+    branches = []
+    for place in places:
+        written = [draw(RESPONSE_TOKENS) for _ in range(RESPONSES)]
+        responses = [Response(ids, torch.zeros(len(ids)), 1.0, WEIGHT) for ids in written]
+        branches.append(Branch(place, instruction, responses))
+    return Tree(draw(document), weights, branches)
 
 
-def as_tree(tree: Tree) -> list[Batch]:
+def as_tree(tree: Tree) -> list[Work]:
     """One micro-batch."""
     batch = lay_out([tree], tree.num_rows)
-    segments = TreeSegments(position_ids=batch.position_ids, calls=[Call(c.rows, c.prefix) for c in batch.calls])
-    rows, labels = (torch.cat([getattr(batch.ntp, name), getattr(batch.rl, name)]) for name in ("rows", "labels"))
-    return [(batch.tokens[None], segments, rows, labels, torch.full(rows.shape, 1e-3))]
+    return [Work(partial(forward_step, Rmt(kind="rmt", rollouts="-")), [batch], tree.num_rows, COUNTS, REPORTS)]
 
 
-def as_sequences(tree: Tree) -> list[Batch]:
-    """The document, then a micro-batch for each position."""
-    labels = tree.predicted[1:].nonzero()[:, 0] + 1
+def as_sequences(tree: Tree) -> list[Work]:
+    """The document, then a micro-batch for each position: their lengths differ, so each is a pass of its own."""
+    labels = tree.label_weights[1:].nonzero()[:, 0] + 1
     found = [_packed([(tree.trunk, labels - 1, tree.trunk[labels])])]
     for branch in tree.branches:
         prompt = torch.cat([tree.trunk[: branch.position], branch.instruction])
         pieces = []
         for response in branch.responses:
-            rows = torch.arange(len(prompt) - 1, len(prompt) + len(response) - 1)
-            pieces.append((torch.cat([prompt, response]), rows, response))
+            rows = torch.arange(len(prompt) - 1, len(prompt) + len(response.tokens) - 1)
+            pieces.append((torch.cat([prompt, response.tokens]), rows, response.tokens))
         found.append(_packed(pieces))
     return found
 
 
-def _packed(pieces: list[tuple[Tensor, Tensor, Tensor]]) -> Batch:
+def _packed(pieces: Pieces) -> Work:
     starts = [0]
     for tokens, _, _ in pieces:
         starts.append(starts[-1] + len(tokens))
@@ -79,15 +89,16 @@ def _packed(pieces: list[tuple[Tensor, Tensor, Tensor]]) -> Batch:
     rows = torch.cat([start + rows for start, (_, rows, _) in zip(starts[:-1], pieces, strict=True)])
     labels = torch.cat([labels for _, _, labels in pieces])
     segments = PackedSegments.of(starts, torch.device("cpu"))
-    return tokens[None], segments, rows, labels, torch.full(rows.shape, 1e-3)
+    batch = (tokens[None], segments, rows, labels, torch.full(rows.shape, WEIGHT))
+    return Work(_forward, [batch], len(tokens), COUNTS)
 
 
-def step(trainer: Trainer, batches: list[Batch]) -> float:
-    """Seconds of forward and backward over all micro-batches."""
+def step(trainer: Trainer, works: list[Work]) -> float:
+    """Seconds of forward and backward; gradients add up in the buffers."""
     trainer.zero_gradients()
     start = time.perf_counter()
-    for batch in batches:  # their lengths differ, which one schedule's call would not allow
-        run_schedule(trainer.chunks, _forward, [batch], batch[0].size(1))
+    for work in works:
+        trainer.add_gradients(work)
     return time.perf_counter() - start
 
 
@@ -97,39 +108,58 @@ def _forward(batches: Any, chunk: Any) -> tuple[Any, Any]:
     return scores, partial(weighted_loss, weights)
 
 
-def compare(trainer: Trainer, document: int, positions: int, repeats: int) -> dict[str, Any]:
-    """Seconds of both sides, whose gradients must agree."""
-    tree = random_tree(document, positions)
+@contextmanager
+def peak_memory() -> Iterator[Callable[[], float]]:
+    """Megabytes that the block held at most beyond what was held before."""
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system: it would hide what the block takes
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+    before = _status("VmRSS")
+    yield lambda: (_status("VmHWM") - before) / 1024
+
+
+def _status(field: str) -> int:
+    """Kilobytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def compare(trainer: Trainer, vocabulary: int, document: int, positions: int, repeats: int) -> dict[str, Any]:
+    """Seconds and peak memory of both sides, whose gradients must agree."""
+    tree = random_tree(vocabulary, document, positions)
     sides = {"tree": as_tree(tree), "sequences": as_sequences(tree)}
-    gradients = {}
-    for side, batches in sides.items():
-        step(trainer, batches)
+    gradients, peaks = {}, {}
+    for side, works in sides.items():
+        with peak_memory() as peak:
+            step(trainer, works)
+        peaks[side] = peak()
         gradients[side] = gather_gradients(trainer)
     worst = max(
         float((gradients["tree"][name] - other).abs().max() / other.abs().max())
         for name, other in gradients["sequences"].items()
     )
     assert worst < 1e-4, worst
-    runs: dict[str, Callable[[], float]] = {side: partial(step, trainer, b) for side, b in sides.items()}
+    runs: dict[str, Callable[[], float]] = {side: partial(step, trainer, works) for side, works in sides.items()}
     seconds = alternate(runs, repeats)
     medians = {side: median_of(times) for side, times in seconds.items()}
-    rows = {side: sum(batch[0].size(1) for batch in batches) for side, batches in sides.items()}
     return {
-        "rows": rows,
+        "rows": {side: sum(work.width for work in works) for side, works in sides.items()},
         "worst_gradient_difference": worst,
         "seconds": seconds,
         "speed_over_sequences": medians["sequences"] / medians["tree"],
+        "peak_megabytes_above_the_model": peaks,
     }
 
 
 def main() -> None:
-    """Write results/tree_step.json."""
+    """Write results/tree_step_N_layers.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--sizes", nargs="*", choices=SIZES, default=list(SIZES))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, world():
-        config = {**MODEL, "num_hidden_layers": arguments.layers}
+        vocabulary = MODEL["vocab_size"] * arguments.layers // (LAYERS * 128) * 128
+        config = {**MODEL, "num_hidden_layers": arguments.layers, "vocab_size": vocabulary}
         (Path(name) / "config.json").write_text(json.dumps(config))
         recipe = parse_recipe(
             {
@@ -142,8 +172,8 @@ def main() -> None:
         )
         with model_parallel(recipe.stage(0), seed=0) as device:
             trainer = build_trainer(recipe, recipe.stage(0), load_model_config(name), device)
-            facts = {size: compare(trainer, *numbers, arguments.repeats) for size, numbers in SIZES.items()}
-    save("tree_step", {"model": config, **facts}, ["torch", "megatron-core"])
+            facts = {size: compare(trainer, vocabulary, *SIZES[size], arguments.repeats) for size in arguments.sizes}
+    save(f"tree_step_{arguments.layers}_layers", {"model": config, **facts}, ["torch", "megatron-core"])
 
 
 if __name__ == "__main__":

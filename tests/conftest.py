@@ -95,3 +95,15 @@ def recipe_values(tmp_path: Path) -> dict[str, Any]:
         "schedule": {"lr": 1e-2},
         "checkpoint": {"dir": str(tmp_path / "run")},
     }
+
+
+@pytest.fixture(scope="session")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the language of doors: a model that knows the form of answers, an annotated corpus."""
+    from language import teach
+
+    from megatron_davinci.testing import run_on_ranks
+
+    folder = tmp_path_factory.mktemp("language")
+    run_on_ranks(teach, 1, folder)
+    return folder

@@ -4,7 +4,7 @@ T = rows of the micro-batch, h = query heads, g = key-value heads, d = head dime
 of the longest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,6 +35,13 @@ class TreeSegments(PackedSeqParams):
 
     position_ids: Tensor | None = None
     calls: Sequence[Call] = ()
+    _gathered: Any = None
+
+    def gathered(self, gather: Callable[[Sequence[Call]], Any]) -> Any:
+        """What `gather` makes of the calls, once for all layers."""
+        if self._gathered is None:
+            self._gathered = gather(self.calls)
+        return self._gathered
 
 
 def attend_tree(query: Tensor, key: Tensor, value: Tensor, calls: Sequence[Call], scale: float) -> Tensor:

@@ -77,14 +77,17 @@ def _leave_unset(weight: Tensor) -> Tensor:
 def block_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
     """The layers of one stage. A block spec: given a bare layer spec, Megatron picks the final norm itself.
 
-    With a GPU, Transformer Engine's layers, whose attention takes packed rows and context parallelism. Elsewhere
-    Megatron's local layers with packed attention and a norm that bears sequence parallelism.
+    With a GPU, Transformer Engine's layers, whose attention takes packed rows, context parallelism and, by a class of
+    ours, trees. Elsewhere Megatron's local layers with packed attention and a norm that bears sequence parallelism.
     """
     num_layers = get_num_layers_to_build(config, vp_stage=vp_stage)
     if device.has_gpu():
         from megatron.core.extensions.transformer_engine import TENorm
 
+        from megatron_davinci.attention.transformer_engine import TreeDotProductAttention
+
         spec = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
+        spec.submodules.self_attention.submodules.core_attention = TreeDotProductAttention
         return TransformerBlockSubmodules(layer_specs=[spec] * num_layers, layer_norm=TENorm)
     spec = get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=config.qk_layernorm)
     spec.submodules.input_layernorm = spec.submodules.pre_mlp_layernorm = RMSNorm

@@ -77,6 +77,10 @@ class Trainer:
         With the distributed optimizer each rank ends up with the sums of its own part of the buffers.
         """
         self.zero_gradients()
+        return self.add_gradients(work)
+
+    def add_gradients(self, work: Work) -> dict[str, float]:
+        """The same on top of what the buffers hold."""
         with self.timers("forward_backward"):
             return self._run(work)
 

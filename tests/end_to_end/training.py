@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from megatron_davinci.checkpoint.convert import export_to_hf
 from megatron_davinci.train.metrics import read_metrics
 
-DETERMINED = ("stage", "loss", "grad_norm", "lr", "tokens", "labels", "padding_share")
+CLOCKS = ("second", "mfu", "memory")
 
 
 def start(recipe: Path, ranks: int, *overrides: str) -> "subprocess.Popen[bytes]":
@@ -61,7 +61,7 @@ def write_recipe(values: dict[str, Any], folder: Path, name: str, **changes: Any
 def reported(run: Path) -> list[dict[str, Any]]:
     """What a run's metrics say, without clocks."""
     lines = read_metrics(run / "metrics.jsonl")
-    return [{"step": line["step"], **{key: line[key] for key in DETERMINED}} for line in lines]
+    return [{key: value for key, value in line.items() if not any(clock in key for clock in CLOCKS)} for line in lines]
 
 
 def progress(run: Path) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
+from megatron_davinci.attention.gathered import gather_calls
 from megatron_davinci.attention.packed import attend
 from megatron_davinci.attention.tree import Call, attend_tree
 from megatron_davinci.rmt.tree import Branch, Response, Tree, TreeBatch, chains, lay_out, prune, split_to_fit
@@ -112,6 +115,27 @@ def test_rows_predict_the_tokens_that_they_would_predict_alone(several: list[Tre
     for found, name in ((triples.weights, "weight"), (batch.policy.advantages, "advantage")):
         assert found.equal(joined([torch.full((len(r.tokens),), getattr(r, name)) for r in responses]).float())
     assert sum(tree.num_labels for tree in several) == len(batch.ntp.rows) + len(triples.rows)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(trees(), min_size=1, max_size=3))
+def test_gathered_keys_see_what_the_tree_sees(several: list[Tree]) -> None:
+    """The rows and cuts for the GPU's kernel, under a mask aligned at the bottom right."""
+    batch = lay_out(several, sum(tree.num_rows for tree in several))
+    calls = [Call(call.rows, call.prefix) for call in batch.calls]
+    tables = torch.randn(2, VOCABULARY, (HEADS + 2 * GROUPS) * WIDTH, generator=torch.Generator().manual_seed(1))
+    query, key, value = embed(tables, batch.tokens, batch.position_ids)
+    expected = attend_tree(query, key, value, calls, 0.3)
+    found = gather_calls(calls)
+    assert sorted(found.query_rows.tolist()) == list(range(len(batch.tokens)))  # each row once
+    cuts = zip(found.cu_seqlens_q.tolist(), found.cu_seqlens_kv.tolist(), strict=True)
+    for (a, c), (b, d) in pairwise(cuts):
+        rows, keys = found.query_rows[a:b], found.key_rows[c:d]
+        assert len(rows) <= found.max_seqlen_q and len(keys) <= found.max_seqlen_kv
+        mask = torch.ones(len(rows), len(keys), dtype=torch.bool).tril(len(keys) - len(rows))
+        q, k, v = (x.transpose(0, 1)[None] for x in (query[rows], key[keys], value[keys]))
+        out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.3, enable_gqa=True)
+        assert (out[0].transpose(0, 1).flatten(1) - expected[rows]).abs().max() < 1e-5
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,0 +1,50 @@
+"""Trees in Transformer Engine's attention: one call over gathered keys. Imported only where there is a GPU."""
+
+from typing import Any
+
+from megatron.core.extensions.transformer_engine import TEDotProductAttention
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformer_engine.pytorch import DotProductAttention
+
+from megatron_davinci.attention.gathered import Gathered, gather_calls
+from megatron_davinci.attention.tree import TreeSegments
+
+
+class TreeDotProductAttention(TEDotProductAttention):
+    """Megatron's TEDotProductAttention that takes TreeSegments too. Not yet run on a GPU."""
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, *rest: Any, packed_seq_params: Any = None, **named: Any
+    ) -> Tensor:
+        """query (T, 1, h, d), key and value (T, 1, g, d) -> (T, 1, h*d) for trees; else as upstream."""
+        if not isinstance(packed_seq_params, TreeSegments):
+            out: Tensor = super().forward(query, key, value, *rest, packed_seq_params=packed_seq_params, **named)
+            return out
+        if not packed_seq_params.calls:
+            return query.flatten(2) * 0.0  # zeros that hang on an input, for recomputation
+        gathered = packed_seq_params.gathered(gather_calls)
+        # The gathered keys hold every prefix once for each response: backward gathers them again.
+        attended = checkpoint(
+            self._attend_gathered, query[:, 0], key[:, 0], value[:, 0], gathered,
+            use_reentrant=False, preserve_rng_state=False,
+        )  # fmt: skip
+        zeros = query.new_zeros(query.size(0), attended.size(1))
+        return zeros.index_copy(0, gathered.query_rows, attended)[:, None]
+
+    def _attend_gathered(self, query: Tensor, key: Tensor, value: Tensor, gathered: Gathered) -> Tensor:
+        # Megatron's AttnMaskType has no name for this mask, and its forward would pass a top-left one.
+        out: Tensor = DotProductAttention.forward(
+            self,
+            query.index_select(0, gathered.query_rows),
+            key.index_select(0, gathered.key_rows),
+            value.index_select(0, gathered.key_rows),
+            attention_mask=None,
+            qkv_format="thd",
+            cu_seqlens_q=gathered.cu_seqlens_q,
+            cu_seqlens_kv=gathered.cu_seqlens_kv,
+            max_seqlen_q=gathered.max_seqlen_q,
+            max_seqlen_kv=gathered.max_seqlen_kv,
+            attn_mask_type="padding_causal_bottom_right",
+        )
+        return out.flatten(1)

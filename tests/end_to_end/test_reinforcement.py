@@ -1,0 +1,202 @@
+"""Laws of reinforcement mid-training from replayed rollouts, as a user starts it."""
+
+import copy
+import random
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import language
+import pytest
+import yaml
+from conftest import EFFORT
+from test_bad_input import DAVINCI, refuse, refuse_training
+from training import finish, kill_after, progress, reported, same_weights, start
+
+from data_prep.files import read_jsonl
+from megatron_davinci.rollout.records import read_rollouts, rollout_file, write_rollouts
+from megatron_davinci.testing import run_on_ranks
+
+STEPS = 8
+LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "TP2+SP": (2, {"tensor_model_parallel_size": 2, "sequence_parallel": True}),
+    "PP2": (2, {"pipeline_model_parallel_size": 2}),
+    "DP2": (2, {"use_distributed_optimizer": True}),
+}
+Write = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def recorded(taught: Path) -> Path:
+    """Rollouts of the policy's own first steps, in FOLDER/recorded."""
+    run_on_ranks(language.learn, 1, language.recipe(taught, STEPS, "recorded"), STEPS)
+    return taught
+
+
+@pytest.fixture
+def write(recorded: Path, tmp_path: Path) -> Write:
+    """Writes the recipe of a run NAME from the recorded rollouts, with changes to its sections."""
+
+    def write(name: str, rollouts: Path = recorded / "recorded", **changes: dict[str, Any]) -> Path:
+        values = copy.deepcopy(language.recipe(recorded, STEPS, "recorded", component_norms_every=3))
+        values["objective"]["rollouts"] = str(rollouts)
+        values["checkpoint"] = {"dir": str(tmp_path / name), "every_steps": 3}
+        for section, change in changes.items():
+            values[section] = {**values.get(section, {}), **change}
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    return write
+
+
+def test_a_killed_run_ends_as_an_uninterrupted_one(write: Write, tmp_path: Path) -> None:
+    finish(start(write("whole"), 1))
+    killed = write("killed")
+    for step in sorted(random.Random(0).sample(range(1, STEPS - 1), min(2 * EFFORT, STEPS - 2))):
+        kill_after(start(killed, 1), tmp_path / "killed", step)
+    finish(start(killed, 1))
+    lines = reported(tmp_path / "killed")
+    assert lines == reported(tmp_path / "whole") and len(lines) == STEPS
+    assert progress(tmp_path / "killed") == progress(tmp_path / "whole")
+    assert same_weights(tmp_path / "whole", tmp_path / "killed")
+    assert [line["step"] for line in lines if "grad_norm_policy" in line] == [1, 4, 7]
+    assert all(line["tree_saving"] > 3 and line["rollout_log_prob_gap"] < 1e-4 for line in lines[:4])
+
+
+def test_layouts_and_the_unshared_path_take_the_same_steps(write: Write, tmp_path: Path) -> None:
+    """Three steps: a policy this sharp soon makes much of rounding."""
+    few = rollouts_up_to(3, write("x"), tmp_path / "few")
+    finish(start(write("one", few), 1))
+    finish(start(write("alone", few, objective=objective(write("x"), tree=False, rollouts=str(few))), 1))
+    for name, (ranks, megatron) in LAYOUTS.items():
+        finish(start(write(name, few, megatron=megatron), ranks))
+    expected = reported(tmp_path / "one")
+    for name in ("alone", *LAYOUTS):
+        lines = reported(tmp_path / name)
+        assert len(lines) == 3
+        for line, right in zip(lines, expected, strict=True):
+            for key in ("loss", "policy_loss", "ntp_loss", "grad_norm", "reward", "budget", "labels"):
+                assert line[key] == pytest.approx(right[key], rel=2e-3, abs=1e-5), (name, line["step"], key)
+        for key in ("grad_norm_policy", "grad_norm_ntp", "grad_norm", "loss"):  # before the first update
+            assert lines[0][key] == pytest.approx(expected[0][key], rel=1e-5), (name, key)
+
+
+def test_the_papers_template_trains_too_with_trees_as_without(recorded: Path, tmp_path: Path, write: Write) -> None:
+    """Answers to another prompt are answers all the same: what is compared is the loss of shared and unshared rows."""
+    names = {"tree": True, "alone": False}
+    values = language.recipe(recorded, STEPS, "wrapped", template="wrap_1")
+    run_on_ranks(language.learn, 1, values, 2)
+    for name, tree in names.items():
+        change = {**values["objective"], "tree": tree}
+        finish(start(write(name, recorded / "wrapped", objective=change, data={"seq_length": 1024}), 1))
+    tree, alone = (reported(tmp_path / name) for name in names)
+    assert len(tree) == len(alone) == 2
+    for key in ("loss", "policy_loss", "ntp_loss", "grad_norm", "grad_norm_policy", "grad_norm_ntp"):
+        assert tree[0][key] == pytest.approx(alone[0][key], rel=1e-5), key
+    assert tree[1]["loss"] == pytest.approx(alone[1]["loss"], rel=1e-3)
+
+
+def test_a_run_goes_as_far_as_its_rollouts_and_then_further(write: Write, tmp_path: Path) -> None:
+    finish(start(write("whole"), 1))
+    some = rollouts_up_to(4, write("whole"), tmp_path / "some")
+    recipe = write("piecewise", some)
+    said = finish(start(recipe, 1))
+    assert "step 4 is done and saved; the next one needs rollouts" in said and "step_0000004.jsonl.zst" in said
+    assert "step 4 needs rollouts that are not there" in refuse("train", recipe, cwd=tmp_path)
+    prompts = tmp_path / "prompts.jsonl.zst"
+    told = subprocess.run(
+        [*DAVINCI, "rmt", "ask", str(recipe), "--out", str(prompts)], capture_output=True, check=True, text=True
+    ).stdout
+    header, *asks = read_jsonl(prompts)
+    recorded_file = rollout_file(Path(yaml.safe_load(write("whole").read_text())["objective"]["rollouts"]), 4)
+    known, groups = read_rollouts(recorded_file)
+    assert str(rollout_file(some, 4)) in told and header == known
+    assert [{k: v for k, v in ask.items() if k != "prompt_ids"} for ask in asks] == [vars(g.ask) for g in groups]
+    for step in range(4, STEPS):
+        shutil.copy(rollout_file(recorded_file.parent, step), rollout_file(some, step))
+    finish(start(recipe, 1))
+    assert reported(tmp_path / "piecewise") == reported(tmp_path / "whole")
+    assert same_weights(tmp_path / "piecewise", tmp_path / "whole")
+
+
+def test_reinforcement_follows_mid_training_in_one_recipe(write: Write, tmp_path: Path) -> None:
+    later = tmp_path / "later"
+    for step in range(STEPS):
+        header, groups = read_rollouts(rollout_file(source_of(write("x")), step))
+        write_rollouts(rollout_file(later, step + 1), {**header, "step": step + 1, "policy_step": step + 1}, groups)
+    values = yaml.safe_load(write("two", later).read_text())
+    [doors] = values["data"]["stages"]
+    doors["objective"] = values.pop("objective")
+    values["data"]["stages"] = [{"name": "reading", "blend": doors["blend"]}, doors]
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(values))
+    finish(start(tmp_path / "two.yaml", 1))
+    lines = reported(tmp_path / "two")
+    assert [line["stage"] for line in lines] == ["reading", *["doors"] * STEPS]
+    assert "policy_loss" not in lines[0] and all("policy_loss" in line for line in lines[1:])
+
+
+def test_what_does_not_fit_is_refused(write: Write, recorded: Path, tmp_path: Path) -> None:
+    recipe = write("refused")
+    for overrides, sentence in {
+        ("megatron.context_parallel_size=2",): "objective rmt with context_parallel_size 2",
+        ("megatron.hidden_dropout=0.1",): "megatron.hidden_dropout",
+        ("batch.unit=sequences",): "set batch.unit to samples",
+        ("data.long_documents=split",): "needs whole documents",
+        ("data.seq_length=64",): "seq_length is 64: raise it, lower objective.response_tokens",
+        ("objective.template=suffix_9",): "template 'suffix_9' is unknown; known: suffix_1, wrap_1",
+        ("objective.difficulty.entropy=full",): "annotated with entropies of kind top16",
+        ("objective.difficulty.thresholds=[1, 0.5, 2]",): "they must rise from easy to hard",
+        ("objective.curriculum.early=[1, 1, 0]",): "which adds up to 2: it must be 1",
+        ("objective.budgets.first=3",): "did you mean budget?",
+        ("objective.kind=ppo",): "objective",
+        ("objective.rollouts=nowhere",): "step 0 needs rollouts that are not there",
+    }.items():
+        assert sentence in refuse("train", recipe, *overrides, cwd=tmp_path), overrides
+    assert "objective rmt with context_parallel_size 2" in refuse_training(recipe, "megatron.context_parallel_size=2")
+
+
+def test_a_run_does_not_go_on_with_other_questions(write: Write, tmp_path: Path) -> None:
+    few = rollouts_up_to(1, write("x"), tmp_path / "few")
+    recipe = write("run", few)
+    finish(start(recipe, 1))
+    for change in ("objective.budget.first=2", "objective.responses=4", "data.stages.0.epochs=9"):  # the last: T
+        assert "was trained with other data, batch size or seed" in refuse("train", recipe, change, cwd=tmp_path)
+    assert "step 1 needs rollouts" in refuse("train", recipe, "objective.tree=false", cwd=tmp_path)
+
+
+def test_rollouts_of_another_policy_stop_before_the_step(write: Write, tmp_path: Path) -> None:
+    few = rollouts_up_to(1, write("x"), tmp_path / "few")
+    header, groups = read_rollouts(rollout_file(few, 0))
+    for change, sentence in {
+        "policy_step": "was written by the policy after 7 steps, and trains step 0",
+        "tokenizer": "written with another tokenizer",
+    }.items():
+        write_rollouts(rollout_file(few, 0), {**header, change: 7}, groups)
+        assert sentence in refuse_late(write("other", few), tmp_path / "other")
+
+
+def refuse_late(recipe: Path, run: Path) -> str:
+    """What a run says that finds out at its first step; no checkpoint appears."""
+    result = subprocess.run([*DAVINCI, "train", str(recipe)], capture_output=True, text=True, check=False)
+    last = result.stderr.strip().splitlines()[-1]
+    assert result.returncode == 2 and last.startswith("error: ") and not list(run.glob("step_*"))
+    return last
+
+
+def source_of(recipe: Path) -> Path:
+    return Path(yaml.safe_load(recipe.read_text())["objective"]["rollouts"])
+
+
+def objective(recipe: Path, **changes: Any) -> dict[str, Any]:
+    return {**yaml.safe_load(recipe.read_text())["objective"], **changes}
+
+
+def rollouts_up_to(steps: int, recipe: Path, folder: Path) -> Path:
+    """The recorded rollouts of the first steps alone."""
+    folder.mkdir()
+    for step in range(steps):
+        shutil.copy(rollout_file(source_of(recipe), step), folder)
+    return folder
