@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformer_engine.pytorch import DotProductAttention
 
-from megatron_davinci.attention.gathered import Gathered, gather_calls
+from megatron_davinci.attention.calls import Gathered
 from megatron_davinci.attention.tree import TreeSegments
 
 
@@ -23,7 +23,7 @@ class TreeDotProductAttention(TEDotProductAttention):
             return out
         if not packed_seq_params.calls:
             return query.flatten(2) * 0.0  # zeros that hang on an input, for recomputation
-        gathered = packed_seq_params.gathered(gather_calls)
+        gathered = packed_seq_params.gathered(query.device)
         # The gathered keys hold every prefix once for each response: backward gathers them again.
         attended = checkpoint(
             self._attend_gathered, query[:, 0], key[:, 0], value[:, 0], gathered,

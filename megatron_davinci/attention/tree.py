@@ -4,26 +4,17 @@ T = rows of the micro-batch, h = query heads, g = key-value heads, d = head dime
 of the longest.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
+from megatron_davinci.attention.calls import Call, Gathered, gather_calls
 from megatron_davinci.attention.merged import Part, merged_attention
-
-
-class Call(NamedTuple):
-    """Branches that grow from the same place: each row sees every row of `prefix`, and its own branch up to itself.
-
-    `rows` (b, n): row numbers of each branch, -1 after the end of a shorter one. `prefix`: ranges of rows.
-    """
-
-    rows: Tensor
-    prefix: tuple[tuple[int, int], ...]
 
 
 @dataclass
@@ -35,12 +26,12 @@ class TreeSegments(PackedSeqParams):
 
     position_ids: Tensor | None = None
     calls: Sequence[Call] = ()
-    _gathered: Any = None
+    _gathered: Gathered | None = None
 
-    def gathered(self, gather: Callable[[Sequence[Call]], Any]) -> Any:
-        """What `gather` makes of the calls, once for all layers."""
+    def gathered(self, device: torch.device) -> Gathered:
+        """The calls as one of a variable-length kernel's; put together once for all layers."""
         if self._gathered is None:
-            self._gathered = gather(self.calls)
+            self._gathered = gather_calls(self.calls, device)
         return self._gathered
 
 

@@ -78,7 +78,7 @@ def _causal_pairs(rows: int, before: int) -> int:
 
 @dataclass(frozen=True)
 class CallRows:
-    """One call of the attention as row numbers: see `attention.tree.Call`."""
+    """One call of the attention as row numbers: see `attention.calls.Call`."""
 
     rows: Tensor
     prefix: tuple[tuple[int, int], ...]
@@ -124,10 +124,9 @@ class TreeBatch:
     policy: PolicyTriples
 
     def to(self, device: torch.device) -> "TreeBatch":
-        """The same on another device."""
+        """The same on another device; the calls stay on the host, where attention cuts the rows up."""
         moved = {name: getattr(self, name).to(device) for name in ("tokens", "position_ids", "ntp", "policy")}
-        calls = [replace(call, rows=call.rows.to(device)) for call in self.calls]
-        return replace(self, calls=calls, **moved)
+        return replace(self, **moved)
 
 
 def lay_out(trees: Sequence[Tree], width: int) -> TreeBatch:

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megatron_davinci.attention.tree import Call, TreeSegments
+from megatron_davinci.attention.calls import Call
+from megatron_davinci.attention.tree import TreeSegments
 from megatron_davinci.rmt.asks import Asker, DocumentAsks
 from megatron_davinci.rmt.tree import Branch, Response, Tree, TreeBatch, lay_out
 from megatron_davinci.rollout import records

@@ -19,7 +19,7 @@ from megatron_davinci.train.schedule import LearningRates
 
 _WHAT_IDENTITY_IS = {
     "another model": "model",
-    "other data, batch size or seed": "order",
+    "other data, batch size, seed or objective": "order",
     "another use_distributed_optimizer or bf16": "optimizer",
 }
 

@@ -10,8 +10,9 @@ import torch
 from megatron.core.distributed import DistributedDataParallel
 from torch import Tensor
 
+from megatron_davinci.attention.calls import Call
 from megatron_davinci.attention.packed import PackedSegments
-from megatron_davinci.attention.tree import Call, TreeSegments
+from megatron_davinci.attention.tree import TreeSegments
 from megatron_davinci.data.batches import StageBatches, share_of_rank
 from megatron_davinci.data.packed import padding_starts
 from megatron_davinci.models.gpt import Predictions
@@ -76,7 +77,8 @@ class Reinforcement:
         answered = self._answers(batch)
         options, recipe = self._options, self._stage.recipe
         width = recipe.seq_length * recipe.batch.micro_batch_size
-        rows = pack_trees(grow_trees(answered, options, self._asker), width, options.tree)
+        # where nothing is left to learn, a row of padding: every rank takes part in the step
+        rows = pack_trees(grow_trees(answered, options, self._asker), width, options.tree) or [[]]
         rank, size = data_rank()
         share = [row for [row] in share_of_rank(rows, rank, size, 1, rounds_of(recipe))]
         counts = self._counts(answered, rows, width * len(share) * size, device)

@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,17 @@ def test_a_run_goes_as_far_as_its_rollouts_and_then_further(write: Write, tmp_pa
     assert same_weights(tmp_path / "piecewise", tmp_path / "whole")
 
 
+def test_a_step_with_nothing_to_learn_is_a_step_all_the_same(write: Write, tmp_path: Path) -> None:
+    few = rollouts_up_to(1, write("x"), tmp_path / "few")
+    header, groups = read_rollouts(rollout_file(few, 0))
+    alike = [replace(group, responses=[group.responses[0]] * language.RESPONSES) for group in groups]
+    write_rollouts(rollout_file(few, 0), header, alike)
+    finish(start(write("idle", few, objective=objective(write("x"), ntp_lambda=0.0, rollouts=str(few))), 1))
+    [line] = reported(tmp_path / "idle")
+    assert line["loss"] == line["grad_norm"] == line["labels"] == 0
+    assert line["groups_without_variance"] == 1 and line["response_tokens"] > 0
+
+
 def test_reinforcement_follows_mid_training_in_one_recipe(write: Write, tmp_path: Path) -> None:
     later = tmp_path / "later"
     for step in range(STEPS):
@@ -163,7 +175,9 @@ def test_a_run_does_not_go_on_with_other_questions(write: Write, tmp_path: Path)
     recipe = write("run", few)
     finish(start(recipe, 1))
     for change in ("objective.budget.first=2", "objective.responses=4", "data.stages.0.epochs=9"):  # the last: T
-        assert "was trained with other data, batch size or seed" in refuse("train", recipe, change, cwd=tmp_path)
+        assert "was trained with other data, batch size, seed or objective" in refuse(
+            "train", recipe, change, cwd=tmp_path
+        )
     assert "step 1 needs rollouts" in refuse("train", recipe, "objective.tree=false", cwd=tmp_path)
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from megatron_davinci.attention.gathered import gather_calls
+from megatron_davinci.attention.calls import Call, gather_calls
 from megatron_davinci.attention.packed import attend
-from megatron_davinci.attention.tree import Call, attend_tree
+from megatron_davinci.attention.tree import attend_tree
 from megatron_davinci.rmt.tree import Branch, Response, Tree, TreeBatch, chains, lay_out, prune, split_to_fit
 
 VOCABULARY, HEADS, GROUPS, WIDTH = 50, 4, 2, 8
@@ -126,7 +126,7 @@ def test_gathered_keys_see_what_the_tree_sees(several: list[Tree]) -> None:
     tables = torch.randn(2, VOCABULARY, (HEADS + 2 * GROUPS) * WIDTH, generator=torch.Generator().manual_seed(1))
     query, key, value = embed(tables, batch.tokens, batch.position_ids)
     expected = attend_tree(query, key, value, calls, 0.3)
-    found = gather_calls(calls)
+    found = gather_calls(calls, torch.device("cpu"))
     assert sorted(found.query_rows.tolist()) == list(range(len(batch.tokens)))  # each row once
     cuts = zip(found.cu_seqlens_q.tolist(), found.cu_seqlens_kv.tolist(), strict=True)
     for (a, c), (b, d) in pairwise(cuts):
