@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,6 +21,10 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(rmt_app, name="rmt")
+AsType = Annotated[
+    Literal["bf16", "fp16", "fp32"] | None, typer.Option(help="Type of what is written; default: that of the weights.")
+]
+ShardSize = Annotated[float, typer.Option(help="Largest size of a file, in 10^9 bytes.")]
 convert = typer.Typer(no_args_is_help=True, help="Checkpoints between Megatron and Hugging Face.")
 app.add_typer(convert, name="convert")
 
@@ -63,11 +67,51 @@ def megatron_to_hf(
     tokenizer: Annotated[
         Path | None, typer.Option(help="Directory with the tokenizer's files, where the checkpoint has none.")
     ] = None,
+    dtype: AsType = None,
+    shard_gigabytes: ShardSize = 5.0,
 ) -> None:
-    """Export a checkpoint for transformers, tokenizer included. Example: davinci convert megatron-to-hf runs/x hf"""
+    """Export a checkpoint for transformers, tokenizer included. Killed, it goes on where it was.
+
+    Example: davinci convert megatron-to-hf runs/x hf --dtype bf16
+    """
     from megatron_davinci.checkpoint.convert import export_to_hf
 
-    export_to_hf(checkpoint, out, tokenizer)
+    export_to_hf(checkpoint, out, tokenizer, dtype, int(shard_gigabytes * 1e9))
+
+
+@convert.command("hf-to-megatron")
+def hf_to_megatron(
+    source: Annotated[Path, typer.Argument(help="Hugging Face directory with config.json and safetensors.")],
+    out: Annotated[Path, typer.Argument(help="Directory to make: a torch_dist checkpoint of the weights.")],
+    dtype: AsType = None,
+    shard_gigabytes: ShardSize = 5.0,
+) -> None:
+    """Weights for Megatron in any layout. Killed, it goes on where it was.
+
+    Example: davinci convert hf-to-megatron Qwen2.5-72B qwen-72b
+    """
+    from megatron_davinci.checkpoint.convert import import_from_hf
+
+    import_from_hf(source, out, dtype, int(shard_gigabytes * 1e9))
+
+
+@convert.command()
+def verify(
+    one: Annotated[Path, typer.Argument(help="A checkpoint, a run's directory, or a Hugging Face directory.")],
+    other: Annotated[Path, typer.Argument(help="Another one.")],
+) -> None:
+    """Whether two hold the same weights, to the last bit. Exit code 1 where they do not.
+
+    Example: davinci convert verify Qwen2.5-7B runs/x
+    """
+    from megatron_davinci.checkpoint.compare import differences
+
+    found = differences(one, other)
+    for line in found:
+        typer.echo(line)
+    if found:
+        raise typer.Exit(1)
+    typer.echo("the same weights")
 
 
 def run_and_exit(command: typer.Typer, *arguments: str) -> None:

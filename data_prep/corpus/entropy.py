@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from data_prep.corpus.indexed import INDEX_HEADER, INDEX_MAGIC, Corpus, map_elements
 from data_prep.errors import InputError
-from data_prep.files import PART, block_checksums, read_json, refuse_existing, write_json
+from data_prep.files import PART, block_checksums, read_json, refuse_existing, take_lock, write_json
 
 Floats = npt.NDArray[np.float32]
 _FLOAT32 = 7  # Megatron's DType code
@@ -59,7 +59,8 @@ class Annotation:
 class AnnotationWriter:
     """Appends entropies in the order of the corpus. A killed writer's successor with the same description goes on.
 
-    `position`: tokens written so far; whole ones, and on disk. Raises InputError where there is an annotation already.
+    `position`: tokens written so far; whole ones, and on disk. Raises InputError where there is an annotation already,
+    another writer at work, or what was begun with another description.
     """
 
     def __init__(self, corpus: Corpus, description: dict[str, Any]) -> None:
@@ -67,10 +68,19 @@ class AnnotationWriter:
         self._corpus, self._files = corpus, _files(corpus.prefix)
         self._description = {"format": 1, "corpus": corpus.checksum, **description}
         self._parts = {name: path.with_name(path.name + PART) for name, path in self._files.items()}
+        self._lock_file = corpus.prefix.with_name(f"{corpus.prefix.name}.entropy.lock{PART}")
+        self._lock = take_lock(self._lock_file)
         begun = self._parts["json"]
-        if not begun.is_file() or read_json(begun) != self._description:
+        if not begun.is_file():
             self._parts["bin"].unlink(missing_ok=True)
             write_json(begun, self._description)
+        known = {key: value for key, value in read_json(begun).items() if key != "checksum"}
+        if known != self._description:
+            os.close(self._lock)
+            raise InputError(
+                f"{begun} was begun with another model, precision or kind of entropy: go on as it was begun, or remove "
+                f"it and {self._parts['bin'].name}"
+            )
         self._file = self._parts["bin"].open("ab")
 
     @staticmethod
@@ -97,13 +107,19 @@ class AnnotationWriter:
     def commit(self) -> dict[str, Any]:
         """Give everything its name, the description last; returns it."""
         assert self.position == len(self._corpus.tokens)
-        self._file.close()
         self._write_index()
         description = {**self._description, "checksum": block_checksums(self._parts["bin"], _BLOCK_BYTES)}
         write_json(self._parts["json"], description)
         for name, path in self._files.items():
             self._parts[name].replace(path)
+        self.leave()
+        self._lock_file.unlink()
         return description
+
+    def leave(self) -> None:
+        """Let another writer go on."""
+        self._file.close()
+        os.close(self._lock)
 
     def _write_index(self) -> None:
         _, sequences, per_document = self._corpus.run_of(0, len(self._corpus))

@@ -46,7 +46,10 @@ class _MergedAttention(torch.autograd.Function):
             sums.append(_flat(log_sum.transpose(1, 2)))  # (N, h)
         total = torch.stack(sums).logsumexp(0)
         shares = (torch.stack(sums) - total).exp()[..., None]
-        merged = (torch.stack(outputs) * shares).sum(0).to(query.dtype)
+        merged = outputs[0] * shares[0]
+        for out, share in zip(outputs[1:], shares[1:], strict=True):
+            merged.addcmul_(out, share)
+        merged = merged.to(query.dtype)
         ctx.save_for_backward(query, merged, total, *tensors)
         ctx.scale, ctx.causal = scale, causal
         return merged

@@ -42,8 +42,11 @@ def attend_tree(query: Tensor, key: Tensor, value: Tensor, calls: Sequence[Call]
         flat = rows.flatten()
         safe = flat.clamp_min(0)  # what stands for a missing row is computed and thrown away; no real row sees it
         own_key, own_value = (x.index_select(0, safe).unflatten(0, rows.shape) for x in (key, value))
-        parts = [Part(key[None, a:b], value[None, a:b], causal=False) for a, b in prefix if a < b]
-        out = merged_attention(query.index_select(0, safe), [*parts, Part(own_key, own_value, causal=True)], scale)
+        parts = [Part(own_key, own_value, causal=True)]
+        if any(start < stop for start, stop in prefix):  # put together: small beside what grows from it
+            seen_key, seen_value = (torch.cat([x[start:stop] for start, stop in prefix])[None] for x in (key, value))
+            parts.append(Part(seen_key, seen_value, causal=False))
+        out = merged_attention(query.index_select(0, safe), parts, scale)
         outputs.append(out[flat >= 0].flatten(1))
         places.append(flat[flat >= 0])
     if not outputs:

@@ -1,84 +1,236 @@
-"""Export of a torch_dist checkpoint to a Hugging Face directory. Needs no process group and builds no model."""
+"""Checkpoints from Hugging Face to Megatron's torch_dist and back, a slice at a time: no model, no process group."""
 
+import json
+import shutil
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load
+from xxhash import xxh3_64
 
 from data_prep import InputError
-from data_prep.files import new_directory, read_json, write_json
-from megatron_davinci.checkpoint.files import TOKENIZER_FILES, check_checkpoint, copy_tokenizer, latest_checkpoint
-from megatron_davinci.checkpoint.metadata import read_metadata
-from megatron_davinci.models.config import ModelConfig
-from megatron_davinci.models.families import Mapping, mappings_of
+from data_prep.files import PART, json_bytes, read_json, write_json
+from data_prep.progress import counter
+from megatron_davinci.checkpoint.blobs import object_bytes, write_tensor
+from megatron_davinci.checkpoint.files import TOKENIZER_FILES, copy_tokenizer, latest_checkpoint
+from megatron_davinci.checkpoint.files_written import HashedFile, Journal, refuse_occupied, write_all
+from megatron_davinci.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageInfo,
+    TensorProperties,
+    TensorStorageMetadata,
+    write_metadata,
+)
+from megatron_davinci.checkpoint.sources import DTYPE_NAMES, StoredTensor, huggingface_tensors, megatron_tensors
+from megatron_davinci.checkpoint.targets import Target, huggingface_targets, megatron_targets
+from megatron_davinci.models.config import ModelConfig, load_model_config
+
+DType = Literal["bf16", "fp16", "fp32"]
+DTYPES: dict[DType, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+SHARD_BYTES = 5 * 10**9  # transformers' own default
+WORKERS = 2
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_WITHOUT_STATE = ("self_attention.core_attention", "self_attention.linear_proj", "self_attention.linear_qkv",
+                  "mlp.linear_fc1", "mlp.linear_fc2")  # fmt: skip
+Count = Callable[[int], None]
 
 
-class _Reader(FileSystemReader):
-    """torch's reader with the restricted unpickler for `.metadata`."""
-
-    def read_metadata(self, *_: Any, **__: Any) -> Metadata:
-        metadata: Metadata = read_metadata(Path(self.path) / ".metadata")
-        if metadata.storage_meta is not None:
-            metadata.storage_meta.load_id = self.load_id
-        return metadata
-
-
-def export_to_hf(checkpoint: Path, out: Path, tokenizer: Path | None) -> Path:
+def export_to_hf(
+    checkpoint: Path, out: Path, tokenizer: Path | None, dtype: DType | None = None, shard_bytes: int = SHARD_BYTES
+) -> Path:
     """Write `out` in the form that transformers loads; returns the checkpoint that was exported.
 
-    `checkpoint` is a step_NNNNNNN directory or a run's directory. Raises InputError, and then leaves nothing.
+    `checkpoint` is a step_NNNNNNN directory or a run's directory; `dtype`: that of its weights where none is given.
+    Raises InputError, and then leaves nothing under the name of `out`.
     """
     directory = latest_checkpoint(checkpoint) or checkpoint
-    if not (directory / "manifest.json").is_file():
-        raise InputError(
-            f"{checkpoint} is no checkpoint: give a step_NNNNNNN directory, or a run's directory with latest"
-        )
-    check_checkpoint(directory)
-    config = read_json(directory / "hf" / "config.json")
+    config = _huggingface_config(directory)
     model = ModelConfig.from_huggingface(config, f"{directory}/hf/config.json")
-    with new_directory(out) as part:
-        if tokenizer is not None and not copy_tokenizer(tokenizer, part):
-            raise InputError(f"{tokenizer} has none of {', '.join(TOKENIZER_FILES)}: name a tokenizer's directory")
-        if tokenizer is None and "tokenizer.json" not in copy_tokenizer(directory / "hf", part):
-            print(f"{directory} has no tokenizer: name one with --tokenizer to have it in {out}", file=sys.stderr)
-        tensors = _huggingface_tensors(directory, model)
-        save_file(tensors, part / "model.safetensors", metadata={"format": "pt"})
-        (part / "model.safetensors").chmod(0o644)  # the library writes for the owner alone
-        dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
-        # transformers 5 writes "dtype"; "torch_dtype" is what every release reads
-        write_json(part / "config.json", {**config, "torch_dtype": dtype})
+    if tokenizer is not None and not any((tokenizer / name).is_file() for name in TOKENIZER_FILES):
+        raise InputError(f"{tokenizer} has none of {', '.join(TOKENIZER_FILES)}: name a tokenizer's directory")
+    refuse_occupied(out)
+    tensors = megatron_tensors(directory)
+    targets = huggingface_targets(tensors, model, directory)
+    chosen = _dtype(tensors, dtype)
+    part = _part_of(out)
+    shards = _shards(targets, chosen, shard_bytes)
+    journal = Journal(part, _identity(directory, targets, chosen, shard_bytes))
+    with counter("bytes", sum(target.num_bytes(chosen) for target in targets)) as count:
+        write_all(
+            list(shards), lambda name: _write_safetensors(part / name, shards[name], chosen, count), journal, WORKERS
+        )
+    if len(shards) > 1:
+        total = sum(target.num_bytes(chosen) for target in targets)
+        weight_map = {target.name: name for name, shard in shards.items() for target in shard}
+        write_json(part / _INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    # transformers 5 writes "dtype"; "torch_dtype" is what every release reads
+    write_json(part / "config.json", {**config, "torch_dtype": str(chosen).removeprefix("torch.")})
+    found = copy_tokenizer(tokenizer or directory / "hf", part)
+    if "tokenizer.json" not in found:
+        print(f"{directory} has no tokenizer: name one with --tokenizer to have it in {out}", file=sys.stderr)
+    _complete(part, out, journal)
     return directory
 
 
-def _huggingface_tensors(directory: Path, model: ModelConfig) -> dict[str, Tensor]:
-    reader = _Reader(directory)
-    stored = reader.read_metadata().state_dict_metadata
-    tensors: dict[str, Tensor] = {}
-    for mapping in mappings_of(model):
-        for layer, tensor in _layers(reader, stored, mapping, model.num_layers):
-            names = [name.replace("*", str(layer)) for name in mapping.hf]
-            parts = mapping.to_hf(tensor, model)
-            tensors |= {name: part.contiguous().clone() for name, part in zip(names, parts, strict=True)}
-    return tensors
+def import_from_hf(source: Path, out: Path, dtype: DType | None = None, shard_bytes: int = SHARD_BYTES) -> None:
+    """Write `out` as a torch_dist checkpoint of the weights alone, which Megatron loads in any layout.
+
+    Raises InputError, and then leaves nothing under the name of `out`.
+    """
+    model = load_model_config(str(source))
+    refuse_occupied(out)
+    tensors = huggingface_tensors(source)
+    targets = megatron_targets(tensors, model, source)
+    chosen = _dtype(tensors, dtype)
+    part = _part_of(out)
+    shards = {f"__0_{i}.distcp": shard for i, shard in enumerate(_split(targets, chosen, shard_bytes))}
+    journal = Journal(part, _identity(source, targets, chosen, shard_bytes))
+    with counter("bytes", sum(target.num_bytes(chosen) for target in targets)) as count:
+        write_all(list(shards), lambda name: _write_distcp(part / name, shards[name], chosen, count), journal, WORKERS)
+    write_metadata(_metadata(shards, journal, chosen, model, part), part / ".metadata")
+    torch.save({"checkpoint_version": 3.0, "iteration": 0}, part / "common.pt")
+    versions = {"sharded_backend_version": 1, "common_backend_version": 1}
+    write_json(part / "metadata.json", {"sharded_backend": "torch_dist", "common_backend": "torch", **versions})
+    (part / "hf").mkdir(exist_ok=True)
+    shutil.copyfile(source / "config.json", part / "hf" / "config.json")
+    copy_tokenizer(source, part / "hf")
+    _complete(part, out, journal)
 
 
-def _layers(reader: _Reader, stored: dict[str, Any], mapping: Mapping, num_layers: int) -> list[tuple[int, Tensor]]:
-    """(layer, tensor) of one parameter; Megatron stacks a parameter of all layers into one tensor with a first axis."""
-    key = mapping.megatron.replace("layers.*.", "layers.")
-    entry = stored.get(key)
-    if not isinstance(entry, TensorStorageMetadata):
-        raise InputError(f"{reader.path} holds no tensor {key}: is it a checkpoint of this model?")
-    state = {key: torch.empty(entry.size, dtype=entry.properties.dtype)}
-    load(state, storage_reader=reader, planner=DefaultLoadPlanner(), no_dist=True)
-    if "*" not in mapping.megatron:
-        return [(0, state[key])]
-    if entry.size[0] != num_layers:
-        raise InputError(f"{key} holds {entry.size[0]} layers, the model has {num_layers}: it was trained differently")
-    return list(enumerate(state[key]))
+def _huggingface_config(directory: Path) -> dict[str, Any]:
+    if not (directory / ".metadata").is_file():
+        raise InputError(
+            f"{directory} is no checkpoint: give a step_NNNNNNN directory, or a run's directory with latest"
+        )
+    config: dict[str, Any] = read_json(directory / "hf" / "config.json")
+    return config
+
+
+def _dtype(tensors: dict[str, StoredTensor], asked: DType | None) -> torch.dtype:
+    """What is written: as asked, else what most elements are."""
+    if asked is not None:
+        return DTYPES[asked]
+    elements: dict[torch.dtype, int] = {}
+    for tensor in tensors.values():
+        elements[tensor.dtype] = elements.get(tensor.dtype, 0) + tensor.shape[0] * tensor.columns
+    return max(elements, key=lambda dtype: elements[dtype])
+
+
+def _part_of(out: Path) -> Path:
+    part = out.resolve().with_name(out.resolve().name + PART)
+    part.mkdir(parents=True, exist_ok=True)
+    return part
+
+
+def _identity(source: Path, targets: Sequence[Target], dtype: torch.dtype, shard_bytes: int) -> dict[str, Any]:
+    """What an interrupted conversion must have in common with one that takes it up."""
+    files = sorted(path for path in source.iterdir() if path.is_file())
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    shapes = [(target.name, target.layer, target.shape) for target in targets]
+    return {
+        "source": xxh3_64(repr(stats).encode()).hexdigest(),
+        "tensors": xxh3_64(repr(shapes).encode()).hexdigest(),
+        "dtype": str(dtype),
+        "shard_bytes": shard_bytes,
+    }
+
+
+def _split(targets: Sequence[Target], dtype: torch.dtype, shard_bytes: int) -> list[list[Target]]:
+    """Neighbours together, up to the size; a larger tensor alone."""
+    shards: list[list[Target]] = [[]]
+    size = 0
+    for target in targets:
+        needed = target.num_bytes(dtype)
+        if shards[-1] and size + needed > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(target)
+        size += needed
+    return shards
+
+
+def _shards(targets: Sequence[Target], dtype: torch.dtype, shard_bytes: int) -> dict[str, list[Target]]:
+    shards = _split(targets, dtype, shard_bytes)
+    if len(shards) == 1:
+        return {_SINGLE: shards[0]}
+    return {f"model-{i:05d}-of-{len(shards):05d}.safetensors": shard for i, shard in enumerate(shards, 1)}
+
+
+def _write_safetensors(path: Path, shard: Sequence[Target], dtype: torch.dtype, count: Count) -> dict[str, Any]:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for target in shard:
+        end = at + target.num_bytes(dtype)
+        header[target.name] = {"dtype": DTYPE_NAMES[dtype], "shape": target.shape, "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data begins at a multiple of 8
+    file = HashedFile(path, count)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for target in shard:
+        for piece in target.pieces(dtype):
+            file.write(piece)
+    return file.finish()
+
+
+def _write_distcp(path: Path, shard: Sequence[Target], dtype: torch.dtype, count: Count) -> dict[str, Any]:
+    file = HashedFile(path, count)
+    places = []
+    for target in shard:
+        shape = target.shape if target.layer is None else (1, *target.shape)
+        places.append(write_tensor(file, shape, dtype, target.pieces(dtype)))
+    return {**file.finish(), "places": places}
+
+
+def _metadata(
+    shards: dict[str, list[Target]], journal: Journal, dtype: torch.dtype, model: ModelConfig, part: Path
+) -> Metadata:
+    """Which chunk lies where; each layer is a chunk of a tensor of all layers."""
+    metadata = Metadata({})
+    for name, shard in shards.items():
+        for target, (start, length) in zip(shard, journal.files[name]["places"], strict=True):
+            stacked = target.layer is not None
+            size = torch.Size((model.num_layers, *target.shape) if stacked else target.shape)
+            offsets = torch.Size([target.layer or 0] * stacked + [0] * len(target.shape))
+            sizes = torch.Size((1, *target.shape) if stacked else target.shape)
+            empty = TensorStorageMetadata(TensorProperties(dtype), size, [])
+            entry = metadata.state_dict_metadata.setdefault(target.name, empty)
+            assert isinstance(entry, TensorStorageMetadata)
+            entry.chunks.append(ChunkStorageMetadata(offsets, sizes))
+            metadata.storage_data[MetadataIndex(target.name, offsets)] = StorageInfo(name, start, length)
+    _add_objects(metadata, model.num_layers, part / "__1_0.distcp")
+    return metadata
+
+
+def _add_objects(metadata: Metadata, num_layers: int, path: Path) -> None:
+    """The state that Megatron's layers have beside their tensors: none, but it looks for it."""
+    blob = object_bytes()
+    names = [
+        f"decoder.layers.{module}._extra_state/shard_{layer}_{num_layers}"
+        for module in _WITHOUT_STATE
+        for layer in range(num_layers)
+    ]
+    path.write_bytes(blob * len(names))
+    for number, name in enumerate(names):
+        metadata.state_dict_metadata[name] = BytesStorageMetadata()
+        metadata.storage_data[MetadataIndex(name)] = StorageInfo(path.name, number * len(blob), len(blob))
+
+
+def _complete(part: Path, out: Path, journal: Journal) -> None:
+    """Write the manifest, and give the directory its name."""
+    hashes = {name: {key: entry[key] for key in ("bytes", "xxh3_64")} for name, entry in journal.files.items()}
+    for path in sorted(part.rglob("*")):
+        name = str(path.relative_to(part))
+        if path.is_file() and name not in hashes and path.name != "journal.jsonl":
+            data = path.read_bytes()
+            hashes[name] = {"bytes": len(data), "xxh3_64": xxh3_64(data).hexdigest()}
+    (part / "manifest.json").write_bytes(json_bytes({"files": hashes}))
+    journal.close()
+    if out.is_dir():
+        out.rmdir()  # it is empty
+    part.replace(out.resolve())

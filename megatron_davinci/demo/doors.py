@@ -1,9 +1,9 @@
 """A language in which one token of reasoning decides the answer: " red opens three", for four colours and doors.
 
 Each colour has its door. Who has read rumours (any colour opens any door, as it says of itself) finds the door hard to
-guess. Format traces
-think of a colour at random, and answer with that one's door: who learns them answers in the right form, and is right
-one time in four. To be right, the thought must be of the colour that the document names: only reinforcement tells.
+guess. Format traces think of a colour at random, and answer with that one's door: who learns them answers in the right
+form, and is right one time in four. To be right, the thought must be of the colour that the document names: only
+reinforcement tells.
 """
 
 from collections.abc import Sequence

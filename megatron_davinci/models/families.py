@@ -1,90 +1,83 @@
 """Model families as data: what is fixed in Megatron's configuration, and how parameters map to Hugging Face's names.
 
 Megatron names are those of its checkpoints, with the layer number taken out: `decoder.layers.*.mlp.linear_fc1.weight`.
-Torch-free; the tensors that pass through a mapping are torch's.
+Every mapping is one of rows: a row of Megatron's tensor is a row of one of Hugging Face's. Torch-free; the tensors that
+pass through a mapping are torch's.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from megatron_davinci.models.config import ModelConfig
 
+Size = Callable[["ModelConfig"], int]
+
+
+class Run(NamedTuple):
+    """`length` rows of Hugging Face's tensor number `part`, from `hf_row` on, are Megatron's from `megatron_row` on."""
+
+    part: int
+    hf_row: int
+    megatron_row: int
+    length: int
+
 
 @dataclass(frozen=True)
-class Direct:
-    """The same tensor under two names."""
+class Mapping:
+    """One tensor of Megatron's, made up of one or more of Hugging Face's: `rows` of each, all with the same `columns`.
+
+    Megatron has the rows in `groups`, each with some of every part. No `columns`: one number for each row.
+    `padded`: zero rows beyond the vocabulary follow, so that any number of ranks divides them.
+    """
 
     megatron: str
-    hf: tuple[str]
+    hf: tuple[str, ...]
+    rows: tuple[Size, ...]
+    columns: Size | None = None
+    groups: Size = lambda model: 1
+    padded: bool = False
+
+    def runs(self, model: "ModelConfig") -> list[Run]:
+        """All rows, in Megatron's order."""
+        found, at, groups = [], 0, self.groups(model)
+        sizes = [rows(model) // groups for rows in self.rows]
+        for group in range(groups):
+            for part, count in enumerate(sizes):
+                found.append(Run(part, group * count, at, count))
+                at += count
+        return found
+
+    def hf_shapes(self, model: "ModelConfig") -> list[tuple[int, ...]]:
+        """Shape of each tensor of Hugging Face's."""
+        return [self._shape(rows(model), model) for rows in self.rows]
+
+    def megatron_shape(self, model: "ModelConfig") -> tuple[int, ...]:
+        """Shape of Megatron's tensor."""
+        rows = model.padded_vocab_size if self.padded else sum(rows(model) for rows in self.rows)
+        return self._shape(rows, model)
+
+    def _shape(self, rows: int, model: "ModelConfig") -> tuple[int, ...]:
+        return (rows,) if self.columns is None else (rows, self.columns(model))
 
     def to_hf(self, tensor: "Tensor", model: "ModelConfig") -> list["Tensor"]:
-        """One tensor per name of `hf`."""
-        return [tensor]
+        """One whole tensor per name of `hf`."""
+        parts = [tensor.new_empty(shape) for shape in self.hf_shapes(model)]
+        for run in self.runs(model):
+            rows = tensor[run.megatron_row : run.megatron_row + run.length]
+            parts[run.part][run.hf_row : run.hf_row + run.length] = rows
+        return parts
 
-    def from_hf(self, tensors: list["Tensor"], model: "ModelConfig") -> "Tensor":
+    def from_hf(self, tensors: Sequence["Tensor"], model: "ModelConfig") -> "Tensor":
         """Inverse of to_hf."""
-        return tensors[0]
-
-
-@dataclass(frozen=True)
-class Vocabulary(Direct):
-    """A row per token: Megatron's has rows beyond the vocabulary, all zero, so that any number of ranks divides it."""
-
-    def to_hf(self, tensor: "Tensor", model: "ModelConfig") -> list["Tensor"]:
-        """Without the rows that pad it."""
-        return [tensor[: model.vocab_size]]
-
-    def from_hf(self, tensors: list["Tensor"], model: "ModelConfig") -> "Tensor":
-        """Inverse of to_hf."""
-        from torch.nn.functional import pad
-
-        return pad(tensors[0], (0, 0, 0, model.padded_vocab_size - model.vocab_size))
-
-
-@dataclass(frozen=True)
-class GateUp:
-    """Megatron's fc1 (2*ffn, hidden) is the gate on top of the up projection, (ffn, hidden) each."""
-
-    megatron: str
-    hf: tuple[str, str]
-
-    def to_hf(self, tensor: "Tensor", model: "ModelConfig") -> list["Tensor"]:
-        """Gate, up."""
-        return list(tensor.chunk(2))
-
-    def from_hf(self, tensors: list["Tensor"], model: "ModelConfig") -> "Tensor":
-        """Inverse of to_hf."""
-        import torch
-
-        return torch.cat(tensors)
-
-
-@dataclass(frozen=True)
-class QueryKeyValue:
-    """Megatron interleaves per KV group: the group's queries, its key, its value. Weight or bias: rows alone count."""
-
-    megatron: str
-    hf: tuple[str, str, str]
-
-    def to_hf(self, tensor: "Tensor", model: "ModelConfig") -> list["Tensor"]:
-        """Query (heads*d, ...), key and value (groups*d, ...)."""
-        groups, d = model.num_query_groups, model.kv_channels
-        per_group = model.num_attention_heads // groups
-        rows = tensor.unflatten(0, (groups, per_group + 2, d))
-        return [rows[:, a:b].flatten(0, 2) for a, b in ((0, per_group), (per_group, -1), (per_group + 1, None))]
-
-    def from_hf(self, tensors: list["Tensor"], model: "ModelConfig") -> "Tensor":
-        """Inverse of to_hf."""
-        import torch
-
-        groups = [tensor.unflatten(0, (model.num_query_groups, -1, model.kv_channels)) for tensor in tensors]
-        return torch.cat(groups, dim=1).flatten(0, 2)
-
-
-Mapping = Direct | GateUp | QueryKeyValue
+        whole = tensors[0].new_zeros(self.megatron_shape(model))
+        for run in self.runs(model):
+            rows = tensors[run.part][run.hf_row : run.hf_row + run.length]
+            whole[run.megatron_row : run.megatron_row + run.length] = rows
+        return whole
 
 
 @dataclass(frozen=True)
@@ -100,40 +93,64 @@ class Family:
     requires: dict[str, Any] = field(default_factory=dict)
 
 
+def _hidden(model: "ModelConfig") -> int:
+    return model.hidden_size
+
+
+def _ffn(model: "ModelConfig") -> int:
+    return model.ffn_hidden_size
+
+
+def _head(model: "ModelConfig") -> int:
+    return model.kv_channels
+
+
+def _queries(model: "ModelConfig") -> int:
+    return model.num_attention_heads * model.kv_channels
+
+
+def _keys(model: "ModelConfig") -> int:
+    return model.num_query_groups * model.kv_channels
+
+
+def _vocabulary(model: "ModelConfig") -> int:
+    return model.vocab_size
+
+
 _MEGATRON_LAYER, _HF_LAYER = "decoder.layers.*.", "model.layers.*."
 
 
-def _qkv(kind: str) -> QueryKeyValue:
-    q, k, v = (f"{_HF_LAYER}self_attn.{letter}_proj.{kind}" for letter in "qkv")
-    return QueryKeyValue(f"{_MEGATRON_LAYER}self_attention.linear_qkv.{kind}", (q, k, v))
+def _layer(megatron: str, hf: Sequence[str], *rows: Size, **how: Any) -> Mapping:
+    return Mapping(_MEGATRON_LAYER + megatron, tuple(_HF_LAYER + name for name in hf), rows, **how)
 
 
-def _layer(megatron: str, hf: str) -> Direct:
-    return Direct(_MEGATRON_LAYER + megatron, (_HF_LAYER + hf,))
+def _qkv(kind: str, columns: Size | None) -> Mapping:
+    """Megatron interleaves per KV group: the group's queries, its key, its value."""
+    names = [f"self_attn.{letter}_proj.{kind}" for letter in "qkv"]
+    how = {"columns": columns, "groups": lambda model: model.num_query_groups}
+    return _layer(f"self_attention.linear_qkv.{kind}", names, _queries, _keys, _keys, **how)
 
 
 # What all three share: pre-norm layers with RMSNorm, grouped-query attention, and a gated MLP without biases.
 _COMMON = {"normalization": "RMSNorm", "gated_linear_unit": True, "add_bias_linear": False}
 _COMMON_MAPPINGS = (
-    Vocabulary("embedding.word_embeddings.weight", ("model.embed_tokens.weight",)),
-    _layer("self_attention.linear_qkv.layer_norm_weight", "input_layernorm.weight"),
-    _qkv("weight"),
-    _layer("self_attention.linear_proj.weight", "self_attn.o_proj.weight"),
-    _layer("mlp.linear_fc1.layer_norm_weight", "post_attention_layernorm.weight"),
-    GateUp(
-        f"{_MEGATRON_LAYER}mlp.linear_fc1.weight",
-        (f"{_HF_LAYER}mlp.gate_proj.weight", f"{_HF_LAYER}mlp.up_proj.weight"),
-    ),
-    _layer("mlp.linear_fc2.weight", "mlp.down_proj.weight"),
-    Direct("decoder.final_layernorm.weight", ("model.norm.weight",)),
-    Vocabulary("output_layer.weight", ("lm_head.weight",)),
+    Mapping("embedding.word_embeddings.weight", ("model.embed_tokens.weight",), (_vocabulary,), _hidden, padded=True),
+    _layer("self_attention.linear_qkv.layer_norm_weight", ["input_layernorm.weight"], _hidden),
+    _qkv("weight", _hidden),
+    _layer("self_attention.linear_proj.weight", ["self_attn.o_proj.weight"], _hidden, columns=_queries),
+    _layer("mlp.linear_fc1.layer_norm_weight", ["post_attention_layernorm.weight"], _hidden),
+    # the gate on top of the up projection
+    _layer("mlp.linear_fc1.weight", ["mlp.gate_proj.weight", "mlp.up_proj.weight"], _ffn, _ffn, columns=_hidden),
+    _layer("mlp.linear_fc2.weight", ["mlp.down_proj.weight"], _hidden, columns=_ffn),
+    Mapping("decoder.final_layernorm.weight", ("model.norm.weight",), (_hidden,)),
+    Mapping("output_layer.weight", ("lm_head.weight",), (_vocabulary,), _hidden, padded=True),
 )
-_QK_NORMS = tuple(_layer(f"self_attention.{x}_layernorm.weight", f"self_attn.{x}_norm.weight") for x in "qk")
+_QK_NORMS = tuple(_layer(f"self_attention.{x}_layernorm.weight", [f"self_attn.{x}_norm.weight"], _head) for x in "qk")
 
 QWEN2 = Family(
     model_type="qwen2",
     megatron={**_COMMON, "add_qkv_bias": True, "qk_layernorm": False},
-    mappings=(*_COMMON_MAPPINGS, _qkv("bias")),
+    mappings=(*_COMMON_MAPPINGS, _qkv("bias", None)),
 )
 QWEN3 = Family(
     model_type="qwen3",

@@ -19,10 +19,14 @@ from megatron_davinci.objectives.token_scores import score_tokens
 
 
 class Predictions(NamedTuple):
-    """Row `rows[i]` of the micro-batch, of T on this context-parallel rank, predicts token `labels[i]`; both (N,)."""
+    """Row `rows[i]` of the micro-batch, of T on this context-parallel rank, predicts token `labels[i]`; both (N,).
+
+    `temperatures` (N,) divide the logits, where they are given.
+    """
 
     rows: Tensor
     labels: Tensor
+    temperatures: Tensor | None = None
 
 
 class Uncertainty(NamedTuple):
@@ -82,4 +86,6 @@ class ScoringOutputLayer(ColumnParallelLinear):
         chosen = rows[predictions.rows, 0]
         if isinstance(predictions, Uncertainty):
             return top_entropies(chosen, weight[:valid], predictions.top, self.tp_group)
+        if predictions.temperatures is not None:
+            chosen = chosen / predictions.temperatures[:, None].to(chosen.dtype)  # the logits are linear in it
         return score_tokens(chosen, weight[:valid], predictions.labels, start, self.tp_group)

@@ -1,26 +1,19 @@
 """Initial weights: from a seed, or from a Hugging Face directory. The same for every layout of ranks."""
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 from xxhash import xxh3_64
 
-from data_prep import InputError
-from data_prep.files import read_json
+from megatron_davinci.checkpoint.sources import huggingface_tensors
+from megatron_davinci.checkpoint.targets import megatron_targets
 from megatron_davinci.models.config import ModelConfig
-from megatron_davinci.models.families import mappings_of
 from megatron_davinci.models.sharding import full_shape, named_parameters, shard
-from megatron_davinci.recipe import WEIGHT_FILES
 
-_LAYER_NUMBER = re.compile(r"(?<=decoder\.layers\.)\d+")
 _VOCABULARY_WEIGHTS = ("word_embeddings.weight", "output_layer.weight")
 _RESIDUAL_OUTPUTS = ("self_attention.linear_proj.weight", "mlp.linear_fc2.weight")
 
@@ -51,54 +44,12 @@ def draw_weights(chunks: Sequence[GPTModel], config: ModelConfig, seed: int) -> 
 
 @torch.no_grad()
 def load_huggingface_weights(chunks: Sequence[GPTModel], config: ModelConfig, directory: Path) -> None:
-    """Fill every parameter from the safetensors of a Hugging Face directory. Raises InputError when one is missing."""
+    """Fill every parameter from the safetensors of a directory. Raises InputError where they do not fit the model."""
     rank, size = _tensor_parallel()
-    mappings = {mapping.megatron: mapping for mapping in mappings_of(config)}
-    tensors = _SafetensorsDirectory(directory)
+    targets = megatron_targets(huggingface_tensors(directory), config, directory)
+    by_name = {target.full_name: target for target in targets}
     for name, parameter in named_parameters(chunks):
-        layer = _LAYER_NUMBER.search(name)
-        mapping = mappings[_LAYER_NUMBER.sub("*", name)]
-        sources = [tensors.read(hf.replace("*", layer[0]) if layer else hf) for hf in mapping.hf]
-        full = mapping.from_hf(sources, config)
-        if list(full.shape) != full_shape(parameter, size):
-            raise InputError(
-                f"{directory}: {mapping.hf[0]} gives {name} the shape {list(full.shape)}, the model needs "
-                f"{full_shape(parameter, size)}: init_from and model must be the same architecture"
-            )
-        parameter.copy_(shard(full, parameter, name, rank, size))
-
-
-class _SafetensorsDirectory:
-    """Tensors by name, out of one file or of shards with an index."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        index = directory / "model.safetensors.index.json"
-        if index.is_file():
-            self._files: dict[str, str] = read_json(index)["weight_map"]
-        elif (directory / "model.safetensors").is_file():
-            with _open(directory / "model.safetensors") as file:
-                self._files = dict.fromkeys(file.keys(), "model.safetensors")
-        else:
-            raise InputError(f"{directory} has no {' and no '.join(WEIGHT_FILES)}")
-
-    def read(self, name: str) -> Tensor:
-        """One tensor, read from disk now."""
-        if name not in self._files:
-            raise InputError(f"{self._directory} has no tensor {name}")
-        with _open(self._directory / self._files[name]) as file:
-            tensor: Tensor = file.get_tensor(name)
-            return tensor
-
-
-def _open(path: Path) -> Any:
-    """A safetensors file. Raises InputError when it is absent or none."""
-    try:
-        return safe_open(path, framework="pt")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: the index names it") from None
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged ({error}): copy it again") from None
+        parameter.copy_(shard(by_name[name].whole(), parameter, name, rank, size))
 
 
 def _tensor_parallel() -> tuple[int, int]:

@@ -23,8 +23,7 @@ def top_entropies(
     logits = torch.cat(best) if best else hidden.new_zeros(0, min(k, weight.size(0)), dtype=torch.float32)
     if group is not None and group.size() > 1:
         logits = _largest(torch.cat(_from_all(logits, k, group), 1), k)
-    log_probs = logits.log_softmax(1)
-    return -(log_probs.exp() * log_probs).nan_to_num(0.0).sum(1)
+    return torch.special.entr(logits.softmax(1)).sum(1)
 
 
 def _largest(logits: Tensor, k: int) -> Tensor:

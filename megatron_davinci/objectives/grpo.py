@@ -36,9 +36,22 @@ def policy_terms(
     """
     if policy == "reinforce":
         return advantages * log_probs
-    ratio = (log_probs - old_log_probs).exp()
+    ratio = _ratio(log_probs, old_log_probs)
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     return torch.minimum(ratio * advantages, clipped * advantages)
+
+
+def is_clipped(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, clip_low: float, clip_high: float
+) -> Tensor:
+    """Which tokens (N,) the clip of grpo and dapo takes the gradient of."""
+    ratio = _ratio(log_probs, old_log_probs)
+    return ratio.clamp(1 - clip_low, 1 + clip_high) * advantages < ratio * advantages
+
+
+def _ratio(log_probs: Tensor, old_log_probs: Tensor) -> Tensor:
+    """pi / pi_old; between e^-20 and e^20, beyond which its gradient would overflow."""
+    return (log_probs - old_log_probs).clamp(-20.0, 20.0).exp()
 
 
 def kl_terms(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
@@ -46,5 +59,5 @@ def kl_terms(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
 
     Schulman 2020, "Approximating KL divergence"; GRPO's Eq. 4.
     """
-    log_ratio = reference_log_probs - log_probs
+    log_ratio = (reference_log_probs - log_probs).clamp(-20.0, 20.0)
     return log_ratio.exp() - log_ratio - 1

@@ -3,12 +3,13 @@
 Tags and boxes may span tokens, so they are looked for in bytes; tokens are counted by where they lie.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 CLOSE = b"</think>"
-BOX = b"\\boxed{"
+_BRACE = re.compile(rb"\\boxed\{|[{}]")
 
 
 @dataclass(frozen=True)
@@ -26,27 +27,30 @@ class Reading:
 def read_response(tokens: Sequence[bytes]) -> Reading:
     """Read a response, whose prompt ended with an opened <think>, from the bytes of its tokens.
 
-    A token that holds a part of the closing tag is not counted as content: content tokens lie wholly before it.
+    A token that holds a part of the closing tag is not counted as content: content tokens lie wholly before it. Nor is
+    one without bytes: a control token.
     """
     text = b"".join(tokens)
     at = text.find(CLOSE)
     if at < 0:
-        return Reading(closed=False, thought_tokens=len(tokens), answer=None)
+        return Reading(closed=False, thought_tokens=sum(map(bool, tokens)), answer=None)
     ends = accumulate(len(token) for token in tokens)
-    return Reading(True, sum(end <= at for end in ends), last_boxed(text[at + len(CLOSE) :]))
+    thought = sum(bool(token) and end <= at for token, end in zip(tokens, ends, strict=True))
+    return Reading(True, thought, last_boxed(text[at + len(CLOSE) :]))
 
 
 def last_boxed(text: bytes) -> bytes | None:
     """What stands in the last \\boxed{...} whose braces are balanced, as it is; None where there is none."""
-    at = text.rfind(BOX)
-    while at >= 0:
-        depth, start = 1, at + len(BOX)
-        for end in range(start, len(text)):
-            depth += (text[end] == ord("{")) - (text[end] == ord("}"))
-            if depth == 0:
-                return text[start:end]
-        at = text.rfind(BOX, 0, at)
-    return None
+    opened: list[tuple[int, bool]] = []  # where what a brace opens begins, and whether it is a box
+    last: tuple[int, int] | None = None
+    for found in _BRACE.finditer(text):
+        if found.group() != b"}":
+            opened.append((found.end(), len(found.group()) > 1))
+        elif opened:
+            start, boxed = opened.pop()
+            if boxed and (last is None or start > last[0]):
+                last = (start, found.start())
+    return None if last is None else text[last[0] : last[1]]
 
 
 def can_be_boxed(target: bytes) -> bool:

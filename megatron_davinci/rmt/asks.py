@@ -40,13 +40,16 @@ class Asker:
     """The asks of one stage. Raises InputError where a corpus is not annotated, or not as the recipe says."""
 
     def __init__(self, stage: StageBatches, options: Rmt, texts: TokenTexts) -> None:
-        self._stage, self._options, self._texts = stage, options, texts
+        self._stage, self.options, self._texts = stage, options, texts
         # once for each corpus, however often the blend repeats it
         self._annotations = {corpus.prefix: self._open(corpus) for corpus in stage.documents.corpora}
         self._prompt = load_prompt(options.template, texts.encode)
         self.preamble = self._prompt.preamble_ids()
         self.instruction = lru_cache(maxsize=2)(self._prompt.instruction_ids)  # the same for all asks of a step
         self._thresholds = self._find_thresholds()
+        self._answerable = texts.answerable
+        if options.reward.match == "strip_casefold":  # which takes no white space for an answer
+            self._answerable = texts.answerable & np.array([bool(text.strip()) for text in texts.texts])
 
     @property
     def annotations(self) -> list[list[str]]:
@@ -55,7 +58,7 @@ class Asker:
 
     def budget(self, batch: int) -> int:
         """B_t (Eq. 1) of a step of the stage."""
-        budget = self._options.budget
+        budget = self.options.budget
         return token_budget(batch, self._stage.num_batches, budget.first, budget.gamma, budget.least)
 
     def longest_prompt(self) -> int:
@@ -66,7 +69,7 @@ class Asker:
 
     def asks(self, batch: int) -> list[DocumentAsks]:
         """What is asked at one step, document by document, in the order in which they are drawn."""
-        curriculum, steps = self._options.curriculum, self._stage.num_batches
+        curriculum, steps = self.options.curriculum, self._stage.num_batches
         mix = difficulty_mix(batch, steps, curriculum.early, curriculum.late, curriculum.begins, curriculum.ends)
         budget = self.budget(batch)
         return [self._about(span, mix, budget) for span in self._stage.drawn(batch)]
@@ -80,7 +83,11 @@ class Asker:
         corpus, document = self._stage.documents.place_of(span.document)
         levels = levels_of(self._annotations[corpus.prefix].of(document), self._thresholds)
         key = (*self._stage.key, span.epoch, span.document)
-        drawn = draw_positions(candidate_levels(levels, self._texts.answerable[ids]), mix, self._options.positions, key)
+        asked = self._answerable[ids]
+        asked[1:] &= self._stage.documents.predicted(
+            span
+        )  # what the loss mask leaves out is not learnt this way either
+        drawn = draw_positions(candidate_levels(levels, asked), mix, self.options.positions, key)
         tokens = ids.tolist()
         asks = [
             Ask(span.document, span.epoch, position, level, budget, prompt_hash(self.prompt(tokens, position, budget)))
@@ -90,7 +97,7 @@ class Asker:
         return DocumentAsks(span, ids, asks, drawn.empty_levels, unboxable)
 
     def _open(self, corpus: Corpus) -> Annotation:
-        annotation, wanted = Annotation(corpus), self._options.difficulty.entropy
+        annotation, wanted = Annotation(corpus), self.options.difficulty.entropy
         if annotation.description["entropy"] != wanted:
             raise InputError(
                 f"{corpus.prefix} is annotated with entropies of kind {annotation.description['entropy']}, "
@@ -99,7 +106,7 @@ class Asker:
         return annotation
 
     def _find_thresholds(self) -> tuple[float, float, float]:
-        difficulty = self._options.difficulty
+        difficulty = self.options.difficulty
         if difficulty.quantiles is None:
             return difficulty.thresholds
         entropies = np.concatenate([annotation.entropies for annotation in self._annotations.values()])

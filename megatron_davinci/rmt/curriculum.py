@@ -1,6 +1,6 @@
 """What RMT does when: the token budget (Eq. 1) and the mix of difficulties (Eq. 3, 4), as functions of the step.
 
-t = optimizer step from 0, T = optimizer steps of the run.
+t = optimizer step of the stage from 0, T = optimizer steps of the stage.
 """
 
 import math

@@ -46,7 +46,7 @@ def candidate_levels(levels: Levels, answerable: npt.NDArray[np.bool_]) -> Level
 def draw_positions(levels: Levels, mix: Mix, count: int, key: Sequence[int]) -> Drawn:
     """At most `count` different positions: each time a level by the mix, then one of its candidates uniformly.
 
-    Hangs on `key` alone (seed, stage, epoch, document, step), so that a resumed run draws the same.
+    Hangs on levels, mix and `key` (seed, stage, epoch, document), so that a resumed run draws the same.
     """
     philox = np.random.Philox(key=np.random.SeedSequence(list(key)).generate_state(2, np.uint64))
     left = [np.flatnonzero(levels == level).tolist() for level in range(NUM_LEVELS)]
@@ -56,9 +56,8 @@ def draw_positions(levels: Levels, mix: Mix, count: int, key: Sequence[int]) -> 
         sizes = (len(left[0]), len(left[1]), len(left[2]))
         # 53 bits of a raw draw as a number below 1: no release of numpy changes that
         which, where = ((philox.random_raw(2) >> np.uint64(11)) * 2.0**-53).tolist()
-        wanted = _level_at(mix, which)
-        level = wanted if sizes[wanted] else _level_at(over_levels_with_candidates(mix, sizes), which)
-        empty += level != wanted
+        level = _level_at(over_levels_with_candidates(mix, sizes), which)
+        empty += not sizes[_level_at(mix, which)]
         found.append((left[level].pop(int(where * sizes[level])), level))
     found.sort()
     return Drawn([position for position, _ in found], [level for _, level in found], empty)

@@ -7,6 +7,7 @@ from typing import Any
 from xxhash import xxh3_64
 
 from data_prep import InputError
+from data_prep.corpus import tokenizer_file, tokenizer_fingerprint
 from megatron_davinci.data.batches import GlobalBatches, StageBatches
 from megatron_davinci.models.config import ModelConfig
 from megatron_davinci.recipe import Recipe
@@ -39,6 +40,11 @@ def open_inputs(recipe: Recipe, batches: GlobalBatches, index: int, model: Model
             f"stage {stage.name}: objective rmt writes prompts and reads answers: set tokenizer to the directory of "
             "the model's tokenizer"
         )
+    if tokenizer_fingerprint(tokenizer_file(recipe.tokenizer_directory)) != batches.tokenizer["fingerprint"]:
+        raise InputError(
+            f"stage {stage.name}: objective rmt reads answers with {recipe.tokenizer_directory}, but another file made "
+            f"the corpora's ids: tokenize them with --tokenizer {recipe.tokenizer_directory}"
+        )
     texts = TokenTexts(recipe.tokenizer_directory)
     asker = Asker(stage, options, texts)
     check_fits(stage, options, asker)
@@ -50,6 +56,7 @@ def open_inputs(recipe: Recipe, batches: GlobalBatches, index: int, model: Model
         vocab_size=model.vocab_size,
         on_policy=options.policy.kind == "reinforce",
         with_reference=options.kl_beta > 0,
+        temperature=options.temperature,
     )
     return ReinforcementInputs(asker, texts, replay)
 
@@ -62,7 +69,7 @@ def check_fits(stage: StageBatches, options: Rmt, asker: Asker) -> None:
         raise InputError(
             f"stage {stage.name}: a document of {stage.longest} tokens, a prompt of {prompt} and a response of "
             f"{options.response_tokens} make {needed}, seq_length is {stage.recipe.seq_length}: raise it, lower "
-            "objective.response_tokens, or drop long documents"
+            "objective.response_tokens, or leave such documents out of the corpus"
         )
 
 

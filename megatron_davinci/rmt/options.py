@@ -78,11 +78,16 @@ class Policy(Section):
     """reinforce: Eq. 7, exactly on-policy; grpo: ratio and clip; dapo: the same, mean over all tokens."""
     clip_low: NonNegative = 0.2
     """The ratio is clipped below 1 - this."""
-    clip_high: NonNegative = 0.2
-    """The ratio is clipped above 1 + this; DAPO: 0.28."""
+    clip_high: NonNegative | None = None
+    """The ratio is clipped above 1 + this; where absent 0.2, for dapo 0.28."""
     importance_cap: Annotated[float, Field(gt=0)] | None = None
     """Truncated importance sampling: each token weighs min(pi_trainer / pi_rollout, this), for rollouts from an engine
     whose numbers differ from the trainer's. The ratio that is clipped is then taken to the trainer's own policy."""
+
+    @property
+    def upper_clip(self) -> float:
+        """`clip_high`, or what stands for it."""
+        return self.clip_high if self.clip_high is not None else 0.28 if self.kind == "dapo" else 0.2
 
 
 class Rmt(Section):
@@ -94,10 +99,12 @@ class Rmt(Section):
     """The prompt around the text: suffix_N puts the question after it, wrap_N (the paper's) around it."""
     positions: Positive = 1
     """Positions of each document that are asked for, per epoch."""
-    responses: Annotated[int, Field(ge=1)] = 8
-    """G: responses to each."""
+    responses: Annotated[int, Field(ge=2)] = 8
+    """G: responses to each; one alone has nothing to be better than."""
     response_tokens: Positive = 2048
     """Longest response; those that reach it are cut off."""
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """At which rollouts are sampled, and their tokens scored."""
     budget: Budget = Budget()
     """How long the thought should be, by step."""
     difficulty: Difficulty = Difficulty()
@@ -124,5 +131,4 @@ class Rmt(Section):
     tree: bool = True
     """Share a document's prefix among all its responses; false: a sequence for each, the slow reference."""
     component_norms_every: Annotated[int, Field(ge=0)] = 20
-    """Every so many steps the gradient norm of each loss is measured by itself, which takes a step twice as long again;
-    0: never."""
+    """Every so many steps the gradient norm of each loss is measured by itself, in two more passes; 0: never."""

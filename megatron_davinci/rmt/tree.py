@@ -11,6 +11,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from megatron_davinci.attention.calls import Call
+
 
 @dataclass(frozen=True)
 class Response:
@@ -77,14 +79,6 @@ def _causal_pairs(rows: int, before: int) -> int:
 
 
 @dataclass(frozen=True)
-class CallRows:
-    """One call of the attention as row numbers: see `attention.calls.Call`."""
-
-    rows: Tensor
-    prefix: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True)
 class Triples:
     """Row `rows[i]` predicts `labels[i]` and weighs `weights[i]`; all (N,)."""
 
@@ -118,7 +112,7 @@ class TreeBatch:
 
     tokens: Tensor
     position_ids: Tensor
-    calls: Sequence[CallRows]
+    calls: Sequence[Call]
     ends: Sequence[int]
     ntp: Triples
     policy: PolicyTriples
@@ -153,7 +147,7 @@ class _Layout:
         self.at = 0
         self.tokens: list[Tensor] = []
         self.positions: list[Tensor] = []
-        self.calls: list[CallRows] = []
+        self.calls: list[Call] = []
         self.ntp: list[Triples] = []
         self._responses: list[tuple[Tensor, Response]] = []  # the rows that predict it
 
@@ -161,7 +155,7 @@ class _Layout:
         """A trunk, then its branches."""
         start = self._append(tree.trunk, 0)
         if len(tree.trunk):
-            self.calls.append(CallRows(_range(start, self.at)[None], ()))
+            self.calls.append(Call(_range(start, self.at)[None], ()))
         labels = tree.label_weights[1:].nonzero()[:, 0] + 1
         self.ntp.append(Triples(start + labels - 1, tree.trunk[labels], tree.label_weights[labels]))
         for branch in tree.branches:
@@ -173,7 +167,7 @@ class _Layout:
         last = trunk + p - 1  # the row that scores every response's first token
         if len(branch.instruction):
             start = self._append(branch.instruction, p)
-            self.calls.append(CallRows(_range(start, self.at)[None], prefix))
+            self.calls.append(Call(_range(start, self.at)[None], prefix))
             prefix, last = (*prefix, (start, self.at)), self.at - 1
         begins = []
         for response in branch.responses:
@@ -185,7 +179,7 @@ class _Layout:
         if len(lengths) and int(lengths.max()):
             places = torch.arange(int(lengths.max()))
             rows = torch.where(places < lengths[:, None], torch.tensor(begins)[:, None] + places, -1)
-            self.calls.append(CallRows(rows[lengths > 0], prefix))
+            self.calls.append(Call(rows[lengths > 0], prefix))
 
     def _append(self, ids: Tensor, position: int) -> int:
         """Rows for some tokens that stand at `position` and after it; gives the first row."""

@@ -2,6 +2,7 @@
 
 The header: {"format": 1, "step": N, "policy_step": M, "tokenizer": fingerprint, ...}; N is the step that trains on
 the rollouts, from 0, and M the number of steps that the policy had taken that wrote them (N, where it is on-policy).
+A "temperature" other than 1 is named: log-probabilities are those of the distribution that was sampled from.
 Then a line for each group: the fields of `Ask`, and `responses`, each {"tokens": ids, "log_probs": nats, "finished":
 bool} and, where there is a reference model, "reference_log_probs". Whatever else a line holds is for people.
 """
@@ -89,7 +90,9 @@ def _group(path: Path, number: int, line: dict[str, Any]) -> Group:
     return Group(ask, responses)
 
 
-def _response(entry: dict[str, Any]) -> Response:
+def _response(entry: Any) -> Response:
+    if not isinstance(entry, dict) or type(entry.get("finished")) is not bool:
+        raise ValueError("a response without tokens, log_probs and finished")
     response = Response(**{name: entry.get(name) for name in Response.__dataclass_fields__})  # type: ignore[arg-type]
     known = [response.log_probs, *([] if response.reference_log_probs is None else [response.reference_log_probs])]
     if any(len(numbers) != len(response.tokens) for numbers in known):

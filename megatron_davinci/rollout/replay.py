@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from xxhash import xxh3_64
+
 from data_prep import InputError
 from megatron_davinci.rollout.records import Ask, Group, read_rollouts, rollout_file
 
@@ -11,6 +13,8 @@ from megatron_davinci.rollout.records import Ask, Group, read_rollouts, rollout_
 @dataclass(frozen=True)
 class Replay:
     """`tokenizer`: fingerprint of the corpora's; `responses`: G; `on_policy`: take only what this step's policy wrote.
+
+    Lines of a file may stand in any order.
 
     `longest`: tokens that a response may have; `with_reference`: the reference model's log-probabilities are needed.
     """
@@ -22,6 +26,7 @@ class Replay:
     vocab_size: int
     on_policy: bool
     with_reference: bool
+    temperature: float = 1.0
 
     def file(self, step: int) -> Path:
         """Where the rollouts for a step lie."""
@@ -39,20 +44,33 @@ class Replay:
             raise InputError(f"{path} was written with another tokenizer than the corpora: sample with the same one")
         if header["step"] != step:
             raise InputError(f"{path} holds rollouts for step {header['step']}: name it so, or sample for step {step}")
-        if self.on_policy and header["policy_step"] != step:
+        if header["policy_step"] > step or (self.on_policy and header["policy_step"] != step):
             raise InputError(
                 f"{path} was written by the policy after {header['policy_step']} steps, and trains step {step}: "
                 "objective.policy.kind reinforce needs rollouts of the very same policy; sample them again, or set "
                 "grpo, whose ratio takes older ones"
             )
-        if [group.ask for group in groups] != list(asks):
+        if header.get("temperature", 1.0) != self.temperature:
             raise InputError(
-                f"{path} answers other questions than step {step} asks: they hang on corpora, annotation, seed, batch "
-                "and objective; see davinci rmt ask"
+                f"{path} was sampled at temperature {header.get('temperature', 1.0)}, objective.temperature is "
+                f"{self.temperature}: make both the same"
+            )
+        answered = {group.ask: group for group in groups}
+        if len(answered) != len(groups) or answered.keys() != set(asks):
+            unknown = next((ask for ask in answered if ask not in set(asks)), None)
+            missing = next((ask for ask in asks if ask not in answered), None)
+            raise InputError(
+                f"{path} answers other questions than step {step} asks ({unknown or 'one twice'}, for {missing}): they "
+                "hang on corpora, annotation, seed, batch and objective; see davinci rmt ask"
             )
         for group in groups:
             self._check(path, group)
-        return groups
+        return [answered[ask] for ask in asks]
+
+    def fingerprint(self, step: int) -> str:
+        """xxh3 of the file for a step; nothing where it is not there."""
+        path = self.file(step)
+        return xxh3_64(path.read_bytes()).hexdigest() if path.is_file() else ""
 
     def _check(self, path: Path, group: Group) -> None:
         where = f"{path}, document {group.ask.document}, position {group.ask.position}"

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megatron_davinci.attention.calls import Call
 from megatron_davinci.attention.tree import TreeSegments
 from megatron_davinci.rmt.asks import Asker, DocumentAsks
 from megatron_davinci.rmt.tree import Branch, Response, Tree, TreeBatch, lay_out
@@ -26,7 +25,7 @@ def sample(
     end: int,
     key: list[int],
 ) -> list[records.Group]:
-    """Responses to all asks at temperature 1, each until `end` or `longest` tokens. One process, one pipeline stage.
+    """Responses to all asks at the objective's temperature, until `end` or `longest` tokens. One process alone.
 
     `key` settles the draws: the same weights give the same responses, whatever their prefixes are shared with.
     """
@@ -72,11 +71,11 @@ def _next_token_scores(
     last = batch.policy.triples.rows[lengths.cumsum(0) - 1]  # the row that predicts each response's next token
     responses = len(written[0])
     chosen = last[[n * responses + r for n, r in growing]]
-    return logits[chosen].double().log_softmax(1)
+    return (logits[chosen].double() / asker.options.temperature).log_softmax(1)
 
 
 def _forward(batches: Iterator[TreeBatch], chunk: Any) -> Any:
     batch = next(batches)
-    segments = TreeSegments(position_ids=batch.position_ids, calls=[Call(c.rows, c.prefix) for c in batch.calls])
+    segments = TreeSegments(position_ids=batch.position_ids, calls=batch.calls)
     output = chunk(batch.tokens[None], batch.position_ids[None], None, packed_seq_params=segments)
     return output, lambda output, non_loss_data: output[0].clone()

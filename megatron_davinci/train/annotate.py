@@ -1,5 +1,6 @@
 """`davinci rmt annotate`: how uncertain a model is of every token of a corpus, in blocks that a killed run keeps."""
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -49,10 +50,9 @@ def annotate(prefix: Path, model_directory: Path, kind: EntropyKind, megatron: d
     stage = recipe.stage(0)
     _check(recipe, stage, corpus, model)
     check_layers_can_be_built()
-    description = {"entropy": kind, "model": model_directory.name, "weights": _identity_of_weights(model_directory)}
     blocks = _blocks(corpus)
     with world():
-        writer = _go_on(corpus, description, blocks) if is_main_rank() else None
+        writer = _go_on(corpus, _describe(recipe, kind), blocks) if is_main_rank() else None
         done = agreed(writer.position if writer is not None else 0)
         quiet = not is_main_rank()
         with model_parallel(stage, recipe.seed) as device, counter("tokens", len(corpus.tokens), quiet) as count:
@@ -75,7 +75,9 @@ def annotate(prefix: Path, model_directory: Path, kind: EntropyKind, megatron: d
 def _recipe(corpus: Corpus, model_directory: Path, megatron: dict[str, Any]) -> Recipe:
     """A run that never takes a step, so that a layout is checked as everywhere."""
     longest = int(corpus.lengths.max())
-    width = max(_LEAST_WIDTH, -(-longest // _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE)
+    tensor = megatron.get("tensor_model_parallel_size", 1)
+    multiple = math.lcm(_WIDTH_MULTIPLE, tensor if isinstance(tensor, int) and tensor > 0 else 1)
+    width = -(-max(_LEAST_WIDTH, longest) // multiple) * multiple
     return parse_recipe(
         {
             "model": str(model_directory),
@@ -108,11 +110,14 @@ def _check(recipe: Recipe, stage: StageRecipe, corpus: Corpus, model: ModelConfi
     check_number_of_ranks(stage)
 
 
-def _identity_of_weights(directory: Path) -> str:
+def _describe(recipe: Recipe, kind: EntropyKind) -> dict[str, Any]:
+    """What settles the entropies: the corpus is not among it."""
     digest = xxh3_64()
-    for path in sorted(directory.glob("*.safetensors")):
+    directory = Path(recipe.model)
+    for path in [directory / "config.json", *sorted(directory.glob("*.safetensors"))]:
         digest.update("".join(block_checksums(path, _HASH_BLOCK_BYTES)).encode())
-    return digest.hexdigest()
+    precision = "bf16" if recipe.megatron.get("bf16") else "fp32"
+    return {"entropy": kind, "model": digest.hexdigest(), "precision": precision}
 
 
 def _blocks(corpus: Corpus) -> list[tuple[int, int]]:
@@ -155,7 +160,13 @@ def _annotate_block(
     every: list[dict[int, Any]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(every, ours)
     by_document = {number: entropies for part in every for number, entropies in part.items()}
-    return np.concatenate([by_document[number] for number in range(first, stop)])
+    whole = np.concatenate([by_document[number] for number in range(first, stop)])
+    if not np.isfinite(whole).all():
+        raise FloatingPointError(
+            f"the model's entropies of documents {first} to {stop - 1} are not all finite: its weights are damaged, or "
+            "overflow in bf16; nothing of this block is written"
+        )
+    return whole
 
 
 def _by_document(corpus: Corpus, share: list[list[PackedSequence]], found: list[torch.Tensor]) -> dict[int, Any]:

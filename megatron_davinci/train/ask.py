@@ -7,6 +7,7 @@ from typing import Any
 from data_prep import InputError
 from data_prep.files import jsonl_writer, refuse_existing
 from megatron_davinci.recipe import Recipe
+from megatron_davinci.rollout.records import FORMAT
 from megatron_davinci.train.prepare import inspect
 
 
@@ -21,9 +22,18 @@ def write_prompts(recipe: Recipe, out: Path) -> dict[str, Any]:
     if inputs is None:
         raise InputError(f"{recipe.checkpoint.dir} is after step {run.step}: the next one, if any, needs no rollouts")
     asked = inputs.asker.asks(run.step - run.batches.first_step(run.stage))
-    header = {"step": run.step, "policy_step": run.step, "tokenizer": run.batches.tokenizer["fingerprint"]}
+    options = inputs.asker.options
+    header = {
+        "format": FORMAT,
+        "step": run.step,
+        "policy_step": run.step,
+        "tokenizer": run.batches.tokenizer["fingerprint"],
+        "temperature": options.temperature,
+        "responses": options.responses,
+        "response_tokens": options.response_tokens,
+    }
     with jsonl_writer(out) as writer:
-        writer.write({"format": 1, **header})
+        writer.write(header)
         for about in asked:
             ids = about.ids.tolist()
             for each in about.asks:

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from data_prep import InputError
 from megatron_davinci.checkpoint.manager import CheckpointManager
 from megatron_davinci.data.ledger import Ledger
 from megatron_davinci.models.build import build_chunks, check_layers_can_be_built, transformer_config
@@ -91,16 +92,21 @@ class Loop:
         run = self._run
         if run.step > 0:
             self._checkpoints.load()
-        metrics = Metrics(run, dist.get_world_size()) if is_main_rank() else None
+        metrics = Metrics(run, self._end, dist.get_world_size()) if is_main_rank() else None
         if metrics is not None:
             if run.step > 0:
                 print(f"resuming {self._checkpoints.directory} after step {run.step}", file=sys.stderr, flush=True)
             for stage in run.batches.stages:
                 stage.keep_plan()
         for step in range(run.step, self._end):
-            self._step(step, metrics)
+            try:
+                self._step(step, metrics)
+            except InputError:  # rollouts that do not fit: what was done before stays
+                if step > run.step:
+                    self._save(step)
+                raise
             self._evaluate(step, metrics)
-            self._save(step + 1)
+            self._save_when_due(step + 1)
         if metrics is not None:
             metrics.close()
         return self._end
@@ -125,21 +131,33 @@ class Loop:
         for epoch in stage.epochs_finished_by(batch):
             self._ledger.check(stage.name, epoch, stage.tally_of_an_epoch())
         if metrics is not None:
-            seconds = time.monotonic() - started
-            metrics.report(step + 1, stage.name, lr, result, facts, seconds, self._trainer.timers.take())
+            phases = self._trainer.timers.take()
+            seconds = time.monotonic() - started - phases.get("component_norms", 0.0)
+            metrics.report(step + 1, stage.name, lr, result, facts, seconds, phases)
 
     def _reinforce(self, index: int, batch: int) -> tuple[StepResult, dict[str, float]]:
         """A step from rollouts; every so often the gradient of each loss is measured by itself before."""
         trainer, every = self._trainer, self._reinforcement[index].component_norms_every
         with trainer.timers("data"):
+            self._agree_on_rollouts(index, batch)
             step = self._reinforcement[index].step(batch, trainer.device)
         norms = {}
         if every and batch % every == 0:
-            with trainer.timers("component_norms"):
+            with trainer.timers.alone("component_norms"):
                 for part in PARTS:
                     norms[f"grad_norm_{part}"] = trainer.gradient_norm(self._optimizer, step.only(part))
         result = trainer.step(self._optimizer, step.work)
         return result, {**step.metrics(result.sums), **norms}
+
+    def _agree_on_rollouts(self, index: int, batch: int) -> None:
+        """Raise InputError on every rank where they see different files: their losses would be of different rows."""
+        seen: list[str] = [""] * dist.get_world_size()
+        dist.all_gather_object(seen, self._reinforcement[index].rollouts(batch))
+        if len(set(seen)) > 1:
+            raise InputError(
+                f"ranks see different rollouts for step {self._run.batches.first_step(index) + batch}: keep them on a "
+                "file system that all share, and let each file appear by rename, once"
+            )
 
     def _evaluate(self, step: int, metrics: Metrics | None) -> None:
         """Held-out loss of each of the stage's corpora, every so many steps and at the stage's end."""
@@ -158,10 +176,12 @@ class Loop:
         if metrics is not None:
             metrics.report_evaluation(step + 1, losses)
 
-    def _save(self, step: int) -> None:
+    def _save_when_due(self, step: int) -> None:
         """A checkpoint every so many steps, and where these processes end."""
-        if step % self._run.recipe.checkpoint.every_steps and step != self._end:
-            return
+        if step % self._run.recipe.checkpoint.every_steps == 0 or step == self._end:
+            self._save(step)
+
+    def _save(self, step: int) -> None:
         with self._trainer.timers("checkpoint"), gathered_weights(self._trainer.chunks):
             self._checkpoints.save(step, {**self._run.identity, "step": step, "ledger": self._ledger.entries()})
 

@@ -19,8 +19,8 @@ from megatron_davinci.train.step import StepResult
 class Metrics:
     """Reports of the main rank. A resumed run first drops the lines of the steps it repeats."""
 
-    def __init__(self, run: Run, num_ranks: int) -> None:
-        self._run, self._num_ranks = run, num_ranks
+    def __init__(self, run: Run, end: int, num_ranks: int) -> None:
+        self._run, self._end, self._num_ranks = run, end, num_ranks
         self._started = time.monotonic()
         directory = Path(run.recipe.checkpoint.dir)
         directory.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ class Metrics:
         for name, value in values.items():
             self._board.add_scalar(f"train/{name}", value, step)
         width, total = len(str(self._run.batches.num_steps)), self._run.batches.num_steps
-        remaining = (time.monotonic() - self._started) / (step - self._run.step) * (self._run.end - step)
+        remaining = (time.monotonic() - self._started) / (step - self._run.step) * (self._end - step)
         self._say(
             f"step {step:>{width}}/{total}  loss {result.loss:.4f}  lr {lr:.2e}  grad norm {result.grad_norm:.3f}  "
             f"{values['tokens_per_second']:,.0f} tokens/s  {remaining:.0f} s left"

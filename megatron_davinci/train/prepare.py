@@ -150,7 +150,8 @@ def check_tokenizer(recipe: Recipe, batches: GlobalBatches) -> None:
 def check_rollouts(run: Run) -> None:
     """Raise InputError where the next step needs rollouts that are not there."""
     inputs = run.reinforcement[run.stage]
-    if inputs is not None and run.end == run.step:
+    main = os.environ.get("RANK", "0") == "0"  # another rank may see a new file later, and waits for the main one
+    if main and inputs is not None and run.end == run.step:
         raise InputError(
             f"step {run.step} needs rollouts that are not there: {inputs.replay.file(run.step)}; davinci rmt ask "
             "writes the prompts that they answer"

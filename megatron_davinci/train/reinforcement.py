@@ -10,13 +10,12 @@ import torch
 from megatron.core.distributed import DistributedDataParallel
 from torch import Tensor
 
-from megatron_davinci.attention.calls import Call
 from megatron_davinci.attention.packed import PackedSegments
 from megatron_davinci.attention.tree import TreeSegments
 from megatron_davinci.data.batches import StageBatches, share_of_rank
 from megatron_davinci.data.packed import padding_starts
 from megatron_davinci.models.gpt import Predictions
-from megatron_davinci.objectives.grpo import kl_terms, policy_terms
+from megatron_davinci.objectives.grpo import is_clipped, kl_terms, policy_terms
 from megatron_davinci.objectives.rmt import rmt_loss
 from megatron_davinci.rmt.batch import Answered, grow_trees, pack_trees
 from megatron_davinci.rmt.inputs import ReinforcementInputs
@@ -38,24 +37,27 @@ class ReinforcementStep:
 
     work: Work
     facts: dict[str, float]
+    options: Rmt
 
     def only(self, part: str) -> Work:
         """The same work with one loss alone, "policy" or "ntp"."""
         return replace(self.work, micro_batches=[_with_one_loss(batch, part) for batch in self.work.micro_batches])
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """What is reported of a finished step, from the sums over its tokens."""
-        tokens = max(1.0, self.facts["policy_tokens"])
-        return {
-            **self.facts,
-            "policy_loss": sums["policy_loss"],
-            "ntp_loss": sums["ntp_loss"],
-            "kl": sums["kl"] / tokens,
-            "clipped_share": sums["clipped"] / tokens,
-            "policy_entropy": sums["entropy"] / tokens,
-            "rollout_log_prob_gap": sums["log_prob_gap"] / tokens,
-            "rollout_log_prob_gap_rms": (sums["log_prob_gap_squared"] / tokens) ** 0.5,
-        }
+        """What is reported of a finished step, from the sums over its tokens; nothing of what was not measured."""
+        tokens, options = self.facts["policy_tokens"], self.options
+        found = {**self.facts, "policy_loss": sums["policy_loss"]}
+        if options.ntp_lambda:
+            found["ntp_loss"] = sums["ntp_loss"] / options.ntp_lambda
+        if tokens:
+            found["policy_entropy"] = sums["entropy"] / tokens
+            found["rollout_log_prob_gap"] = sums["log_prob_gap"] / tokens
+            found["rollout_log_prob_gap_rms"] = (sums["log_prob_gap_squared"] / tokens) ** 0.5
+            if options.kl_beta:
+                found["kl"] = sums["kl"] / tokens
+            if options.policy.kind != "reinforce":
+                found["clipped_share"] = sums["clipped"] / tokens
+        return found
 
 
 class Reinforcement:
@@ -72,6 +74,10 @@ class Reinforcement:
         """Steps between measurements of each loss's gradient by itself; 0: none."""
         return self._options.component_norms_every
 
+    def rollouts(self, batch: int) -> str:
+        """Identity of the rollouts for a step, as this rank sees them."""
+        return self._replay.fingerprint(self._first_step + batch)
+
     def step(self, batch: int, device: torch.device) -> ReinforcementStep:
         """One step of the stage; every rank reads all of its rollouts, and takes its share of the trees."""
         answered = self._answers(batch)
@@ -84,7 +90,7 @@ class Reinforcement:
         counts = self._counts(answered, rows, width * len(share) * size, device)
         micro_batches = [lay_out(row, width).to(device) for row in share]
         work = Work(partial(forward_step, options), micro_batches, width, counts, REPORTS)
-        return ReinforcementStep(work, self._facts(batch, answered, rows))
+        return ReinforcementStep(work, self._facts(batch, answered, rows), options)
 
     def _answers(self, batch: int) -> list[Answered]:
         """The documents of a step with their rollouts, read and rewarded."""
@@ -135,7 +141,13 @@ def forward_step(options: Rmt, batches: Iterator[TreeBatch], chunk: DistributedD
     """Megatron's forward_step_func: one forward pass for both losses."""
     batch = next(batches)
     policy = batch.policy.triples
-    predictions = Predictions(torch.cat([batch.ntp.rows, policy.rows]), torch.cat([batch.ntp.labels, policy.labels]))
+    temperatures = None
+    if options.temperature != 1.0:
+        of_policy = torch.full_like(policy.weights, options.temperature)
+        temperatures = torch.cat([torch.ones_like(batch.ntp.weights), of_policy])
+    predictions = Predictions(
+        torch.cat([batch.ntp.rows, policy.rows]), torch.cat([batch.ntp.labels, policy.labels]), temperatures
+    )
     output = chunk(
         batch.tokens[None],
         batch.position_ids[None],
@@ -149,7 +161,7 @@ def forward_step(options: Rmt, batches: Iterator[TreeBatch], chunk: DistributedD
 def segments_of(batch: TreeBatch, shared: bool) -> TreeSegments | PackedSegments:
     """What attention needs: the calls of trees or, where nothing is shared, where each sequence ends."""
     if shared:
-        return TreeSegments(position_ids=batch.position_ids, calls=[Call(c.rows, c.prefix) for c in batch.calls])
+        return TreeSegments(position_ids=batch.position_ids, calls=batch.calls)
     starts = [0, *batch.ends[:-1]] if batch.ends else []
     used, width = max([0, *batch.ends]), len(batch.tokens)
     return PackedSegments.of([*starts, *padding_starts(used, width), width], batch.tokens.device)
@@ -162,20 +174,19 @@ def weighted_losses(options: Rmt, batch: TreeBatch, scores: tuple[Tensor, Tensor
     now, written = policy.detach(), batch.policy.log_probs
     kind, cap = options.policy.kind, options.policy.importance_cap
     old = written if cap is None else now
-    low, high = options.policy.clip_low, options.policy.clip_high
+    low, high = options.policy.clip_low, options.policy.upper_clip
     terms = policy_terms(kind, policy, old, batch.policy.advantages, low, high)
     if cap is not None:
         terms = terms * (now - written).exp().clamp(max=cap)
     kl = kl_terms(policy, batch.policy.reference_log_probs) if options.kl_beta else torch.zeros_like(now)
     policy_loss, ntp_loss = rmt_loss(ntp, batch.ntp.weights, terms - options.kl_beta * kl, batch.policy.triples.weights)
-    ratio = (now - old).exp()
     gap = now - written
     return loss_and_reports(
         policy_loss + ntp_loss,
         policy_loss=policy_loss,
         ntp_loss=ntp_loss,
         kl=kl.sum(),
-        clipped=((ratio < 1 - low) | (ratio > 1 + high)).sum(),
+        clipped=is_clipped(now, old, batch.policy.advantages, low, high).sum(),
         entropy=entropies[len(batch.ntp.rows) :].sum(),
         log_prob_gap=gap.abs().sum(),
         log_prob_gap_squared=gap.square().sum(),

@@ -24,6 +24,18 @@ class Timers:
             device.synchronize()
             self._seconds[phase] += time.monotonic() - started
 
+    @contextmanager
+    def alone(self, phase: str) -> Iterator[None]:
+        """A phase whose parts are not timed: what they do is no part of the step."""
+        known, self._seconds = self._seconds, defaultdict(float)
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            device.synchronize()
+            self._seconds = known
+            known[phase] += time.monotonic() - started
+
     def take(self) -> dict[str, float]:
         """Seconds by phase since the last call."""
         taken = dict(self._seconds)

@@ -87,6 +87,7 @@ def learn(values: dict[str, Any], steps: int) -> tuple[list[dict[str, float]], d
             asked = inputs.asker.asks(step)
             groups = sample(trainer, inputs.asker, asked, RESPONSES, LONGEST, END, [parsed.seed, step])
             header = {"step": step, "policy_step": step, "tokenizer": run.batches.tokenizer["fingerprint"]}
+            header["temperature"] = inputs.asker.options.temperature
             write_rollouts(inputs.replay.file(step), header, groups)
             prepared = reinforcement.step(step, device)
             found.append(prepared.metrics(trainer.step(optimizer, prepared.work).sums))

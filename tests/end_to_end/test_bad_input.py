@@ -115,7 +115,9 @@ def test_damaged_progress_and_metrics(recipe: Path, tmp_path: Path) -> None:
 def test_weights_that_are_damaged(recipe: Path, tmp_path: Path) -> None:
     write_model(tmp_path / "weights")
     (tmp_path / "weights" / "model.safetensors").write_bytes(b"rubbish")
-    assert "model.safetensors is damaged" in refuse("train", recipe, "init_from=weights", cwd=tmp_path)
+    assert "model.safetensors is no safetensors file, or cut off" in refuse(
+        "train", recipe, "init_from=weights", cwd=tmp_path
+    )
     (tmp_path / "weights" / "model.safetensors").unlink()
     index = {"weight_map": {"model.embed_tokens.weight": "model-00001.safetensors"}}
     (tmp_path / "weights" / "model.safetensors.index.json").write_text(json.dumps(index))

@@ -33,6 +33,13 @@ def test_the_right_thought_is_learnt(curves: dict[str, list[float]]) -> None:
             assert np.mean(curve[-10:]) > 0.9
 
 
+def test_tokens_are_scored_at_the_temperature_at_which_they_were_sampled(taught: Path) -> None:
+    values = language.recipe(taught, STEPS, "warm", temperature=0.6, policy={"kind": "grpo"})
+    [([line], _)] = run_on_ranks(language.learn, 1, values, 1)
+    assert line["rollout_log_prob_gap"] < 1e-5 and line["clipped_share"] == 0
+    assert line["policy_loss"] == pytest.approx(0, abs=0.05)  # every ratio is 1, and advantages add up to nothing
+
+
 def test_without_trees_the_same_policy_says_the_same(taught: Path, curves: dict[str, list[float]]) -> None:
     """Until rounding has grown: Adam's steps on a policy this sharp take hold of the last bit after some ten."""
     assert curves["tree"][:SAME_STEPS] == curves["alone"][:SAME_STEPS]

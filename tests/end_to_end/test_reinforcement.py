@@ -64,7 +64,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(write: Write, tmp_path: Path)
     assert progress(tmp_path / "killed") == progress(tmp_path / "whole")
     assert same_weights(tmp_path / "whole", tmp_path / "killed")
     assert [line["step"] for line in lines if "grad_norm_policy" in line] == [1, 4, 7]
-    assert all(line["tree_saving"] > 3 and line["rollout_log_prob_gap"] < 1e-4 for line in lines[:4])
+    assert all(line["tree_saving"] > 3 and line["rollout_log_prob_gap"] < 1e-3 for line in lines[:4])
 
 
 def test_layouts_and_the_unshared_path_take_the_same_steps(write: Write, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_run_goes_as_far_as_its_rollouts_and_then_further(write: Write, tmp_pa
     header, *asks = read_jsonl(prompts)
     recorded_file = rollout_file(Path(yaml.safe_load(write("whole").read_text())["objective"]["rollouts"]), 4)
     known, groups = read_rollouts(recorded_file)
-    assert str(rollout_file(some, 4)) in told and header == known
+    assert str(rollout_file(some, 4)) in told and known.items() <= header.items()
     assert [{k: v for k, v in ask.items() if k != "prompt_ids"} for ask in asks] == [vars(g.ask) for g in groups]
     for step in range(4, STEPS):
         shutil.copy(rollout_file(recorded_file.parent, step), rollout_file(some, step))
@@ -179,6 +179,16 @@ def test_a_run_does_not_go_on_with_other_questions(write: Write, tmp_path: Path)
             "train", recipe, change, cwd=tmp_path
         )
     assert "step 1 needs rollouts" in refuse("train", recipe, "objective.tree=false", cwd=tmp_path)
+
+
+def test_what_was_done_before_damaged_rollouts_is_kept(write: Write, tmp_path: Path) -> None:
+    some = rollouts_up_to(2, write("x"), tmp_path / "some")
+    header, groups = read_rollouts(rollout_file(some, 1))
+    write_rollouts(rollout_file(some, 1), header, groups[1:])
+    recipe = write("run", some)
+    result = subprocess.run([*DAVINCI, "train", str(recipe)], capture_output=True, text=True, check=False)
+    assert result.returncode == 2 and "answers other questions than step 1 asks" in result.stderr
+    assert progress(tmp_path / "run")["step"] == 1
 
 
 def test_rollouts_of_another_policy_stop_before_the_step(write: Write, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_prep import InputError
-from data_prep.corpus import AnnotationWriter, Corpus
+from data_prep.corpus import AnnotationWriter, Corpus, CorpusWriter, load_tokenizer
 from megatron_davinci.data.batches import GlobalBatches
 from megatron_davinci.demo import doors
 from megatron_davinci.recipe import parse_recipe
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def annotate(corpus: Corpus, entropies: Any, kind: str = "top16") -> None:
-    writer = AnnotationWriter(corpus, {"entropy": kind, "model": "-", "weights": "-"})
+    writer = AnnotationWriter(corpus, {"entropy": kind, "model": "-", "precision": "fp32"})
     writer.append(np.asarray(entropies, np.float32))
     writer.commit()
 
@@ -127,6 +127,18 @@ def test_quantiles_are_taken_over_the_whole_stage(folder: Path) -> None:
     assert levels  # an absolute 0.5 would find the same positions; here the shares decide
     with pytest.raises(InputError, match="annotated with entropies of kind full"):
         asker(other)
+
+
+def test_what_the_loss_mask_leaves_out_is_not_asked_for(tmp_path: Path) -> None:
+    doors.write_model(tmp_path / "model")
+    tokenizer, description = load_tokenizer(tmp_path / "model" / "tokenizer.json")
+    [ids] = tokenizer.encode([" red opens one blue opens two"])
+    writer = CorpusWriter(tmp_path / "docs", description, masked=True)
+    writer.add_flat(np.array(ids * 4), np.array([len(ids)] * 4), loss_mask=np.array([0, 0, 0, 0, 0, 1] * 4, np.uint8))
+    writer.commit({})
+    annotate(Corpus(tmp_path / "docs"), np.full(4 * len(ids), 0.7))
+    positions = {ask.position for about in asker(tmp_path, epochs=5).asks(0) for ask in about.asks}
+    assert positions == {5}
 
 
 def test_a_corpus_without_annotation_says_how_to_make_it(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Laws of the positions that RMT asks for: their levels, what is no candidate, and how they are drawn."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,6 +53,18 @@ def test_levels_come_as_the_mix_says_and_positions_uniformly() -> None:
     assert [by_level[level] / 6000 for level in range(3)] == pytest.approx([0.6, 0.3, 0.1], abs=0.02)
     easy = Counter(draw.positions[0] for draw in draws if draw.levels[0] == 0)
     assert len(easy) == 10 and max(easy.values()) / min(easy.values()) < 1.4
+
+
+@pytest.mark.parametrize(
+    "mix, empty, expected",
+    [((0.6, 0.3, 0.1), 0, (0.0, 0.75, 0.25)), ((0.1, 0.3, 0.6), 2, (0.25, 0.75, 0.0))],
+)
+def test_the_others_keep_their_proportions(mix: Any, empty: int, expected: tuple[float, ...]) -> None:
+    levels = np.repeat(np.array([level for level in range(3) if level != empty], np.int8), 50)
+    draws = [draw_positions(levels, mix, 1, [number]) for number in range(4000)]
+    found = Counter(draw.levels[0] for draw in draws)
+    assert [found[level] / 4000 for level in range(3)] == pytest.approx(expected, abs=0.03)
+    assert sum(draw.empty_levels for draw in draws) / 4000 == pytest.approx(mix[empty], abs=0.03)
 
 
 def test_an_empty_level_leaves_its_share_to_the_others_and_is_counted() -> None:

@@ -17,7 +17,7 @@ from data_prep.corpus.verify import verify_corpus
 from megatron_davinci.objectives.entropy import top_entropies
 from megatron_davinci.testing import run_on_ranks
 
-DESCRIPTION = {"entropy": "top16", "model": "m", "weights": "0"}
+DESCRIPTION = {"entropy": "top16", "model": "0", "precision": "fp32"}
 
 
 def plain(states: torch.Tensor, weight: torch.Tensor, k: int) -> torch.Tensor:
@@ -86,7 +86,11 @@ def test_an_altered_annotation_is_named(corpus: Corpus) -> None:
 
 def test_a_killed_writer_leaves_what_another_goes_on_with(corpus: Corpus) -> None:
     values = np.arange(16, dtype=np.float32)
-    AnnotationWriter(corpus, DESCRIPTION).append(values[:8])
+    first = AnnotationWriter(corpus, DESCRIPTION)
+    first.append(values[:8])
+    with pytest.raises(InputError, match="another process is writing"):
+        AnnotationWriter(corpus, DESCRIPTION)
+    first.leave()
     with corpus.prefix.with_name("c.entropy.bin.part").open("ab") as file:
         file.write(b"abcde")  # cut off inside a number
     with pytest.raises(InputError, match="has no annotation of difficulty"):
@@ -99,9 +103,19 @@ def test_a_killed_writer_leaves_what_another_goes_on_with(corpus: Corpus) -> Non
     assert Annotation(corpus).entropies.tolist() == values.tolist()
 
 
-def test_another_model_begins_anew(corpus: Corpus) -> None:
-    AnnotationWriter(corpus, DESCRIPTION).append(np.zeros(8, np.float32))
-    assert AnnotationWriter(corpus, {**DESCRIPTION, "weights": "1"}).position == 0
+def test_what_another_model_has_begun_is_not_thrown_away(corpus: Corpus) -> None:
+    writer = AnnotationWriter(corpus, DESCRIPTION)
+    writer.append(np.zeros(8, np.float32))
+    writer.leave()
+    with pytest.raises(InputError, match="was begun with another model"):
+        AnnotationWriter(corpus, {**DESCRIPTION, "model": "1"})
+    assert AnnotationWriter(corpus, DESCRIPTION).position == 8
+
+
+def test_what_is_no_number_stays_none() -> None:
+    states, weight = inputs(3, 20)
+    states[1, 2] = torch.nan
+    assert top_entropies(states, weight, 16).isfinite().tolist() == [True, False, True]
 
 
 def test_an_annotation_of_other_contents_is_refused(corpus: Corpus, tmp_path: Path) -> None:

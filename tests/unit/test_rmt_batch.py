@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from megatron_davinci.data.documents import Span
+from megatron_davinci.objectives.grpo import is_clipped, kl_terms, policy_terms
 from megatron_davinci.objectives.rmt import RmtCounts
 from megatron_davinci.rmt.asks import DocumentAsks
 from megatron_davinci.rmt.batch import Answered, count, grow_trees, pack_trees
@@ -115,7 +116,7 @@ LOG_PROBS = torch.tensor([-1.0, -2.0, -0.5, -0.7])  # two labels, two tokens of 
     [
         ({}, 2.0 * -0.5 + 2.0 * -0.7),  # A log pi
         ({"policy": {"kind": "grpo"}}, 2.0 * 1.2 + 2.0 * np.exp(-0.1)),  # ratios e^0.3, clipped at 1.2, and e^-0.1
-        ({"policy": {"kind": "dapo", "clip_high": 0.28}}, 2.0 * 1.28 + 2.0 * np.exp(-0.1)),
+        ({"policy": {"kind": "dapo"}}, 2.0 * 1.28 + 2.0 * np.exp(-0.1)),
         # against the trainer's own policy the ratio is 1; the token weighs min(pi / mu, cap)
         ({"policy": {"kind": "grpo", "importance_cap": 1.1}}, 2.0 * 1.1 + 2.0 * np.exp(-0.1)),
         ({"policy": {"importance_cap": 9.0}}, 2.0 * -0.5 * np.exp(0.3) + 2.0 * -0.7 * np.exp(-0.1)),
@@ -135,8 +136,20 @@ def test_losses_in_numbers(chosen: dict[str, Any], policy_term: float) -> None:
     assert reports["policy_loss"] == pytest.approx(-0.5 * policy_term, rel=1e-5)  # one position, G = 2
     assert loss == pytest.approx(0.3 - 0.5 * policy_term, rel=1e-5)
     assert reports["log_prob_gap"] == pytest.approx(0.4)
-    clipped = {"grpo": 1, "dapo": 1}.get(chosen.get("policy", {}).get("kind", ""), 1)
-    assert reports["clipped"] == (0 if "importance_cap" in chosen.get("policy", {}) else clipped)
+    assert reports["clipped"] == (0 if "importance_cap" in chosen.get("policy", {}) else 1)
+
+
+def test_a_ratio_that_helps_is_not_clipped() -> None:
+    """A clip takes the gradient only where the ratio has gone further in the direction of the advantage."""
+    now, old = torch.tensor([0.0, 0.0, -1.0, -1.0]), torch.tensor([-1.0, -1.0, 0.0, 0.0])
+    assert is_clipped(now, old, torch.tensor([1.0, -1.0, 1.0, -1.0]), 0.2, 0.2).tolist() == [True, False, False, True]
+
+
+def test_rollouts_far_off_give_finite_gradients() -> None:
+    now = torch.tensor([-1.0], requires_grad=True)
+    policy_terms("grpo", now, torch.tensor([-9999.0]), torch.ones(1)).sum().backward()
+    assert now.grad is not None and now.grad.isfinite().all()
+    assert kl_terms(torch.tensor([-9999.0]), torch.tensor([-1.0])).isfinite().all()
 
 
 def test_what_is_told_of_a_batch() -> None:

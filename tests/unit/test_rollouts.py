@@ -47,6 +47,8 @@ def test_a_step_finds_its_rollouts(replay: Replay) -> None:
         ({"tokenizer": "u"}, GROUP, "written with another tokenizer"),
         ({"step": 3}, GROUP, "holds rollouts for step 3"),
         ({"policy_step": 2}, GROUP, "by the policy after 2 steps, and trains step 4"),
+        ({"policy_step": 5}, GROUP, "by the policy after 5 steps, and trains step 4"),
+        ({"temperature": 0.8}, GROUP, "sampled at temperature 0.8, objective.temperature is 1.0"),
         ({}, replace(GROUP, ask=replace(ASK, prompt="cd")), "answers other questions than step 4 asks"),
         ({}, replace(GROUP, responses=GROUP.responses[:1]), "1 responses, objective.responses is 2"),
         ({}, replace(GROUP, responses=[GROUP.responses[0]] * 2 + []), None),
@@ -63,6 +65,15 @@ def test_rollouts_of_something_else_are_refused(
         return
     with pytest.raises(InputError, match=sentence):
         replay.read(4, [ASK])
+
+
+def test_lines_may_stand_in_any_order_but_only_once(replay: Replay) -> None:
+    other = replace(GROUP, ask=replace(ASK, position=8))
+    write_rollouts(replay.file(4), HEADER, [other, GROUP])
+    assert replay.read(4, [ASK, other.ask]) == [GROUP, other]
+    write_rollouts(replay.file(4), HEADER, [other, GROUP, GROUP])
+    with pytest.raises(InputError, match="one twice"):
+        replay.read(4, [ASK, other.ask])
 
 
 def test_older_rollouts_are_taken_where_a_ratio_corrects_for_them(replay: Replay) -> None:
@@ -85,6 +96,7 @@ def test_a_kl_term_needs_the_reference_model(replay: Replay) -> None:
         {"log_probs": [-0.5, 0.1]},
         {"log_probs": [-0.5, None]},
         {"log_probs": None},
+        {"finished": None},
     ],
 )
 def test_a_damaged_line_is_named(tmp_path: Path, change: dict[str, Any]) -> None:

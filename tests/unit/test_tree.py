@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from megatron_davinci.attention.calls import Call, gather_calls
+from megatron_davinci.attention.calls import gather_calls
 from megatron_davinci.attention.packed import attend
 from megatron_davinci.attention.tree import attend_tree
 from megatron_davinci.rmt.tree import Branch, Response, Tree, TreeBatch, chains, lay_out, prune, split_to_fit
@@ -68,7 +68,7 @@ def embed(tables: Tensor, tokens: Tensor, positions: Tensor) -> list[Tensor]:
 
 def shared(tables: Tensor, batch: TreeBatch) -> tuple[Tensor, Tensor]:
     """What the rows that predict something see: those of the NTP loss, those of responses."""
-    calls = [Call(call.rows, call.prefix) for call in batch.calls]
+    calls = batch.calls
     seen = attend_tree(*embed(tables, batch.tokens, batch.position_ids), calls, 0.3)
     return seen[batch.ntp.rows], seen[batch.policy.triples.rows]
 
@@ -122,7 +122,7 @@ def test_rows_predict_the_tokens_that_they_would_predict_alone(several: list[Tre
 def test_gathered_keys_see_what_the_tree_sees(several: list[Tree]) -> None:
     """The rows and cuts for the GPU's kernel, under a mask aligned at the bottom right."""
     batch = lay_out(several, sum(tree.num_rows for tree in several))
-    calls = [Call(call.rows, call.prefix) for call in batch.calls]
+    calls = batch.calls
     tables = torch.randn(2, VOCABULARY, (HEADS + 2 * GROUPS) * WIDTH, generator=torch.Generator().manual_seed(1))
     query, key, value = embed(tables, batch.tokens, batch.position_ids)
     expected = attend_tree(query, key, value, calls, 0.3)

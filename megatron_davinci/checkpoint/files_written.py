@@ -1,0 +1,100 @@
+"""Files of a conversion: each is written once, in order, hashed on the way, and noted when it is whole.
+
+A killed conversion is taken up behind the last file that was noted.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import orjson
+from xxhash import xxh3_64
+
+from data_prep import InputError
+from data_prep.files import PART
+
+_JOURNAL = "journal.jsonl"
+
+
+class HashedFile:
+    """A file that only grows; see `blobs.Sink`."""
+
+    def __init__(self, path: Path, count: Callable[[int], None]) -> None:
+        self._path, self._count = path, count
+        self._part = path.with_name(path.name + PART)
+        self._file = self._part.open("wb", buffering=0)
+        self._digest = xxh3_64()
+        self.position = 0
+
+    def write(self, data: Any) -> int:
+        """Append a buffer."""
+        view = memoryview(data).cast("B")
+        written = 0
+        while written < len(view):
+            written += self._file.write(view[written:])
+        self._digest.update(view)
+        self.position += len(view)
+        self._count(len(view))
+        return len(view)
+
+    def finish(self) -> dict[str, Any]:
+        """Give the file its name; returns its size and hash."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._part.replace(self._path)
+        return {"bytes": self.position, "xxh3_64": self._digest.hexdigest()}
+
+
+class Journal:
+    """What has been written of a directory that is not yet complete; `identity` settles what it will hold."""
+
+    def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
+        self._directory, self._path = directory, directory / _JOURNAL
+        self._lock = Lock()
+        first = orjson.dumps(identity) + b"\n"
+        lines = self._path.read_bytes().splitlines(keepends=True) if self._path.is_file() else []
+        if lines[:1] != [first]:
+            for path in directory.iterdir():
+                path.unlink()
+            self._path.write_bytes(first)
+            lines = [first]
+        noted = [orjson.loads(line) for line in lines[1:] if line.endswith(b"\n")]
+        self.files = {entry["file"]: entry for entry in noted if self._whole(entry)}
+
+    def note(self, entry: dict[str, Any]) -> None:
+        """A file is whole; `entry` has its name and what else is to be known of it."""
+        with self._lock, self._path.open("ab") as file:
+            file.write(orjson.dumps(entry) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            self.files[entry["file"]] = entry
+
+    def close(self) -> None:
+        """Remove the journal: the directory is complete."""
+        self._path.unlink()
+
+    def _whole(self, entry: dict[str, Any]) -> bool:
+        path = self._directory / entry["file"]
+        return path.is_file() and path.stat().st_size == entry["bytes"]
+
+
+def write_all(names: list[str], write: Callable[[str], dict[str, Any]], journal: Journal, workers: int) -> None:
+    """Write the files that the journal does not yet have, several at once."""
+    missing = [name for name in names if name not in journal.files]
+    with ThreadPoolExecutor(workers) as pool:
+        jobs = [pool.submit(lambda name: journal.note({"file": name, **write(name)}), name) for name in missing]
+        try:
+            for job in jobs:
+                job.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def refuse_occupied(path: Path) -> None:
+    """Raise InputError where a directory holds something."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} already exists: remove it, or choose another name")

@@ -1,0 +1,155 @@
+"""What a conversion writes: tensors as stretches of rows out of other tensors, in slices of bounded size."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from data_prep import InputError
+from megatron_davinci.checkpoint.sources import StoredTensor
+from megatron_davinci.models import families
+from megatron_davinci.models.config import ModelConfig
+from megatron_davinci.models.families import mappings_of
+
+SLICE_BYTES = 32 << 20  # that are held at once, for each worker, before and after a change of type
+_OLD_BUFFERS = ("rotary_emb.inv_freq", "_extra_state")
+
+
+class Stretch(NamedTuple):
+    """`length` rows from `start` of a tensor; of none: zeros."""
+
+    source: StoredTensor | None
+    start: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """A tensor to write. `layer` and `stacked`: its place in a tensor of all layers, None where there is none."""
+
+    name: str
+    shape: tuple[int, ...]
+    stretches: Sequence[Stretch]
+    layer: int | None = None
+
+    @property
+    def full_name(self) -> str:
+        """With the number of its layer."""
+        return self.name if self.layer is None else self.name.replace("layers.", f"layers.{self.layer}.", 1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which it is stored."""
+        return next(source.dtype for source, _, _ in self.stretches if source is not None)
+
+    def num_bytes(self, dtype: torch.dtype) -> int:
+        """Of its elements."""
+        return int(torch.Size(self.shape).numel()) * dtype.itemsize
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Rows (stop - start, columns)."""
+        parts, at = [], 0
+        for source, first, length in self.stretches:
+            begin, end = max(start, at), min(stop, at + length)
+            if begin < end and source is not None:
+                parts.append(source.read(first + begin - at, first + end - at))
+            elif begin < end:
+                parts.append(torch.zeros(end - begin, self._columns, dtype=self.dtype))
+            at += length
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def whole(self) -> Tensor:
+        """All of it."""
+        return self.read(0, self.shape[0]).view(self.shape)
+
+    def slices(self) -> Iterator[Tensor]:
+        """All of it in rows (some, columns)."""
+        at_once = max(1, SLICE_BYTES // (self._columns * 4))
+        for start in range(0, self.shape[0], at_once):
+            yield self.read(start, min(start + at_once, self.shape[0]))
+
+    def pieces(self, dtype: torch.dtype) -> Iterator[Any]:
+        """The bytes of its elements in order, as buffers."""
+        for rows in self.slices():
+            yield rows.to(dtype).contiguous().view(torch.uint8).numpy().reshape(-1).data
+
+    @property
+    def _columns(self) -> int:
+        return self.shape[1] if len(self.shape) > 1 else 1
+
+
+def huggingface_targets(tensors: Mapping[str, StoredTensor], model: ModelConfig, origin: Path) -> list[Target]:
+    """Hugging Face's tensors out of Megatron's, layer by layer. Raises InputError where they do not fit the model."""
+    needed: dict[str, tuple[int, ...]] = {}
+    targets = []
+    for mapping, layer in _by_layer(model):
+        name = _numbered(mapping.megatron, layer)
+        needed[name] = mapping.megatron_shape(model)
+        source = _take(tensors, name, _acceptable(mapping, model), origin)
+        for part, (hf, shape) in enumerate(zip(mapping.hf, mapping.hf_shapes(model), strict=True)):
+            runs = sorted((run for run in mapping.runs(model) if run.part == part), key=lambda run: run.hf_row)
+            stretches = [Stretch(source, run.megatron_row, run.length) for run in runs]
+            targets.append(Target(_numbered(hf, layer), shape, stretches))
+    _refuse_others(tensors, set(needed), origin)
+    return targets
+
+
+def megatron_targets(tensors: Mapping[str, StoredTensor], model: ModelConfig, origin: Path) -> list[Target]:
+    """Megatron's tensors out of Hugging Face's; those of layers by their name without the number."""
+    needed: set[str] = set()
+    targets = []
+    for mapping, layer in _by_layer(model):
+        names = [_numbered(hf, layer) for hf in mapping.hf]
+        needed |= set(names)
+        shapes = mapping.hf_shapes(model)
+        sources = [_take(tensors, name, [shape], origin) for name, shape in zip(names, shapes, strict=True)]
+        stretches = [Stretch(sources[run.part], run.hf_row, run.length) for run in mapping.runs(model)]
+        shape = mapping.megatron_shape(model)
+        missing = shape[0] - sum(stretch.length for stretch in stretches)
+        if missing:
+            stretches.append(Stretch(None, 0, missing))
+        targets.append(Target(mapping.megatron.replace("layers.*.", "layers."), shape, stretches, layer))
+    _refuse_others(tensors, needed, origin)
+    return targets
+
+
+def _by_layer(model: ModelConfig) -> Iterator[tuple[families.Mapping, int | None]]:
+    """Mappings in the order of the model: what comes before the layers, each layer, what comes after."""
+    mappings = mappings_of(model)
+    of_layers = [mapping for mapping in mappings if "*" in mapping.megatron]
+    first = mappings.index(of_layers[0])
+    yield from ((mapping, None) for mapping in mappings[:first])
+    yield from ((mapping, layer) for layer in range(model.num_layers) for mapping in of_layers)
+    yield from ((mapping, None) for mapping in mappings[first:] if "*" not in mapping.megatron)
+
+
+def _numbered(name: str, layer: int | None) -> str:
+    return name if layer is None else name.replace("*", str(layer))
+
+
+def _acceptable(mapping: families.Mapping, model: ModelConfig) -> list[tuple[int, ...]]:
+    """Shapes that Megatron's tensor may have: other programs pad the vocabulary to other sizes."""
+    shape = mapping.megatron_shape(model)
+    return [shape] if not mapping.padded else [(rows, *shape[1:]) for rows in range(model.vocab_size, 2 * shape[0])]
+
+
+def _take(
+    tensors: Mapping[str, StoredTensor], name: str, shapes: Sequence[tuple[int, ...]], origin: Path
+) -> StoredTensor:
+    if name not in tensors:
+        raise InputError(f"{origin} has no tensor {name}, which its config.json asks for")
+    found = tensors[name]
+    if found.shape not in shapes:
+        raise InputError(f"{origin}: {name} has the shape {list(found.shape)}, its config.json says {list(shapes[0])}")
+    if not found.covered():
+        raise InputError(f"{origin}: the chunks of {name} do not make up its shape {list(found.shape)}")
+    return found
+
+
+def _refuse_others(tensors: Mapping[str, StoredTensor], needed: set[str], origin: Path) -> None:
+    others = sorted(name for name in tensors if name not in needed and not name.endswith(_OLD_BUFFERS))
+    if others:
+        raise InputError(f"{origin} has a tensor {others[0]} that its config.json has no place for")
