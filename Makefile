@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 
 # Tests of chance: kills, damage, fuzzing, random cases, sanitizers.
 BY_CHANCE := $(addprefix tests/unit/test_,tokenize.py tokenize_killed.py pipeline.py verify.py index_fuzzed.py \
-	indexed_dataset.py decontaminate.py candidates.py packing.py samples.py native.py)
+	indexed_dataset.py decontaminate.py candidates.py packing.py samples.py native.py convert.py)
 
 .PHONY: setup demo test acceptance parity lint format clean
 
@@ -31,7 +31,7 @@ test: setup
 acceptance: acceptance-data acceptance-training
 
 acceptance-data: TESTS := $(BY_CHANCE)
-acceptance-training: TESTS := tests/end_to_end/test_resume.py
+acceptance-training: TESTS := $(addprefix tests/end_to_end/test_,resume.py reinforcement.py language.py)
 acceptance-%: SHELL := bash
 acceptance-%: setup
 	set -o pipefail; DAVINCI_EFFORT=10 $(BIN)/python -m pytest -rA --durations=12 --show-capture=no $(TESTS) \

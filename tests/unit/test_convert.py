@@ -239,3 +239,17 @@ def test_differences_are_told(tmp_path: Path) -> None:
     assert found[0].endswith("has no model.layers.0.self_attn.q_proj.bias") and len(found) == 3
     assert "model.norm.weight: 1 numbers differ, by up to 0.5" in found
     assert "lm_head.weight: types torch.float32 and torch.bfloat16" in found
+
+
+def test_megatrons_own_flags_convert_too(tmp_path: Path) -> None:
+    source = write_weights(tmp_path / "hf")
+    tool = [sys.executable, str(Path(__file__).parents[2] / "tools" / "convert_checkpoint.py"), "--model-type", "GPT"]
+    there = ["--loader", "llama_mistral", "--saver", "core", "--target-tensor-parallel-size", "2", "--bf16"]
+    back = ["--loader", "core", "--saver", "saver_hf"]
+    megatron, hf = tmp_path / "m", tmp_path / "back"
+    subprocess.run([*tool, *there, "--load-dir", str(source), "--save-dir", str(megatron)], check=True)
+    subprocess.run([*tool, *back, "--load-dir", str(megatron), "--save-dir", str(hf)], check=True)
+    assert same(weights(hf), {name: tensor.bfloat16() for name, tensor in weights(source).items()})
+    same_form = [*tool, "--loader", "core", "--saver", "mcore", "--load-dir", str(hf), "--save-dir", str(megatron)]
+    refused = subprocess.run(same_form, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and "are the same form" in refused.stderr

@@ -1,0 +1,35 @@
+"""What each rank runs in the tests of converted checkpoints: Megatron's own loading."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from layouts import as_arrays
+from megatron.core import dist_checkpointing
+
+from megatron_davinci.models.config import load_model_config
+from megatron_davinci.recipe import parse_recipe
+from megatron_davinci.testing.gather import gather_parameters
+from megatron_davinci.train.loop import build_trainer
+from megatron_davinci.train.optimizer import unwrap
+from megatron_davinci.train.parallel import model_parallel, world
+
+
+def weights(recipes: list[dict[str, Any]], checkpoint: str | None) -> list[dict[str, np.ndarray]]:
+    """Per recipe, whole parameters: as training begins with them or, given a checkpoint, as Megatron loads it."""
+    with world():
+        return [_weights(values, checkpoint) for values in recipes]
+
+
+def _weights(values: dict[str, Any], checkpoint: str | None) -> dict[str, np.ndarray]:
+    recipe = parse_recipe(values)
+    stage = recipe.stage(0)
+    with model_parallel(stage, recipe.seed) as device:
+        trainer = build_trainer(recipe, stage, load_model_config(recipe.model), device)
+        if checkpoint is not None:
+            [model] = unwrap(trainer.chunks)
+            # Megatron's own function, its own unpickler, and no word on what may be missing
+            state = dist_checkpointing.load({"model": model.sharded_state_dict()}, checkpoint)
+            with torch.no_grad():
+                model.load_state_dict(state["model"])
+        return as_arrays(gather_parameters(trainer, lambda p: p.data))
