@@ -38,7 +38,7 @@ class StageBatches:
         self.documents = Documents(corpora, stage.loss_mask)
         # By its name: a stage that is put before it, or taken away, does not change what is drawn.
         self.key = (recipe.seed, xxh3_64(stage.name.encode()).intdigest())
-        self._long_documents: LongDocuments = recipe.data.long_documents
+        self._long_documents: LongDocuments = stage.long_documents
         if stage.plan is not None:
             self.plan: PackPlan | None = self._load_plan(Path(stage.plan))
             self._drawn = np.unique(self.plan.document)
@@ -104,6 +104,7 @@ class StageBatches:
             "units": self._total_units,
             "batch": (self.recipe.batch.unit, self._batch_units),
             "seq_length": self.recipe.seq_length,
+            "long_documents": self._long_documents,
             "loss_mask": self.recipe.loss_mask,
             "plan": None if self.plan is None else self.plan.checksum,
             "drawn": xxh3_64(self._drawn.tobytes()).hexdigest(),
@@ -131,7 +132,7 @@ class StageBatches:
         if self._long_documents == "error" and too_long.any():
             raise InputError(
                 f"stage {self.name}: the longest document has {lengths.max()} tokens, its seq_length is "
-                f"{self.recipe.seq_length}: raise it, or set data.long_documents to split or drop"
+                f"{self.recipe.seq_length}: raise it, or set long_documents to split or drop"
             )
         return np.flatnonzero(~held_out & ~(too_long & (self._long_documents == "drop")))
 

@@ -35,7 +35,7 @@ class HeldOut:
         for key in dict.fromkeys(Path(blend.corpus).resolve() for blend in resolved.blend):
             corpus, chosen = self._chosen[key]
             documents = Documents([corpus], resolved.loss_mask)
-            rule = recipe.data.long_documents
+            rule = resolved.long_documents
             plan = pack_documents(corpus.lengths[chosen], resolved.seq_length, rule, resolved.document_alignment)
             packed = [
                 [Span(int(chosen[i]), start, length, 0) for i, start, length in plan.sequence(index)]
@@ -48,8 +48,11 @@ class HeldOut:
 def _choose(corpus: Corpus, recipe: Recipe) -> Int64s:
     """Documents with something to predict and, where long ones are dropped, short enough for every stage."""
     assert recipe.evaluation is not None
-    longest = min(recipe.stage(index).seq_length for index in range(len(recipe.data.stages)))
-    fits = (corpus.lengths > 1) & ((corpus.lengths <= longest) | (recipe.data.long_documents != "drop"))
+    stages = [recipe.stage(index) for index in range(len(recipe.data.stages))]
+    longest = min(
+        [stage.seq_length for stage in stages if stage.long_documents == "drop"], default=corpus.lengths.max()
+    )
+    fits = (corpus.lengths > 1) & (corpus.lengths <= longest)
     candidates, count = np.flatnonzero(fits), recipe.evaluation.held_out
     if count >= len(candidates):
         raise InputError(

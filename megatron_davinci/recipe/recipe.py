@@ -56,6 +56,7 @@ class Recipe(Section):
             plan=stage.plan,
             loss_mask=stage.loss_mask,
             seq_length=stage.seq_length or self.data.seq_length,
+            long_documents=stage.long_documents or self.data.long_documents,
             batch=stage.batch or self.batch,
             megatron={**self.megatron, **stage.megatron},
             objective=stage.objective or self.objective,
@@ -75,11 +76,6 @@ class Recipe(Section):
                 raise InputError(
                     f"stage {stage.name} has another {' or '.join(OPTIMIZER_KIND)} than the first: Megatron's saved "
                     "optimizer cannot be taken up so; set them for all stages"
-                )
-            if self.stage(index).objective.kind == "rmt" and self.data.long_documents == "split":
-                raise InputError(
-                    f"stage {stage.name}: objective rmt needs whole documents, data.long_documents is split: set it to "
-                    "error or drop"
                 )
             if stage.plan and self.evaluation:
                 raise InputError(

@@ -7,6 +7,8 @@ from pydantic import Field
 from megatron_davinci.rmt.options import Rmt
 from megatron_davinci.section import Positive, Section
 
+LongDocuments = Literal["error", "split", "drop"]
+
 
 class Blend(Section):
     corpus: str
@@ -59,6 +61,8 @@ class Stage(Section):
     """Predict only the tokens that a corpus's loss mask marks, where it has one; false: all, as in mid-training."""
     seq_length: Positive | None = None
     """In place of data.seq_length."""
+    long_documents: LongDocuments | None = None
+    """In place of data.long_documents."""
     batch: Batch | None = None
     """In place of the recipe's batch."""
     megatron: dict[str, Any] = Field(default_factory=dict)
@@ -75,7 +79,7 @@ class Data(Section):
     """Tokens of one packed sequence."""
     stages: Annotated[list[Stage], Field(min_length=1)]
     """Run in this order."""
-    long_documents: Literal["error", "split", "drop"] = "error"
+    long_documents: LongDocuments = "error"
     """What to do with a document longer than seq_length."""
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from data_prep import InputError
 from megatron_davinci.models.config import ModelConfig
-from megatron_davinci.recipe.sections import Batch, Blend, Objective
+from megatron_davinci.recipe.sections import Batch, Blend, LongDocuments, Objective
 from megatron_davinci.rmt.options import Rmt
 
 OPTIMIZER_KIND = {"use_distributed_optimizer": False, "bf16": False}
@@ -21,6 +21,7 @@ class StageRecipe:
     plan: str | None
     loss_mask: bool
     seq_length: int
+    long_documents: LongDocuments
     batch: Batch
     megatron: dict[str, Any]
     objective: Objective
@@ -121,6 +122,11 @@ def check_reinforcement(stage: StageRecipe) -> None:
         raise InputError(
             f"stage {stage.name}: objective rmt with context_parallel_size {stage.context_parallel_size}: the rows of "
             "a tree cannot be dealt out so; set it to 1 for this stage"
+        )
+    if stage.long_documents == "split":
+        raise InputError(
+            f"stage {stage.name}: objective rmt needs whole documents, long_documents is split: set the stage's to "
+            "error or drop"
         )
     if stage.batch.unit != "samples" or stage.plan is not None:
         raise InputError(

@@ -121,7 +121,7 @@ def order_fingerprint(recipe: Recipe, batches: GlobalBatches, reinforcement: lis
         identity_of_asks(inputs, stage.recipe.objective)
         for inputs, stage in zip(reinforcement, batches.stages, strict=True)
     ]
-    settled = [recipe.seed, recipe.data.long_documents, [stage.order for stage in batches.stages], asked]
+    settled = [recipe.seed, [stage.order for stage in batches.stages], asked]
     return xxh3_64(repr(settled).encode()).hexdigest()
 
 

@@ -141,7 +141,8 @@ def test_reinforcement_follows_mid_training_in_one_recipe(write: Write, tmp_path
         write_rollouts(rollout_file(later, step + 1), {**header, "step": step + 1, "policy_step": step + 1}, groups)
     values = yaml.safe_load(write("two", later).read_text())
     [doors] = values["data"]["stages"]
-    doors["objective"] = values.pop("objective")
+    doors |= {"objective": values.pop("objective"), "long_documents": "error"}
+    values["data"]["long_documents"] = "split"  # as mid-training has it, which comes first
     values["data"]["stages"] = [{"name": "reading", "blend": doors["blend"]}, doors]
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(values))
     finish(start(tmp_path / "two.yaml", 1))
