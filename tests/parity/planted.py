@@ -64,10 +64,10 @@ def _top_left(query: Any, parts: list[Any], scale: float) -> Any:
     return _merged(query, [part._replace(causal=True) for part in parts], scale)
 
 
-def _one_label(rows: Any, labels: Any) -> Any:
+def _one_label(rows: Any, labels: Any, temperatures: Any = None) -> Any:
     """A row's first label stands for all of them: as where labels are a tensor of the rows' shape."""
     first = dict(reversed(list(zip(rows.tolist(), labels.tolist(), strict=True))))
-    return _predictions(rows, torch.tensor([first[row] for row in rows.tolist()]))
+    return _predictions(rows, torch.tensor([first[row] for row in rows.tolist()]), temperatures)
 
 
 def _summed_twice(hidden: Any, *rest: Any) -> Any:
