@@ -63,6 +63,12 @@ def refuse_existing(path: Path | None) -> None:
         raise InputError(f"{path} already exists: remove it, or choose another name")
 
 
+def refuse_occupied(path: Path) -> None:
+    """Raise InputError when a directory to be made already holds something."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} already exists: remove it, or choose another --out")
+
+
 def existing_parent(path: Path) -> Path:
     """The directory that a file is to lie in; it is made where it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,8 +81,7 @@ def new_directory(path: Path) -> Iterator[Path]:
 
     Raises InputError when `path` already holds something: nothing is ever overwritten.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path} already exists: remove it, or choose another --out")
+    refuse_occupied(path)
     path = path.resolve()  # "." has no name to put a suffix to
     part = path.with_name(path.name + PART)
     if part.exists():

@@ -11,11 +11,17 @@ import torch
 from xxhash import xxh3_64
 
 from data_prep import InputError
-from data_prep.files import PART, json_bytes, read_json, write_json
+from data_prep.files import PART, json_bytes, read_json, refuse_occupied, write_json
 from data_prep.progress import counter
 from megatron_davinci.checkpoint.blobs import object_bytes, write_tensor
-from megatron_davinci.checkpoint.files import TOKENIZER_FILES, copy_tokenizer, latest_checkpoint
-from megatron_davinci.checkpoint.files_written import HashedFile, Journal, refuse_occupied, write_all
+from megatron_davinci.checkpoint.files import (
+    TOKENIZER_FILES,
+    check_checkpoint,
+    copy_tokenizer,
+    describe,
+    latest_checkpoint,
+)
+from megatron_davinci.checkpoint.files_written import HashedFile, Journal, write_all
 from megatron_davinci.checkpoint.metadata import (
     BytesStorageMetadata,
     ChunkStorageMetadata,
@@ -54,6 +60,8 @@ def export_to_hf(
     if tokenizer is not None and not any((tokenizer / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(f"{tokenizer} has none of {', '.join(TOKENIZER_FILES)}: name a tokenizer's directory")
     refuse_occupied(out)
+    if (directory / "manifest.json").is_file():
+        check_checkpoint(directory)
     tensors = megatron_tensors(directory)
     targets = huggingface_targets(tensors, model, directory)
     chosen = _dtype(tensors, dtype)
@@ -227,8 +235,7 @@ def _complete(part: Path, out: Path, journal: Journal) -> None:
     for path in sorted(part.rglob("*")):
         name = str(path.relative_to(part))
         if path.is_file() and name not in hashes and path.name != "journal.jsonl":
-            data = path.read_bytes()
-            hashes[name] = {"bytes": len(data), "xxh3_64": xxh3_64(data).hexdigest()}
+            hashes[name] = describe(path)
     (part / "manifest.json").write_bytes(json_bytes({"files": hashes}))
     journal.close()
     if out.is_dir():

@@ -37,7 +37,7 @@ def check_checkpoint(directory: Path) -> None:
     """Raise InputError when a file is missing or altered, or `.metadata` names code that Megatron's never does."""
     for name, known in read_json(directory / "manifest.json")["files"].items():
         path = directory / name
-        if not path.is_file() or _describe(path) != known:
+        if not path.is_file() or describe(path) != known:
             raise InputError(
                 f"{path} is missing or altered: name an earlier checkpoint in {directory.parent / 'latest'}"
             )
@@ -58,10 +58,11 @@ def take_inventory(directory: Path) -> dict[str, dict[str, Any]]:
     for path in files:
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    return {str(path.relative_to(directory)): _describe(path) for path in files}
+    return {str(path.relative_to(directory)): describe(path) for path in files}
 
 
-def _describe(path: Path) -> dict[str, Any]:
+def describe(path: Path) -> dict[str, Any]:
+    """Size and hash of a file, as a manifest has them."""
     digest = xxh3_64()
     with path.open("rb") as file:
         while block := file.read(1 << 24):

@@ -13,7 +13,6 @@ from typing import Any
 import orjson
 from xxhash import xxh3_64
 
-from data_prep import InputError
 from data_prep.files import PART
 
 _JOURNAL = "journal.jsonl"
@@ -92,9 +91,3 @@ def write_all(names: list[str], write: Callable[[str], dict[str, Any]], journal:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def refuse_occupied(path: Path) -> None:
-    """Raise InputError where a directory holds something."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path} already exists: remove it, or choose another name")

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from data_prep import InputError
+from megatron_davinci.rmt.rewards import Match
 from megatron_davinci.section import Positive, Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -63,7 +64,7 @@ class Curriculum(Section):
 
 
 class Reward(Section):
-    match: Literal["token_exact", "byte_prefix", "first_token", "strip_casefold"] = "token_exact"
+    match: Match = "token_exact"
     """When an answer is right; see `rmt.rewards.matches`."""
     length_weight: Share = 0.1
     """w of Eq. 5."""

@@ -93,7 +93,7 @@ def _group(path: Path, number: int, line: dict[str, Any]) -> Group:
 def _response(entry: Any) -> Response:
     if not isinstance(entry, dict) or type(entry.get("finished")) is not bool:
         raise ValueError("a response without tokens, log_probs and finished")
-    response = Response(**{name: entry.get(name) for name in Response.__dataclass_fields__})  # type: ignore[arg-type]
+    response = Response(entry["tokens"], entry["log_probs"], entry["finished"], entry.get("reference_log_probs"))
     known = [response.log_probs, *([] if response.reference_log_probs is None else [response.reference_log_probs])]
     if any(len(numbers) != len(response.tokens) for numbers in known):
         raise ValueError(f"{len(response.tokens)} tokens with {len(known[0])} log-probabilities")

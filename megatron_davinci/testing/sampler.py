@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megatron_davinci.attention.tree import TreeSegments
 from megatron_davinci.rmt.asks import Asker, DocumentAsks
 from megatron_davinci.rmt.tree import Branch, Response, Tree, TreeBatch, lay_out
 from megatron_davinci.rollout import records
+from megatron_davinci.train.reinforcement import segments_of
 from megatron_davinci.train.step import Trainer, run_schedule
 
 Tokens = list[list[int]]
@@ -76,6 +76,7 @@ def _next_token_scores(
 
 def _forward(batches: Iterator[TreeBatch], chunk: Any) -> Any:
     batch = next(batches)
-    segments = TreeSegments(position_ids=batch.position_ids, calls=batch.calls)
-    output = chunk(batch.tokens[None], batch.position_ids[None], None, packed_seq_params=segments)
+    output = chunk(
+        batch.tokens[None], batch.position_ids[None], None, packed_seq_params=segments_of(batch, shared=True)
+    )
     return output, lambda output, non_loss_data: output[0].clone()

@@ -210,6 +210,9 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     import_from_hf(write_weights(tmp_path / "hf"), tmp_path / "m")
     path = tmp_path / "m" / "__0_0.distcp"
     path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(InputError, match=r"__0_0.distcp is missing or altered"):
+        export_to_hf(tmp_path / "m", tmp_path / "out", None)
+    (tmp_path / "m" / "manifest.json").unlink()  # as other programs leave it
     with pytest.raises(InputError, match=r"__0_0.distcp holds no tensor at byte \d+: it is cut off or altered"):
         export_to_hf(tmp_path / "m", tmp_path / "out", None)
     path.unlink()
