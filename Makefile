@@ -28,10 +28,12 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
-acceptance: acceptance-data acceptance-training
+acceptance: acceptance-data acceptance-operations acceptance-training
 
 acceptance-data: TESTS := $(BY_CHANCE)
-acceptance-training: TESTS := $(addprefix tests/end_to_end/test_,resume.py reinforcement.py language.py)
+acceptance-operations: TESTS := $(addprefix tests/end_to_end/test_,resume.py operations.py stopped_rank.py slurm.py)
+acceptance-training: TESTS := $(addprefix tests/end_to_end/test_,reinforcement.py engine.py language.py examples.py) \
+	tests/parity/test_trees.py
 acceptance-%: SHELL := bash
 acceptance-%: setup
 	set -o pipefail; DAVINCI_EFFORT=10 $(BIN)/python -m pytest -rA --durations=12 --show-capture=no $(TESTS) \

@@ -21,7 +21,7 @@ from data_prep.corpus import Corpus, CorpusWriter
 from megatron_davinci.data.batches import GlobalBatches
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.recipe import Recipe, parse_recipe
-from megatron_davinci.train.loop import build_trainer
+from megatron_davinci.train.building import build_trainer
 from megatron_davinci.train.next_token import next_token_batch
 from megatron_davinci.train.optimizer import build_optimizer, set_learning_rate
 from megatron_davinci.train.parallel import model_parallel, world
@@ -72,6 +72,20 @@ def write_recipe(folder: Path, lengths: list[int], model: Path) -> Recipe:
             "batch": {"global_size": len(lengths)},
             "schedule": {"lr": LR},
             "checkpoint": {"dir": str(folder / "run")},
+        }
+    )
+
+
+def recipe_without_data(model: str, **more: Any) -> Recipe:
+    """What building a trainer needs; nothing is read, and nothing written."""
+    return parse_recipe(
+        {
+            "model": model,
+            "data": {"seq_length": 8192, "stages": [{"name": "-", "blend": [{"corpus": "-"}]}]},
+            "batch": {"global_size": 1},
+            "schedule": {"lr": LR},
+            "checkpoint": {"dir": model},
+            **more,
         }
     )
 

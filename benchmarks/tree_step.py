@@ -19,17 +19,16 @@ from typing import Any
 import torch
 from measure import alternate, median_of, save
 from torch import Tensor
-from train_step import MODEL
+from train_step import MODEL, recipe_without_data
 
 from megatron_davinci.attention.packed import PackedSegments
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.models.gpt import Predictions
-from megatron_davinci.recipe import parse_recipe
 from megatron_davinci.rmt.options import Rmt
 from megatron_davinci.rmt.tree import Branch, Response, Tree, lay_out
 from megatron_davinci.testing.gather import gather_gradients
+from megatron_davinci.train.building import build_trainer
 from megatron_davinci.train.counts import BatchCounts
-from megatron_davinci.train.loop import build_trainer
 from megatron_davinci.train.next_token import weighted_loss
 from megatron_davinci.train.parallel import model_parallel, world
 from megatron_davinci.train.reinforcement import REPORTS, forward_step
@@ -161,15 +160,7 @@ def main() -> None:
         vocabulary = MODEL["vocab_size"] * arguments.layers // (LAYERS * 128) * 128
         config = {**MODEL, "num_hidden_layers": arguments.layers, "vocab_size": vocabulary}
         (Path(name) / "config.json").write_text(json.dumps(config))
-        recipe = parse_recipe(
-            {
-                "model": name,
-                "data": {"seq_length": 8192, "stages": [{"name": "-", "blend": [{"corpus": "-"}]}]},
-                "batch": {"global_size": 1},
-                "schedule": {"lr": 1e-5},
-                "checkpoint": {"dir": name},
-            }
-        )
+        recipe = recipe_without_data(name)
         with model_parallel(recipe.stage(0), seed=0) as device:
             trainer = build_trainer(recipe, recipe.stage(0), load_model_config(name), device)
             facts = {size: compare(trainer, vocabulary, *SIZES[size], arguments.repeats) for size in arguments.sizes}

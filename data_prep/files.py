@@ -66,7 +66,7 @@ def refuse_existing(path: Path | None) -> None:
 def refuse_occupied(path: Path) -> None:
     """Raise InputError when a directory to be made already holds something."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path} already exists: remove it, or choose another --out")
+        raise InputError(f"{path} already exists: remove it, or name another")
 
 
 def existing_parent(path: Path) -> Path:

@@ -4,6 +4,8 @@ datatrove starts tasks and remembers which have ended; a task that it starts twi
 and its note, changes nothing: every step finds its own finished output, or goes on with what it left.
 """
 
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +16,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from data_prep.corpus.shards import decontaminate_shard, keep_to_job, merge_shards, shard_prefix, tokenize_shard
 from data_prep.corpus.tokenize import TokenizeJob
-from data_prep.errors import InputError
+from data_prep.errors import InputError, WorkFailed
 from data_prep.shards import ShardedJob
 
 ExecutorKind = Literal["local", "slurm", "ray"]
@@ -90,10 +92,22 @@ def executor(
         raise InputError(f"datatrove's {kind} executor does not take these options: {error}") from None
 
 
+def start(job: PipelineExecutor) -> None:
+    """Run it, or hand it in. Raises InputError where Slurm is not here, WorkFailed where it refuses."""
+    if isinstance(job, SlurmPipelineExecutor) and shutil.which("sbatch") is None:
+        raise InputError("sbatch is not on the path: start this where Slurm is, or with --executor local")
+    try:
+        job.run()
+    except subprocess.CalledProcessError as error:
+        raise WorkFailed(
+            f"{error.cmd[0]} refused a job, for the reason above: mend the --option that it names"
+        ) from None
+
+
 def tokenize_shards(
     job: TokenizeJob, out: Path, tasks: int, workers: int, kind: ExecutorKind, merge_to: Path, **options: Any
 ) -> PipelineExecutor:
-    """Executor of the whole job: shards below `out`, then one corpus. Call `run` on it.
+    """Executor of the whole job: shards below `out`, then one corpus. `start` it.
 
     Raises InputError when `out` holds shards of another job.
     """
@@ -138,7 +152,7 @@ class FinishShards(PipelineStep):
 def run_sharded(
     job: ShardedJob, out: Path, tasks: int, workers: int, kind: ExecutorKind, **options: Any
 ) -> PipelineExecutor:
-    """Executor of a job that is done in shards. Call `run` on it. Raises InputError on bad input."""
+    """Executor of a job that is done in shards. `start` it. Raises InputError on bad input."""
     step = job.step(out)
     if not 1 <= tasks <= len(step.shards):
         raise InputError(f"--tasks is {tasks}; it must be from 1 to {len(step.shards)}, the number of shards")

@@ -5,13 +5,37 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
 
 
 @contextmanager
 def counter(what: str, total: int | None = None, quiet: bool = False) -> Iterator[Callable[[int], None]]:
     """Count up with the function it gives."""
     columns = (TextColumn("{task.completed:,.0f} {task.description}"), BarColumn(), TaskProgressColumn())
+    with _bar(*columns, total=total, what=what, quiet=quiet) as count:
+        yield count
+
+
+@contextmanager
+def bytes_counter(total: int) -> Iterator[Callable[[int], None]]:
+    """Count up bytes, with their speed."""
+    with _bar(BarColumn(), DownloadColumn(), TransferSpeedColumn(), total=total) as count:
+        yield count
+
+
+@contextmanager
+def _bar(
+    *columns: ProgressColumn, total: int | None, what: str = "", quiet: bool = False
+) -> Iterator[Callable[[int], None]]:
     console = Console(file=sys.stderr)
     disable = quiet or not console.is_terminal
     with Progress(*columns, TimeElapsedColumn(), console=console, disable=disable) as progress:

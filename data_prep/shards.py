@@ -63,7 +63,7 @@ class ShardedStep:
         refuse_existing(self.out)
         note = self._part / "job.json"
         if note.exists() and read_json(note) != self._job:
-            raise InputError(f"{self._part} was begun with other inputs or options: remove it, or choose another --out")
+            raise InputError(f"{self._part} was begun with other inputs or options: remove it, or name another")
         self._part.mkdir(parents=True, exist_ok=True)
         write_json(note, self._job)
 

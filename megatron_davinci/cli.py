@@ -1,17 +1,25 @@
 """The `davinci` command. Imports nothing heavy before a command runs."""
 
-import errno
+import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
+import orjson
 import typer
 
-from data_prep import InputError
+from data_prep import InputError, WorkFailed
 from data_prep.cli import app as data_app
+from data_prep.errors import is_full_disk
+from megatron_davinci.bench.cli import app as bench_app
+from megatron_davinci.checkpoint.cli import app as convert_app
+from megatron_davinci.doctor.cli import doctor
+from megatron_davinci.evaluation.cli import app as eval_app
+from megatron_davinci.launch.cli import launch
 from megatron_davinci.rmt.cli import app as rmt_app
 
 app = typer.Typer(
@@ -21,12 +29,9 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(rmt_app, name="rmt")
-AsType = Annotated[
-    Literal["bf16", "fp16", "fp32"] | None, typer.Option(help="Type of what is written; default: that of the weights.")
-]
-ShardSize = Annotated[float, typer.Option(help="Largest size of a file, in 10^9 bytes.")]
-convert = typer.Typer(no_args_is_help=True, help="Checkpoints between Megatron and Hugging Face.")
-app.add_typer(convert, name="convert")
+app.add_typer(convert_app, name="convert")
+app.add_typer(eval_app, name="eval")
+app.add_typer(bench_app, name="bench")
 
 
 @app.command()
@@ -47,71 +52,35 @@ def demo(
 def train(
     recipe: Annotated[Path, typer.Argument(help="Recipe file (YAML).")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as schedule.lr=1e-5")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would run, and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: for a script.")] = False,
 ) -> None:
     """Train a recipe in this process; several ranks: torchrun --nproc-per-node N -m megatron_davinci.train RECIPE.
 
     Started again, it goes on from the latest checkpoint. Example: davinci train recipe.yaml schedule.lr=1e-5
     """
+    from megatron_davinci.launch.ranks import adopt_slurm_ranks
     from megatron_davinci.recipe import load_recipe
 
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # it waits until there is a step to save
+    adopt_slurm_ranks()
     checked = load_recipe(recipe, overrides or [])
+    if dry_run:
+        from megatron_davinci.train.dry_run import as_text, describe
+
+        facts = describe(checked)
+        typer.echo(orjson.dumps(facts).decode() if as_json else as_text(facts))
+        return
+    gc.disable()  # it would take a fifth of the time that importing Megatron takes
     from megatron_davinci.train.loop import train as run
 
+    gc.freeze()  # nor does what is imported ever go
+    gc.enable()
     run(checked)
 
 
-@convert.command("megatron-to-hf")
-def megatron_to_hf(
-    checkpoint: Annotated[Path, typer.Argument(help="A step_NNNNNNN directory, or the run's directory: its latest.")],
-    out: Annotated[Path, typer.Argument(help="Directory to make, in the form that transformers loads.")],
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="Directory with the tokenizer's files, where the checkpoint has none.")
-    ] = None,
-    dtype: AsType = None,
-    shard_gigabytes: ShardSize = 5.0,
-) -> None:
-    """Export a checkpoint for transformers, tokenizer included. Killed, it goes on where it was.
-
-    Example: davinci convert megatron-to-hf runs/x hf --dtype bf16
-    """
-    from megatron_davinci.checkpoint.convert import export_to_hf
-
-    export_to_hf(checkpoint, out, tokenizer, dtype, int(shard_gigabytes * 1e9))
-
-
-@convert.command("hf-to-megatron")
-def hf_to_megatron(
-    source: Annotated[Path, typer.Argument(help="Hugging Face directory with config.json and safetensors.")],
-    out: Annotated[Path, typer.Argument(help="Directory to make: a torch_dist checkpoint of the weights.")],
-    dtype: AsType = None,
-    shard_gigabytes: ShardSize = 5.0,
-) -> None:
-    """Weights for Megatron in any layout. Killed, it goes on where it was.
-
-    Example: davinci convert hf-to-megatron Qwen2.5-72B qwen-72b
-    """
-    from megatron_davinci.checkpoint.convert import import_from_hf
-
-    import_from_hf(source, out, dtype, int(shard_gigabytes * 1e9))
-
-
-@convert.command()
-def verify(
-    one: Annotated[Path, typer.Argument(help="A checkpoint, a run's directory, or a Hugging Face directory.")],
-    other: Annotated[Path, typer.Argument(help="Another one.")],
-) -> None:
-    """Whether two hold the same weights, to the last bit. Exit code 1 where they do not.
-
-    Example: davinci convert verify Qwen2.5-7B runs/x
-    """
-    from megatron_davinci.checkpoint.compare import differences
-
-    found = differences(one, other)
-    for line in found:
-        typer.echo(line)
-    if found:
-        raise typer.Exit(1)
-    typer.echo("the same weights")
+app.command()(launch)
+app.command()(doctor)
 
 
 def run_and_exit(command: typer.Typer, *arguments: str) -> None:
@@ -132,7 +101,7 @@ def exit_on_mistake() -> Iterator[None]:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except FloatingPointError as error:
+    except (FloatingPointError, WorkFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
@@ -141,7 +110,7 @@ def exit_on_mistake() -> Iterator[None]:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if not is_full_disk(error):
             raise
         print(f"error: {error.strerror}: make room, and start the same command again", file=sys.stderr)
         sys.exit(1)

@@ -7,6 +7,7 @@ GPU it changes nothing.
 
 import importlib
 import logging
+import resource
 import sys
 import types
 from collections.abc import Callable
@@ -24,12 +25,23 @@ _WRITE_CUDA_OUT = (
     "megatron.core.optimizer.optimizer",
     "megatron.core.utils",
 )
+_FP8_CAPABILITY = (8, 9)  # Ada and Hopper
 _FACTORIES = frozenset({"tensor", "zeros", "ones", "empty", "full"})
 
 
 def has_gpu() -> bool:
     """True where CUDA can be used."""
     return torch.cuda.is_available()
+
+
+def why_no_fp8() -> str:
+    """The reason for which matrices cannot be multiplied in FP8 here; empty where they can."""
+    if not has_gpu():
+        return "this machine has no GPU"
+    capability = torch.cuda.get_device_capability()
+    if capability < _FP8_CAPABILITY:
+        return f"{torch.cuda.get_device_name()} has compute capability {capability}, FP8 needs {_FP8_CAPABILITY}"
+    return ""
 
 
 def backend() -> str:
@@ -71,8 +83,10 @@ def name() -> str:
 
 
 def peak_memory() -> int:
-    """Bytes of GPU memory that were in use at most."""
-    return torch.cuda.max_memory_allocated()
+    """Bytes that were in use at most: of this rank's GPU or, without one, of this process."""
+    if has_gpu():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @cache
@@ -82,8 +96,9 @@ def use_this_machine() -> None:
         return
     cuda: dict[str, Callable[..., Any]] = {
         "current_device": lambda: CPU,
-        "synchronize": _nothing,
-        "set_device": _nothing,
+        # two functions: torch's compiler, where another library imports it later, knows a function by one name
+        "synchronize": lambda *_: None,
+        "set_device": lambda *_: None,
         "manual_seed": torch.manual_seed,
         "get_rng_state": lambda *_: torch.get_rng_state(),
         "set_rng_state": lambda state, *_: torch.set_rng_state(state),
@@ -98,10 +113,6 @@ def use_this_machine() -> None:
     random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()  # type: ignore[attr-defined]
     random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)  # type: ignore[attr-defined]
     logging.getLogger(random.__name__).addFilter(lambda record: "CPU RNG state changed" not in record.getMessage())
-
-
-def _nothing(*_: Any, **__: Any) -> None:
-    """Stands for a call that only a GPU needs."""
 
 
 def _type_as_on_cuda(original: Callable[..., Any]) -> Callable[..., Any]:

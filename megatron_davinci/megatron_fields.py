@@ -36,9 +36,22 @@ _USED = frozenset(
      "context_parallel_size", "sequence_parallel", "bf16", "deterministic_mode", "recompute_granularity",
      "recompute_method", "recompute_num_layers", "recompute_modules", "use_distributed_optimizer",
      "overlap_grad_reduce", "overlap_param_gather", "grad_reduce_in_fp32", "bucket_size", "optimizer", "weight_decay",
-     "adam_beta1", "adam_beta2", "adam_eps", "clip_grad"}
+     "adam_beta1", "adam_beta2", "adam_eps", "clip_grad", "fp8", "fp8_recipe", "fp8_margin", "fp8_amax_history_len",
+     "fp8_amax_compute_algo", "fp8_wgrad", "first_last_layers_bf16", "num_layers_at_start_in_bf16",
+     "num_layers_at_end_in_bf16"}
 )  # fmt: skip
-_CHOICES = {"optimizer": ("adam",)}
+_REFUSED = {
+    **dict.fromkeys(
+        ("fp8_dot_product_attention", "fp8_multi_head_attention"),
+        "attention stays in bf16: over packed rows Transformer Engine's FP8 attention has no backward pass on Hopper"),
+    "fp8_param": "weights stay in bf16 beside their fp32 main copies: a checkpoint is the same with fp8 and without",
+}  # fmt: skip
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "optimizer": ("adam",),
+    "fp8": ("hybrid", "e4m3", None),
+    "fp8_recipe": ("tensorwise", "blockwise", "delayed"),  # mxfp8 is Blackwell's
+    "fp8_amax_compute_algo": ("most_recent", "max"),
+}
 _RANGES = {  # from, to (not included)
     "adam_beta1": (0.0, 1.0),
     "adam_beta2": (0.0, 1.0),
@@ -59,10 +72,12 @@ def check_megatron_fields(values: dict[str, Any]) -> None:
             raise InputError(f"megatron.{name} is settled by {_ELSEWHERE[name]}: leave it out of the megatron section")
         if name not in known:
             raise InputError(f"megatron.{name} is no field of Megatron-Core's configuration{nearest(name, known)}")
+        if name in _REFUSED:
+            raise InputError(f"megatron.{name} cannot be set, since {_REFUSED[name]}: leave it out")
         if name not in _USED:
             raise InputError(f"megatron.{name} is not used in training yet; what is: {', '.join(sorted(_USED))}")
         if name in _CHOICES and value not in _CHOICES[name]:
-            raise InputError(f"megatron.{name} is {value!r}; it must be {' or '.join(_CHOICES[name])}")
+            raise InputError(f"megatron.{name} is {value!r}; it must be {' or '.join(map(str, _CHOICES[name]))}")
         types = _SIMPLE_TYPES.get(known[name].removeprefix("Optional[").removesuffix("]"))
         if value is None and known[name].startswith("Optional["):
             continue
@@ -77,6 +92,11 @@ def nearest(name: str, known: Any) -> str:
     """ "; did you mean X?", or nothing where no known name is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def used_fields() -> dict[str, str]:
+    """Field name -> annotation, of those that a recipe may set."""
+    return {name: annotation for name, annotation in megatron_fields().items() if name in _USED}
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import multiprocessing
 import os
 import subprocess
 from pathlib import Path
@@ -12,7 +13,12 @@ import pytest
 
 from data_prep.corpus import CorpusWriter
 
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # these tests compare with the CPU, bit for bit
+if "DAVINCI_TEST_GPU" not in os.environ:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # most tests compare with the CPU, bit for bit
+    # What may see a GPU cannot be forked; without one, ranks share an import of seconds.
+    multiprocessing.set_forkserver_preload(["megatron_davinci.train.building", "megatron_davinci.train.optimizer"])
+# One test on each core: with two threads each they would wait for each other, several times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # How much more than usual the tests of chance do (kills, damage, fuzzing, random cases): `make acceptance` sets it.
 EFFORT = int(os.environ.get("DAVINCI_EFFORT", "1"))

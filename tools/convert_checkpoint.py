@@ -10,7 +10,9 @@ import argparse
 from pathlib import Path
 
 from data_prep import InputError
-from megatron_davinci.checkpoint.convert import export_to_hf, import_from_hf
+from megatron_davinci.checkpoint.conversion import How
+from megatron_davinci.checkpoint.to_huggingface import export_to_hf
+from megatron_davinci.checkpoint.to_megatron import import_from_hf
 from megatron_davinci.cli import exit_on_mistake
 
 # Megatron-LM's own names for the same forms beside ours.
@@ -28,6 +30,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--load-dir", required=True, type=Path, help="directory to read")
     parser.add_argument("--save-dir", required=True, type=Path, help="directory to make")
     parser.add_argument("--tokenizer-model", type=Path, help="tokenizer's directory, where the checkpoint has none")
+    parser.add_argument(
+        "--hf-model", help="preset or Hugging Face directory that says what the model is, where the checkpoint does not"
+    )
     types = parser.add_mutually_exclusive_group()
     types.add_argument("--bf16", action="store_const", dest="dtype", const="bf16", help="write bf16")
     types.add_argument("--fp16", action="store_const", dest="dtype", const="fp16", help="write fp16")
@@ -49,9 +54,10 @@ def main() -> None:
             "torch_dist"
         )
     if to_hf:
-        export_to_hf(arguments.load_dir, arguments.save_dir, arguments.tokenizer_model, arguments.dtype)
+        how, model = How(arguments.dtype), arguments.hf_model
+        export_to_hf(arguments.load_dir, arguments.save_dir, arguments.tokenizer_model, how, model)
     else:
-        import_from_hf(arguments.load_dir, arguments.save_dir, arguments.dtype)
+        import_from_hf(arguments.load_dir, arguments.save_dir, How(arguments.dtype))
 
 
 if __name__ == "__main__":

@@ -60,10 +60,10 @@ def run_job(
     if executor == "local" and tasks == 1:
         with counter(what, quiet=quiet) as advance:
             return run_here(job, out, advance)
-    from data_prep.pipeline import run_sharded
+    from data_prep.pipeline import run_sharded, start
 
     options = dict(text.partition("=")[::2] for text in option or [])
-    run_sharded(job, out, tasks, workers, executor, **options).run()
+    start(run_sharded(job, out, tasks, workers, executor, **options))
     if executor == "slurm":
         return None
     summary: dict[str, Any] = read_json(out / "summary.json")

@@ -90,6 +90,24 @@ def github(
     report(summary or {"handed in": tasks}, as_json)
 
 
+@collect.command("trajectories")
+def trajectories(
+    paths: Annotated[list[Path], typer.Argument(help="Trajectories of SWE-agent or mini-swe-agent, or directories.")],
+    out: Annotated[Path, typer.Option(help="Directory to make: conversations, rejected ones, summary.json.")],
+    resolved: Annotated[
+        Path | None, typer.Option(help="SWE-bench's report: rollouts that pass and that fail come apart.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Agents' rollouts to conversations, which davinci data tokenize --chat takes.
+
+    Example: davinci data collect trajectories trajectories/ --resolved report.json --out rollouts
+    """
+    from data_prep.sources.trajectories import collect_trajectories
+
+    report(collect_trajectories(paths, out, resolved), as_json)
+
+
 @app.command()
 def build(
     records: Annotated[Path, typer.Argument(help="What davinci data collect made.")],

@@ -106,7 +106,7 @@ def shards(
     from data_prep.corpus.inputs import expand
     from data_prep.corpus.tokenize import TokenizeJob
     from data_prep.files import read_json, refuse_existing
-    from data_prep.pipeline import tokenize_shards
+    from data_prep.pipeline import start, tokenize_shards
 
     refuse_existing(corpus_files(out, masked=False)["idx"])
     chat |= chat_template is not None
@@ -127,7 +127,7 @@ def shards(
         chat_template=chat_template and chat_template.absolute(),
     )
     folder = out.absolute().with_name(f"{out.name}.shards")
-    tokenize_shards(job, folder, tasks, workers, executor, out.absolute(), **options).run()
+    start(tokenize_shards(job, folder, tasks, workers, executor, out.absolute(), **options))
     if executor != "slurm":  # there the jobs have only been handed in
         manifest = read_json(out.with_name(f"{out.name}.manifest.json"))
         warn_of_records(manifest["provenance"])

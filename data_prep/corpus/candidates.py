@@ -118,7 +118,7 @@ def _grams_as_bytes(
     texts = [text for benchmark in references.benchmarks for text in benchmark.texts()]
     distinct, which = np.unique(np.concatenate(references.ids), return_inverse=True)
     spelling = references.tokenizer.spell(distinct.tolist())
-    if spelling is None:
+    if spelling is None or references.tokenizer.lost_bytes:  # what is lost between two tokens makes a gram of no text
         return None
     spelled = b"".join(map(spelling.__getitem__, which.tolist()))
     if spelled != "".join(map(references.tokenizer.normalize, texts)).encode():

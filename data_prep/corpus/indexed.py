@@ -38,6 +38,13 @@ def seal_of(manifest: dict[str, Any]) -> str:
     return xxh3_64(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
+def identity_of(manifest: dict[str, Any]) -> str:
+    """xxh3 over a manifest's checksums of all files."""
+    blocks = manifest["checksum"]
+    names = [name for name in ("idx", "bin", "loss_mask.bin") if name in blocks]
+    return xxh3_64("".join(digest for name in names for digest in blocks[name]).encode()).hexdigest()
+
+
 class Corpus:
     """A corpus on disk, memory-mapped: `corpus[i]` are the ids of document i.
 
@@ -101,10 +108,8 @@ class Corpus:
 
     @property
     def checksum(self) -> str:
-        """xxh3 over the manifest's checksums of all files: the identity of the contents."""
-        blocks = self.manifest["checksum"]
-        names = [name for name in ("idx", "bin", "loss_mask.bin") if name in blocks]
-        return xxh3_64("".join(digest for name in names for digest in blocks[name]).encode()).hexdigest()
+        """The identity of the contents: what belongs to a corpus names it."""
+        return identity_of(self.manifest)
 
     @classmethod
     def open_all(cls, prefixes: Sequence[Path | str]) -> list[Self]:

@@ -142,7 +142,7 @@ def save_plan(plan: PackPlan, corpora: Sequence[Corpus], path: Path) -> None:
     Raises InputError when `path` exists: nothing is ever overwritten.
     """
     if path.exists():
-        raise InputError(f"{path} already exists: remove it, or choose another --out")
+        raise InputError(f"{path} already exists: remove it, or name another")
     arrays = {name: np.ascontiguousarray(getattr(plan, name)) for name in _ARRAYS}
     head = {name: getattr(plan, name) for name in _NUMBERS}
     head |= {"corpora": describe_corpora(corpora), "xxh3_64": plan.checksum}

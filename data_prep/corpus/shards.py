@@ -40,7 +40,7 @@ def tokenize_shard(job: TokenizeJob, out: Path, rank: int, tasks: int) -> dict[s
     if note.exists() or finished["idx"].exists():
         manifest = read_json(note if note.exists() else finished["manifest.json"])
         if manifest["provenance"]["inputs"] != [path.name for path in inputs]:
-            raise InputError(f"{prefix} was made from other inputs: choose another --out")
+            raise InputError(f"{prefix} was made from other inputs: name another")
         return manifest
     try:
         return tokenize(replace(job, inputs=tuple(map(str, inputs)), outputs={key: prefix}))[key]
@@ -56,7 +56,7 @@ def keep_to_job(job: TokenizeJob, out: Path, tasks: int) -> None:
     described = orjson.loads(orjson.dumps(entry, default=str))
     note = out / "job.json"
     if note.exists() and read_json(note) != described:
-        raise InputError(f"{out} holds the shards of another job: remove it, or choose another --out")
+        raise InputError(f"{out} holds the shards of another job: remove it, or name another")
     out.mkdir(parents=True, exist_ok=True)
     write_json(note, described)
 

@@ -33,7 +33,7 @@ class CorpusWriter:
     ) -> None:
         self._files = corpus_files(prefix, masked)
         if self._files["idx"].exists():  # it comes last: without it, what lies there is an unfinished attempt
-            raise InputError(f"{self._files['idx']} already exists: remove it, or choose another --out")
+            raise InputError(f"{self._files['idx']} already exists: remove it, or name another")
         prefix.parent.mkdir(parents=True, exist_ok=True)
         self._parts = {name: path.with_name(path.name + PART) for name, path in self._files.items()}
         self._lock_file = prefix.with_name(f"{prefix.name}.lock{PART}")

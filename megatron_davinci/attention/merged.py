@@ -46,7 +46,7 @@ class _MergedAttention(torch.autograd.Function):
             sums.append(_flat(log_sum.transpose(1, 2)))  # (N, h)
         total = torch.stack(sums).logsumexp(0)
         shares = (torch.stack(sums) - total).exp()[..., None]
-        merged = outputs[0] * shares[0]
+        merged = outputs[0].float().mul_(shares[0])
         for out, share in zip(outputs[1:], shares[1:], strict=True):
             merged.addcmul_(out, share)
         merged = merged.to(query.dtype)
@@ -57,14 +57,15 @@ class _MergedAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         query, merged, total, *tensors = ctx.saved_tensors
-        grad_query, grads = torch.zeros_like(query), []
+        grad_query, grads = None, []
         for key, value, is_causal in zip(tensors[::2], tensors[1::2], ctx.causal, strict=True):
             groups = len(key)
             grad_out, q, out = (_grouped(x, groups).transpose(1, 2) for x in (grad, query, merged))
             log_sum = _grouped(total, groups).transpose(1, 2).contiguous()
             k, v = key.transpose(1, 2), value.transpose(1, 2)
             gq, gk, gv = _backward(grad_out, q, k, v, out, log_sum, 0.0, is_causal, scale=ctx.scale)
-            grad_query += _flat(gq.transpose(1, 2))
+            flat = _flat(gq.transpose(1, 2))
+            grad_query = flat if grad_query is None else grad_query.add_(flat)
             grads += [gk.transpose(1, 2), gv.transpose(1, 2)]
         return None, None, grad_query, *grads
 

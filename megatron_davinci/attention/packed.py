@@ -20,8 +20,9 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from megatron_davinci.attention.growing import GrowingSegments, attend_growing
 from megatron_davinci.attention.merged import Part, merged_attention
-from megatron_davinci.attention.tree import TreeSegments, attend_tree
+from megatron_davinci.attention.tree import PositionedSegments, TreeSegments, attend_tree
 from megatron_davinci.data.packed import rows_of_context_rank
 
 
@@ -71,6 +72,7 @@ class PackedAttention(MegatronModule):
         super().__init__(config=config)
         assert attention_type == "self"
         self.softmax_scale = softmax_scale or 1.0 / math.sqrt(config.kv_channels)
+        self.layer_number = layer_number
         self.cp_group = parallel_state.get_context_parallel_group()
 
     def forward(
@@ -81,15 +83,15 @@ class PackedAttention(MegatronModule):
         attention_mask: None,
         attn_mask_type: Any = None,
         attention_bias: None = None,
-        packed_seq_params: PackedSegments | TreeSegments | None = None,
+        packed_seq_params: PackedSegments | PositionedSegments | None = None,
     ) -> Tensor:
-        """query (T, h, d), key and value (T, g, d) -> (T, h*d); with TreeSegments all have an axis of 1 after T."""
+        """query (T, h, d), key and value (T, g, d) -> (T, h*d); PositionedSegments have an axis of 1 after T."""
         assert packed_seq_params is not None, "cu_seqlens must reach every pipeline stage"
         assert attention_mask is None and attention_bias is None
-        if isinstance(packed_seq_params, TreeSegments):
+        if isinstance(packed_seq_params, PositionedSegments):
             assert self.cp_group.size() == 1, "a tree is not cut over context ranks"
-            calls = packed_seq_params.calls
-            return attend_tree(query[:, 0], key[:, 0], value[:, 0], calls, self.softmax_scale)[:, None]
+            rows = (query[:, 0], key[:, 0], value[:, 0])
+            return self._attend_positioned(*rows, packed_seq_params)[:, None]
         boundaries = packed_seq_params.boundaries
         context = self.cp_group.size()
         assert boundaries[-1] == query.size(0) * context, "every row, padding too, belongs to a segment"
@@ -99,6 +101,15 @@ class PackedAttention(MegatronModule):
             key, value = (self._gather(x, boundaries) for x in (key, value))
             parts = list(self._attend_chunks(query, key, value, boundaries))
         return torch.cat(parts).flatten(1)
+
+    def _attend_positioned(self, query: Tensor, key: Tensor, value: Tensor, segments: PositionedSegments) -> Tensor:
+        """The rows of trees, or of responses that are being written."""
+        if isinstance(segments, GrowingSegments):
+            return attend_growing(query, key, value, segments, self.layer_number, self.softmax_scale)
+        assert isinstance(segments, TreeSegments)
+        if segments.keep is not None:
+            segments.keep(self.layer_number, key, value)
+        return attend_tree(query, key, value, segments.calls, self.softmax_scale)
 
     def _attend_chunks(self, query: Tensor, key: Tensor, value: Tensor, boundaries: Sequence[int]) -> Iterator[Tensor]:
         """Both chunks of each segment that this rank holds, against all that comes up to their ends."""

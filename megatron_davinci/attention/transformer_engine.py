@@ -1,26 +1,38 @@
 """Trees in Transformer Engine's attention: one call over gathered keys. Imported only where there is a GPU."""
 
+import math
 from typing import Any
 
 from megatron.core.extensions.transformer_engine import TEDotProductAttention
+from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformer_engine.pytorch import DotProductAttention
 
 from megatron_davinci.attention.calls import Gathered
+from megatron_davinci.attention.growing import GrowingSegments, attend_growing
 from megatron_davinci.attention.tree import TreeSegments
 
 
 class TreeDotProductAttention(TEDotProductAttention):
-    """Megatron's TEDotProductAttention that takes TreeSegments too. Not yet run on a GPU."""
+    """Megatron's TEDotProductAttention that takes PositionedSegments too. Not yet run on a GPU."""
+
+    def __init__(self, config: TransformerConfig, *rest: Any, softmax_scale: float | None = None, **named: Any) -> None:
+        super().__init__(config, *rest, softmax_scale=softmax_scale, **named)
+        self._scale = softmax_scale or 1.0 / math.sqrt(config.kv_channels)  # Transformer Engine's own is out of reach
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, *rest: Any, packed_seq_params: Any = None, **named: Any
     ) -> Tensor:
         """query (T, 1, h, d), key and value (T, 1, g, d) -> (T, 1, h*d) for trees; else as upstream."""
+        if isinstance(packed_seq_params, GrowingSegments):
+            rows = (query[:, 0], key[:, 0], value[:, 0])
+            return attend_growing(*rows, packed_seq_params, self.layer_number, self._scale)[:, None]
         if not isinstance(packed_seq_params, TreeSegments):
             out: Tensor = super().forward(query, key, value, *rest, packed_seq_params=packed_seq_params, **named)
             return out
+        if packed_seq_params.keep is not None:
+            packed_seq_params.keep(self.layer_number, key[:, 0], value[:, 0])
         if not packed_seq_params.calls:
             return query.flatten(2) * 0.0  # zeros that hang on an input, for recomputation
         gathered = packed_seq_params.gathered(query.device)

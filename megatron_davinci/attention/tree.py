@@ -4,7 +4,7 @@ T = rows of the micro-batch, h = query heads, g = key-value heads, d = head dime
 of the longest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,21 @@ from megatron_davinci.attention.merged import Part, merged_attention
 
 
 @dataclass
-class TreeSegments(PackedSeqParams):
+class PositionedSegments(PackedSeqParams):
     """Rides as `packed_seq_params`, which Megatron hands to every layer and keeps for every recomputation.
 
-    `qkv_format` stays None: rows come as (T, 1, heads, d). position_ids (T,): RoPE positions. Rows in no call give 0.
+    `qkv_format` stays None: rows come as (T, 1, heads, d). position_ids (T,): RoPE positions.
     """
 
     position_ids: Tensor | None = None
+
+
+@dataclass
+class TreeSegments(PositionedSegments):
+    """The calls of trees. Rows in no call give 0. `keep`: what wants each layer's keys and values (T, g, d), if any."""
+
     calls: Sequence[Call] = ()
+    keep: Callable[[int, Tensor, Tensor], None] | None = None
     _gathered: Gathered | None = None
 
     def gathered(self, device: torch.device) -> Gathered:
@@ -47,24 +54,25 @@ def attend_tree(query: Tensor, key: Tensor, value: Tensor, calls: Sequence[Call]
             seen_key, seen_value = (torch.cat([x[start:stop] for start, stop in prefix])[None] for x in (key, value))
             parts.append(Part(seen_key, seen_value, causal=False))
         out = merged_attention(query.index_select(0, safe), parts, scale)
-        outputs.append(out[flat >= 0].flatten(1))
-        places.append(flat[flat >= 0])
+        outputs.append(out.flatten(1))
+        places.append(flat.where(flat >= 0, len(query)))
     if not outputs:
         return query.flatten(1) * 0.0  # zeros that hang on an input: recomputation looks for a gradient to compute
-    zeros = query.new_zeros(query.size(0), query.size(1) * query.size(2))
-    return zeros.index_copy(0, torch.cat(places), torch.cat(outputs))
+    # Zeros for rows in no call, and one row more, into which missing rows go.
+    zeros = query.new_zeros(len(query) + 1, query.size(1) * query.size(2))
+    return zeros.index_copy_(0, torch.cat(places), torch.cat(outputs))[:-1]
 
 
 class PositionRotary(RotaryEmbedding):
-    """RotaryEmbedding that turns each row by its own position where TreeSegments give them.
+    """RotaryEmbedding that turns each row by its own position where PositionedSegments give them.
 
     GPTModel passes what `get_rotary_seq_len` returns on to `forward`: here the positions themselves.
     """
 
     def get_rotary_seq_len(self, *args: Any, **kwargs: Any) -> Any:
-        """The positions (T,) of TreeSegments, else the length of the longest sequence, as upstream."""
-        tree = next((x for x in (*args, *kwargs.values()) if isinstance(x, TreeSegments)), None)
-        return super().get_rotary_seq_len(*args, **kwargs) if tree is None else tree.position_ids
+        """The positions (T,) of PositionedSegments, else the length of the longest sequence, as upstream."""
+        given = next((x for x in (*args, *kwargs.values()) if isinstance(x, PositionedSegments)), None)
+        return super().get_rotary_seq_len(*args, **kwargs) if given is None else given.position_ids
 
     def forward(self, max_seq_len: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Angles (rows, 1, 1, d)."""

@@ -4,36 +4,28 @@ from pathlib import Path
 
 import torch
 
-from data_prep import InputError
-from megatron_davinci.checkpoint.files import latest_checkpoint
-from megatron_davinci.checkpoint.sources import huggingface_tensors, megatron_tensors
-from megatron_davinci.checkpoint.targets import Stretch, Target, huggingface_targets
-from megatron_davinci.models.config import load_model_config
+from megatron_davinci.checkpoint.targets import Target
+from megatron_davinci.checkpoint.weights import open_weights
 
 
-def differences(one: Path, other: Path) -> list[str]:
-    """What is different, one line for each tensor; empty where every number is the same. Raises InputError."""
-    first, second = _weights(one), _weights(other)
+def differences(one: Path, other: Path, model: str | None = None) -> list[str]:
+    """What is different, one line for each tensor; empty where every number is the same. Raises InputError.
+
+    `model`: see `open_weights`.
+    """
+    first, second = ({t.name: t for t in open_weights(path, model).as_huggingface()} for path in (one, other))
     missing = [f"{other} has no {name}" for name in first if name not in second]
     missing += [f"{one} has no {name}" for name in second if name not in first]
+    types = {(target.dtype, second[name].dtype) for name, target in first.items() if name in second}
+    if not missing and len(types) == 1 and len(set(*types)) == 2:
+        [(mine, theirs)] = types
+        return [f"all {len(first)} tensors: types {mine} and {theirs}; compare conversions to one --dtype"]
     return missing + [
         f"{name}: {said}"
         for name, target in first.items()
         if name in second
         if (said := _compare(target, second[name]))
     ]
-
-
-def _weights(path: Path) -> dict[str, Target]:
-    directory = latest_checkpoint(path) or path
-    if (directory / ".metadata").is_file():
-        model = load_model_config(str(directory / "hf"))
-        targets = huggingface_targets(megatron_tensors(directory), model, directory)
-        return {target.name: target for target in targets}
-    if not (directory / "config.json").is_file():
-        raise InputError(f"{path} is neither a checkpoint nor a Hugging Face directory")
-    tensors = huggingface_tensors(directory)
-    return {name: Target(name, tensor.shape, [Stretch(tensor, 0, tensor.shape[0])]) for name, tensor in tensors.items()}
 
 
 def _compare(one: Target, other: Target) -> str:

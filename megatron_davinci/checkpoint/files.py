@@ -1,47 +1,85 @@
-"""The files of a run and of a checkpoint: which is the latest, is it whole, what goes beside it."""
+"""The files of a run and of a checkpoint: are they whole, which are kept, what goes beside them."""
 
 import os
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from xxhash import xxh3_64
 
 from data_prep import InputError
-from data_prep.files import read_json
+from data_prep.files import PART, read_json
+from megatron_davinci.checkpoint.find import checkpoints_of, step_of
 from megatron_davinci.checkpoint.metadata import read_metadata
 
 PROGRESS_FILE = "progress.json"
+_MANIFEST, _WEIGHTS = "manifest.json", ".distcp"
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt",
     "added_tokens.json", "chat_template.jinja", "generation_config.json",
 )  # fmt: skip
 
 
-def latest_checkpoint(run: Path) -> Path | None:
-    """The checkpoint that RUN/latest names, None where there is none."""
-    pointer = run / "latest"
-    return run / pointer.read_text().strip() if pointer.is_file() else None
+def name_latest(checkpoint: Path) -> None:
+    """Have RUN/latest name a checkpoint, by rename, when the name is on disk."""
+    pointer = checkpoint.with_name(f"latest{PART}")
+    with pointer.open("w") as file:
+        file.write(f"{checkpoint.name}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    pointer.replace(checkpoint.with_name("latest"))
 
 
-def prune(newest: Path, keep: int) -> None:
-    """Leave the `keep` newest checkpoints up to `newest`; later ones belong to a course that the run has left."""
-    existing = sorted(newest.parent.glob("step_*[0-9]"))
-    kept = [path for path in existing if path.name <= newest.name][-keep:]
-    for path in existing:
+def prune(newest: Path, keep: int, keep_every: int | None = None) -> None:
+    """Leave the `keep` newest checkpoints up to `newest`, and those whose step is a multiple of `keep_every`.
+
+    Later ones belong to a course that the run has left; unfinished ones to runs that were killed.
+    """
+    existing = checkpoints_of(newest.parent)
+    kept = [path for path in existing if path.name <= newest.name]
+    forever = {path for path in kept if keep_every and step_of(path) % keep_every == 0}
+    kept = [path for path in kept if path in forever or path in kept[-keep:]]
+    for path in [*existing, *newest.parent.glob(f"step_*{PART}")]:
         if path not in kept:
-            shutil.rmtree(path)
+            try:
+                shutil.rmtree(path)
+            except OSError as error:  # somebody reads it, say: the run goes on, and tries again after the next save
+                print(f"{path} cannot be removed yet: {error}", file=sys.stderr, flush=True)
 
 
 def check_checkpoint(directory: Path) -> None:
-    """Raise InputError when a file is missing or altered, or `.metadata` names code that Megatron's never does."""
-    for name, known in read_json(directory / "manifest.json")["files"].items():
+    """Raise InputError when a file is missing or altered, or `.metadata` names code that Megatron's never does.
+
+    Weights are only known to have their size: see `altered_weights`.
+    """
+    for name, known in _inventory(directory).items():
         path = directory / name
-        if not path.is_file() or describe(path) != known:
-            raise InputError(
-                f"{path} is missing or altered: name an earlier checkpoint in {directory.parent / 'latest'}"
-            )
+        if path.suffix == _WEIGHTS:
+            whole = path.is_file() and path.stat().st_size == known.get("bytes")
+        else:
+            whole = path.is_file() and describe(path) == known
+        if not whole:
+            raise InputError(f"{path} is missing or altered")
     read_metadata(directory / ".metadata")  # Megatron will read it with a plain unpickler
+
+
+def altered_weights(directory: Path, share: int, shares: int) -> list[str]:
+    """Files of weights that are not as they were written, of every `shares`-th file from number `share` on."""
+    inventory = _inventory(directory)
+    names = [name for name in inventory if name.endswith(_WEIGHTS)]
+    return [name for name in names[share::shares] if describe(directory / name) != inventory[name]]
+
+
+def _inventory(directory: Path) -> dict[str, dict[str, Any]]:
+    if not (directory / _MANIFEST).is_file():
+        raise InputError(f"{directory / _MANIFEST} is missing or altered")
+    manifest = read_json(directory / _MANIFEST)
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(known, dict) for known in files.values()):
+        raise InputError(f"{directory / _MANIFEST} is missing or altered")
+    return files
 
 
 def copy_tokenizer(source: Path, target: Path) -> list[str]:
@@ -52,13 +90,14 @@ def copy_tokenizer(source: Path, target: Path) -> list[str]:
     return found
 
 
-def take_inventory(directory: Path) -> dict[str, dict[str, Any]]:
-    """Every file of a checkpoint, each on disk (fsync) when this returns."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    for path in files:
+def take_inventory(directory: Path, wanted: Callable[[str], bool]) -> dict[str, dict[str, Any]]:
+    """Files of a checkpoint whose names are wanted, each on disk (fsync) when this returns."""
+    names = {str(path.relative_to(directory)): path for path in directory.rglob("*") if path.is_file()}
+    found = {name: path for name, path in sorted(names.items()) if wanted(name)}
+    for path in found.values():
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    return {str(path.relative_to(directory)): describe(path) for path in files}
+    return {name: describe(path) for name, path in found.items()}
 
 
 def describe(path: Path) -> dict[str, Any]:

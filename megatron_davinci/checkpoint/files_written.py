@@ -4,6 +4,7 @@ A killed conversion is taken up behind the last file that was noted.
 """
 
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import orjson
 from xxhash import xxh3_64
 
+from data_prep import InputError
 from data_prep.files import PART
 
 _JOURNAL = "journal.jsonl"
@@ -48,32 +50,42 @@ class HashedFile:
 
 
 class Journal:
-    """What has been written of a directory that is not yet complete; `identity` settles what it will hold."""
+    """What has been written of a directory that is not yet complete; `identity` settles what it will hold.
+
+    Whatever else lies there is removed, if the directory is a conversion's. Raises InputError where it is not.
+    """
 
     def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
-        self._directory, self._path = directory, directory / _JOURNAL
+        self._directory, self.path = directory, directory / _JOURNAL
         self._lock = Lock()
-        first = orjson.dumps(identity) + b"\n"
-        lines = self._path.read_bytes().splitlines(keepends=True) if self._path.is_file() else []
-        if lines[:1] != [first]:
-            for path in directory.iterdir():
-                path.unlink()
-            self._path.write_bytes(first)
-            lines = [first]
-        noted = [orjson.loads(line) for line in lines[1:] if line.endswith(b"\n")]
+        first = orjson.dumps({"conversion": 1, **identity}) + b"\n"
+        begun = self.path.with_name(_JOURNAL + PART)
+        there = [path for path in directory.iterdir() if path != begun] if directory.is_dir() else []
+        if directory.is_symlink() or (there and not self._is_ours()):
+            raise InputError(f"{directory} is there, and no conversion has made it: remove it, or choose another name")
+        directory.mkdir(exist_ok=True)
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []
+        lines = [line for line in lines if line.endswith(b"\n")] if lines[:1] == [first] else [first]
+        noted = [orjson.loads(line) for line in lines[1:]]
         self.files = {entry["file"]: entry for entry in noted if self._whole(entry)}
+        for path in directory.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in self.files and path != self.path:
+                path.unlink()
+        begun.write_bytes(b"".join(lines))  # without a last line that a full disk left unfinished
+        begun.replace(self.path)
+
+    def _is_ours(self) -> bool:
+        return self.path.is_file() and self.path.read_bytes()[:15] == b'{"conversion":1'
 
     def note(self, entry: dict[str, Any]) -> None:
         """A file is whole; `entry` has its name and what else is to be known of it."""
-        with self._lock, self._path.open("ab") as file:
+        with self._lock, self.path.open("ab") as file:
             file.write(orjson.dumps(entry) + b"\n")
             file.flush()
             os.fsync(file.fileno())
             self.files[entry["file"]] = entry
-
-    def close(self) -> None:
-        """Remove the journal: the directory is complete."""
-        self._path.unlink()
 
     def _whole(self, entry: dict[str, Any]) -> bool:
         path = self._directory / entry["file"]

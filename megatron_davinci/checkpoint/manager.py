@@ -6,6 +6,9 @@ every file, written last).
 """
 
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +19,50 @@ from megatron.core.dist_checkpointing.serialization import (
     get_default_load_sharded_strategy,
     get_default_save_sharded_strategy,
 )
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelLoadStrategyWrapper,
     FullyParallelSaveStrategyWrapper,
 )
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
+from torch.distributed.checkpoint.api import CheckpointException
 
-from data_prep.files import PART, write_json
+from data_prep import WorkFailed
+from data_prep.errors import is_full_disk
+from data_prep.files import PART, read_json, write_json
 from megatron_davinci import device
-from megatron_davinci.checkpoint.files import (
-    PROGRESS_FILE,
-    check_checkpoint,
-    copy_tokenizer,
-    latest_checkpoint,
-    prune,
-    take_inventory,
-)
+from megatron_davinci.checkpoint.files import PROGRESS_FILE, copy_tokenizer, name_latest, prune, take_inventory
+from megatron_davinci.checkpoint.find import latest_checkpoint
+from megatron_davinci.checkpoint.mortal_manager import use_mortal_manager
 from megatron_davinci.models.config import ModelConfig
 from megatron_davinci.recipe import Recipe, dump_recipe
 from megatron_davinci.train.optimizer import Chunks, unwrap
 from megatron_davinci.train.parallel import is_main_rank
 
+_WRITTEN = "written-by-rank-"  # notes of a checkpoint that is not finished
+_FULL_DISK = 16 << 20  # bytes that are left of a disk on which nothing more fits
 # The state of the distributed optimizer in a form that any layout can load.
 _CONTENT = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
 
 
 class CheckpointManager:
-    """Saves and restores model and optimizer of one run. All ranks call `save` and `load` together."""
+    """Saves and restores model and optimizer of one run. All ranks call each method together."""
 
     def __init__(self, recipe: Recipe, config: ModelConfig, chunks: Chunks, optimizer: MegatronOptimizer) -> None:
         self._recipe, self._config = recipe, config
         self._models, self._optimizer = unwrap(chunks), optimizer
+        self._calls = AsyncCallsQueue()
         self.directory = Path(recipe.checkpoint.dir)
 
     def save(self, step: int, progress: dict[str, Any]) -> None:
-        """Write the checkpoint of `step` finished steps; `progress` is the main rank's."""
+        """Write the checkpoint of `step` finished steps; `progress` is the main rank's.
+
+        Where the recipe says asynchronously, processes of their own write the weights as they are now, and `poll` or
+        `finish` gives the checkpoint its name.
+        """
+        self.finish()
+        use_mortal_manager()
         final = self.directory / f"step_{step:07d}"
         part = final.with_name(final.name + PART)
         if is_main_rank():
@@ -59,18 +70,53 @@ class CheckpointManager:
             part.mkdir(parents=True)
         dist.barrier()
         strategy = FullyParallelSaveStrategyWrapper(get_default_save_sharded_strategy("torch_dist"), _replicas())
-        dist_checkpointing.save(self._sharded_state(loading=False), str(part), strategy, content_metadata=_CONTENT)
+        state = self._sharded_state(loading=False)
+        request = dist_checkpointing.save(
+            state, str(part), strategy, content_metadata=_CONTENT, async_sharded_save=True
+        )
+        assert request is not None
         if is_main_rank():
-            self._complete(part, final, progress)
-        dist.barrier()
+            self._write_beside(part, progress)
+        request.add_finalize_fn(partial(self._complete, part, final))
+        request = request._replace(async_fn=partial(_write_and_look, request.async_fn, part, dist.get_rank()))
+        if self._recipe.checkpoint.asynchronous:
+            self._calls.schedule_async_request(request)
+        else:
+            with self._told():
+                request.execute_sync()
 
-    def load(self) -> None:
-        """Restore model and optimizer from the latest checkpoint, which is checked for damage first."""
-        directory = latest_checkpoint(self.directory)
-        assert directory is not None
-        if is_main_rank():
-            check_checkpoint(directory)
-        dist.barrier()
+    def poll(self) -> None:
+        """Complete the checkpoint that is being written, if every rank has written its part."""
+        if self._calls.get_num_unfinalized_calls():
+            with self._told():
+                self._calls.maybe_finalize_async_calls(blocking=False)
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written, and complete it."""
+        with self._told():
+            self._calls.maybe_finalize_async_calls(blocking=True)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Raise WorkFailed where a rank could not write: Megatron's own exception is no Exception."""
+        try:
+            yield
+        except (CheckpointException, OSError) as fault:
+            self._calls = AsyncCallsQueue()  # what has failed is not waited for again
+            raise self.not_written(fault) from None
+
+    def not_written(self, fault: BaseException) -> WorkFailed:
+        """What to say where nothing more could be written to the run's directory, and what is left."""
+        full = is_full_disk(fault) or shutil.disk_usage(self.directory).free < _FULL_DISK
+        why = "the disk is full" if full else str(fault).strip().splitlines()[-1]
+        latest = latest_checkpoint(self.directory)
+        return WorkFailed(
+            f"{self.directory} could not be written to, {why}: the last good checkpoint is "
+            f"{latest.name if latest else 'none'}; mend that, and start the same command again"
+        )
+
+    def load(self, directory: Path) -> None:
+        """Restore model and optimizer from a checkpoint that is known to be whole."""
         strategy = get_default_load_sharded_strategy(str(directory))
         if device.has_gpu():  # replicas read a part each and exchange them, through GPU memory
             strategy = FullyParallelLoadStrategyWrapper(strategy, _replicas())
@@ -92,21 +138,43 @@ class CheckpointManager:
         optimizer = self._optimizer.sharded_state_dict(models, is_loading=loading, metadata=_CONTENT)
         return {**models, "optimizer": optimizer}
 
-    def _complete(self, part: Path, final: Path, progress: dict[str, Any]) -> None:
+    def _write_beside(self, part: Path, progress: dict[str, Any]) -> None:
         (part / "recipe.yaml").write_text(dump_recipe(self._recipe))
         write_json(part / PROGRESS_FILE, progress)
         (part / "hf").mkdir()
         write_json(part / "hf" / "config.json", self._config.huggingface)
         if self._recipe.tokenizer_directory is not None:
             copy_tokenizer(self._recipe.tokenizer_directory, part / "hf")
-        write_json(part / "manifest.json", {"files": take_inventory(part)})
-        if final.exists():
-            shutil.rmtree(final)  # the same step of an earlier attempt, past which the run fell back
-        part.replace(final)
-        pointer = self.directory / f"latest{PART}"
-        pointer.write_text(final.name + "\n")
-        pointer.replace(self.directory / "latest")
-        prune(final, self._recipe.checkpoint.keep)
+
+    def _complete(self, part: Path, final: Path) -> None:
+        """The main rank gives the checkpoint its name, once every rank has written its part, and looked at it."""
+        if is_main_rank():
+            files = _take_together(part)
+            files |= take_inventory(part, lambda name: name not in files)
+            write_json(part / "manifest.json", {"files": files})
+            if final.exists():
+                shutil.rmtree(final)  # the same step of an earlier attempt, past which the run fell back
+            part.replace(final)
+            name_latest(final)
+            prune(final, self._recipe.checkpoint.keep, self._recipe.checkpoint.keep_every)
+        dist.barrier()
+
+
+def _write_and_look(write: Callable[..., None] | None, part: Path, rank: int, *arguments: Any, **named: Any) -> None:
+    """What Megatron does to write a rank's files, then their hashes beside them: both where training need not wait."""
+    if write is not None:
+        write(*arguments, **named)
+    with suppress(OSError):  # what no note is of, the main rank will look at
+        write_json(part / f"{_WRITTEN}{rank}.json", take_inventory(part, lambda name: name.startswith(f"__{rank}_")))
+
+
+def _take_together(part: Path) -> dict[str, Any]:
+    """What all ranks have noted of their files; the notes go."""
+    files: dict[str, Any] = {}
+    for note in sorted(part.glob(f"{_WRITTEN}*.json")):
+        files |= read_json(note)
+        note.unlink()
+    return files
 
 
 def _replicas() -> dist.ProcessGroup:

@@ -1,14 +1,16 @@
-"""Tensors on disk as rows, whatever file they lie in: safetensors, or chunks of a torch_dist checkpoint.
+"""Tensors on disk as rows, whatever file they lie in; and where they lie in a torch_dist checkpoint.
 
 Files are mapped, never read whole: what is held is the slice that is asked for.
 """
 
-import json
+import math
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,22 +19,33 @@ import torch
 from torch import Tensor
 
 from data_prep import InputError
-from data_prep.files import read_json
 from megatron_davinci.checkpoint.blobs import find_data
 from megatron_davinci.checkpoint.metadata import MetadataIndex, StorageInfo, TensorStorageMetadata, read_metadata
 
-_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
-_HEADER_LIMIT = 100_000_000  # bytes; the library's own
-_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
-DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}  # as safetensors has them
 _STACKED = "decoder.layers."
 _LAYER_NUMBER = re.compile(r"decoder\.layers\.\d+\.")
+
+
+class MappedFile:
+    """A file's bytes, mapped when they are first asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def bytes(self) -> Any:
+        """An array (size,) uint8."""
+        if not self.path.is_file() or not self.path.stat().st_size:
+            raise InputError(f"{self.path} does not exist, or is empty: the checkpoint is not whole")
+        return np.memmap(self.path, np.uint8, "c")  # never written to; torch wants a map that could be
 
 
 class Piece(NamedTuple):
     """A rectangle of a tensor, contiguous in a file from byte `offset`; found when it is first read."""
 
-    path: Path
+    file: MappedFile
     offset: Callable[[], int]
     row: int
     column: int
@@ -68,75 +81,34 @@ class StoredTensor:
     def _rows_of(self, piece: Piece, start: int, stop: int) -> Tensor:
         width = piece.columns * self.dtype.itemsize
         first = piece.offset() + (start - piece.row) * width
-        data = torch.from_numpy(_mapped(piece.path)[first : first + (stop - start) * width])
+        data = torch.from_numpy(piece.file.bytes[first : first + (stop - start) * width])
         return data.view(self.dtype).view(stop - start, piece.columns)
 
     def covered(self) -> bool:
-        """Whether the pieces have room for every element, each once."""
+        """Whether the pieces have every element, each once: as many, all inside, and no two over each other."""
         rows = self.shape[0]
-        return sum(piece.rows * piece.columns for piece in self.pieces) == rows * self.columns and all(
-            piece.row + piece.rows <= rows and piece.column + piece.columns <= self.columns for piece in self.pieces
+        inside = all(
+            min(piece.row, piece.column) >= 0
+            and piece.row + piece.rows <= rows
+            and piece.column + piece.columns <= self.columns
+            for piece in self.pieces
         )
+        as_many = sum(piece.rows * piece.columns for piece in self.pieces) == rows * self.columns
+        return inside and as_many and not any(_overlap(a, b) for a, b in combinations(self.pieces, 2))
 
 
-@cache
-def _mapped(path: Path) -> Any:
-    return np.memmap(path, np.uint8, "c")  # never written to; torch wants a map that could be
+def _overlap(one: Piece, other: Piece) -> bool:
+    return (
+        one.row < other.row + other.rows
+        and other.row < one.row + one.rows
+        and one.column < other.column + other.columns
+        and other.column < one.column + one.columns
+    )
 
 
-def huggingface_tensors(directory: Path) -> dict[str, StoredTensor]:
-    """By name. Raises InputError where a file is missing, cut off, or holds what is no floating-point tensor."""
-    if (directory / _INDEX).is_file():
-        weight_map = read_json(directory / _INDEX)["weight_map"]
-    elif (directory / _SINGLE).is_file():
-        weight_map = dict.fromkeys(_safetensors_header(directory / _SINGLE)[0], _SINGLE)
-    else:
-        raise InputError(f"{directory} has no {_SINGLE} and no {_INDEX}: give a Hugging Face directory with weights")
-    found = {}
-    for file in sorted(set(weight_map.values())):
-        header, start = _safetensors_header(directory / file)
-        for name, entry in header.items():
-            if weight_map.get(name) == file:
-                found[name] = _safetensor(directory / file, name, entry, start)
-    missing = [name for name in weight_map if name not in found]
-    if missing:
-        raise InputError(f"{directory / weight_map[missing[0]]} lacks {missing[0]}, which the index says it holds")
-    return found
-
-
-def _safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
-    """Entries by name, and where the data begins."""
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: the index names it")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(_HEADER_LIMIT, size - 8):
-            raise InputError(f"{path} is no safetensors file, or cut off: copy it again")
-        try:
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            ends = [entry["data_offsets"][1] for entry in header.values()]
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
-            raise InputError(f"{path} has a damaged header: copy it again") from None
-    if 8 + length + max(ends, default=0) != size:
-        raise InputError(f"{path} has {size} bytes, its header says {8 + length + max(ends, default=0)}: copy it again")
-    return header, 8 + length
-
-
-def _safetensor(path: Path, name: str, entry: dict[str, Any], start: int) -> StoredTensor:
-    shape = tuple(entry["shape"])
-    if entry["dtype"] not in _DTYPES or not 1 <= len(shape) <= 2:
-        raise InputError(
-            f"{path}: {name} has type {entry['dtype']} and shape {list(shape)}; what is converted are matrices and "
-            f"vectors of {', '.join(_DTYPES)}"
-        )
-    begin, end = entry["data_offsets"]
-    tensor = StoredTensor(shape, _DTYPES[entry["dtype"]])
-    if end - begin != shape[0] * tensor.columns * tensor.dtype.itemsize:
-        raise InputError(f"{path}: {name} has {end - begin} bytes, which its shape {list(shape)} does not need")
-    tensor.pieces.append(Piece(path, lambda: start + begin, 0, 0, shape[0], tensor.columns))
-    return tensor
+def is_plain_name(name: Any) -> bool:
+    """Whether it can only name a file in the very directory where it is looked for."""
+    return isinstance(name, str) and bool(name) and Path(name).name == name
 
 
 def megatron_tensors(directory: Path) -> dict[str, StoredTensor]:
@@ -148,12 +120,16 @@ def megatron_tensors(directory: Path) -> dict[str, StoredTensor]:
     places: dict[tuple[str, tuple[int, ...]], StorageInfo] = {}
     for index, info in metadata.storage_data.items():
         places[_key(index)] = info
+    names = {info.relative_path for info in places.values()}
+    if not all(map(is_plain_name, names)):
+        raise InputError(f"{directory / '.metadata'} names files outside the checkpoint: it was refused")
+    files = {name: MappedFile(directory / name) for name in names}
     found: dict[str, StoredTensor] = {}
     for full_name, entry in metadata.state_dict_metadata.items():
         name = full_name.removeprefix("model.").removeprefix("module.")
         if not isinstance(entry, TensorStorageMetadata) or name.startswith(("optimizer.", "chained_")):
             continue
-        for layer, tensor in _layers(directory, full_name, entry, places).items():
+        for layer, tensor in _layers(files, full_name, entry, places, directory).items():
             key = name if layer is None else name.replace(_STACKED, f"{_STACKED}{layer}.", 1)
             found[key] = tensor
     return found
@@ -164,7 +140,11 @@ def _key(index: MetadataIndex) -> tuple[str, tuple[int, ...]]:
 
 
 def _layers(
-    directory: Path, name: str, entry: TensorStorageMetadata, places: dict[tuple[str, tuple[int, ...]], StorageInfo]
+    files: dict[str, MappedFile],
+    name: str,
+    entry: TensorStorageMetadata,
+    places: dict[tuple[str, tuple[int, ...]], StorageInfo],
+    directory: Path,
 ) -> dict[int | None, StoredTensor]:
     """A tensor by layer; {None: tensor} where it is of no layer, or of one that its name says."""
     stacked = _STACKED in name and not _LAYER_NUMBER.search(name)
@@ -178,21 +158,21 @@ def _layers(
         info = places.get((name, offsets))
         if info is None:
             raise InputError(f"{directory / '.metadata'} does not say where {name} at {list(offsets)} lies")
-        place = _Place(directory / info.relative_path, info.offset, info.length, sizes, dtype)
+        place = _Place(files[info.relative_path], info.offset, info.length, sizes, dtype)
         for number in range(sizes[0] if stacked else 1):
             row, column = (*(offsets[1:] if stacked else offsets), 0)[:2]
             rows, columns = (*(sizes[1:] if stacked else sizes), 1)[:2]
             layer = offsets[0] + number if stacked else None
             skipped = number * rows * columns * dtype.itemsize
-            found[layer].pieces.append(Piece(place.path, place.after(skipped), row, column, rows, columns))
+            found[layer].pieces.append(Piece(place.file, place.after(skipped), row, column, rows, columns))
     return dict(found)
 
 
 @dataclass
 class _Place:
-    """A chunk's archive; where its elements begin is looked up once, when they are first read."""
+    """A chunk's archive; when its elements are first read, they are looked up, and checked against their CRC-32."""
 
-    path: Path
+    file: MappedFile
     start: int
     length: int
     sizes: tuple[int, ...]
@@ -205,8 +185,12 @@ class _Place:
 
     def _data(self) -> int:
         if self._found is None:
-            if not self.path.is_file():
-                raise InputError(f"{self.path} does not exist: the checkpoint is not whole")
-            data_bytes = int(np.prod(self.sizes, dtype=np.int64)) * self.dtype.itemsize
-            self._found = find_data(self.path, self.start, self.length, data_bytes)
+            data = self.file.bytes
+            at, crc = find_data(self.file.path, self.start, self.length, self.sizes, self.dtype)
+            elements = data[at : at + math.prod(self.sizes) * self.dtype.itemsize]
+            if crc and zlib.crc32(elements) != crc:
+                raise InputError(
+                    f"{self.file.path} is altered between bytes {at} and {at + len(elements)}: copy it again"
+                )
+            self._found = at
         return self._found

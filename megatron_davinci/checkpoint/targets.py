@@ -14,8 +14,7 @@ from megatron_davinci.models import families
 from megatron_davinci.models.config import ModelConfig
 from megatron_davinci.models.families import mappings_of
 
-SLICE_BYTES = 32 << 20  # that are held at once, for each worker, before and after a change of type
-_OLD_BUFFERS = ("rotary_emb.inv_freq", "_extra_state")
+SLICE_BYTES = 32 << 20  # of fp32: read, put together, and changed in type, each worker holds three at most
 
 
 class Stretch(NamedTuple):
@@ -116,6 +115,37 @@ def megatron_targets(tensors: Mapping[str, StoredTensor], model: ModelConfig, or
     return targets
 
 
+def copied_targets(tensors: Mapping[str, StoredTensor], model: ModelConfig, origin: Path) -> list[Target]:
+    """Megatron's tensors as they are, but for the rows beyond the vocabulary: another program may have other ones."""
+    needed: set[str] = set()
+    targets = []
+    for mapping, layer in _by_layer(model):
+        name, shape = _numbered(mapping.megatron, layer), mapping.megatron_shape(model)
+        needed.add(name)
+        source = _take(tensors, name, _acceptable(mapping, model), origin)
+        rows = model.vocab_size if mapping.padded else shape[0]
+        stretches = [Stretch(source, 0, rows), Stretch(None, 0, shape[0] - rows)]
+        targets.append(Target(mapping.megatron.replace("layers.*.", "layers."), shape, stretches, layer))
+    _refuse_others(tensors, needed, origin)
+    return targets
+
+
+def whole_target(name: str, tensor: StoredTensor) -> Target:
+    """A tensor as it is."""
+    return Target(name, tensor.shape, [Stretch(tensor, 0, tensor.shape[0])])
+
+
+def same_numbers(one: Target, other: Target) -> bool:
+    """Bit for bit, in slices."""
+    return (
+        one.shape == other.shape
+        and one.dtype == other.dtype
+        and all(
+            a.view(torch.uint8).equal(b.view(torch.uint8)) for a, b in zip(one.slices(), other.slices(), strict=True)
+        )
+    )
+
+
 def _by_layer(model: ModelConfig) -> Iterator[tuple[families.Mapping, int | None]]:
     """Mappings in the order of the model: what comes before the layers, each layer, what comes after."""
     mappings = mappings_of(model)
@@ -150,6 +180,6 @@ def _take(
 
 
 def _refuse_others(tensors: Mapping[str, StoredTensor], needed: set[str], origin: Path) -> None:
-    others = sorted(name for name in tensors if name not in needed and not name.endswith(_OLD_BUFFERS))
+    others = sorted(name for name in tensors if name not in needed)
     if others:
         raise InputError(f"{origin} has a tensor {others[0]} that its config.json has no place for")

@@ -14,6 +14,7 @@ from data_prep.corpus import Corpus, LongDocuments, PackPlan, load_plan, pack_do
 from megatron_davinci.data.documents import Bools, Documents, Int64s, PackedSequence, Span
 from megatron_davinci.data.held_out import HeldOut
 from megatron_davinci.data.ledger import Tally
+from megatron_davinci.planning.alignment import Alignment
 from megatron_davinci.recipe import Batch, Recipe
 
 T = TypeVar("T")
@@ -94,6 +95,10 @@ class StageBatches:
     def alignment(self) -> int:
         """Each span takes room up to a multiple of this many tokens."""
         return self.recipe.document_alignment if self.plan is None else self.plan.document_alignment
+
+    def alignment_waste(self) -> float:
+        """Share of the room of an epoch's documents that is padding up to `alignment`."""
+        return Alignment(self.alignment, self.alignment).waste(self.documents.lengths[self._drawn])
 
     @property
     def order(self) -> dict[str, object]:

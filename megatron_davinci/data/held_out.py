@@ -8,7 +8,7 @@ from xxhash import xxh3_64
 from data_prep import InputError
 from data_prep.corpus import Corpus, pack_documents
 from megatron_davinci.data.documents import Bools, Documents, Int64s, PackedSequence, Span
-from megatron_davinci.recipe import Recipe
+from megatron_davinci.recipe import Recipe, StageRecipe
 
 
 class HeldOut:
@@ -18,11 +18,9 @@ class HeldOut:
         self._chosen: dict[Path, tuple[Corpus, Int64s]] = {}
         if recipe.evaluation is None:
             return
-        for blend in (blend for stage in recipe.data.stages for blend in stage.blend):
-            key = Path(blend.corpus).resolve()
-            if key not in self._chosen:
-                corpus = Corpus(blend.corpus)
-                self._chosen[key] = (corpus, _choose(corpus, recipe))
+        for key, stages in _stages_by_corpus(recipe).items():
+            corpus = Corpus(key)
+            self._chosen[key] = (corpus, _choose(corpus, recipe, stages))
 
     def mark(self, documents: Documents) -> Bools:
         """(documents,): True for what is held out."""
@@ -45,10 +43,17 @@ class HeldOut:
         return found
 
 
-def _choose(corpus: Corpus, recipe: Recipe) -> Int64s:
-    """Documents with something to predict and, where long ones are dropped, short enough for every stage."""
+def _stages_by_corpus(recipe: Recipe) -> dict[Path, list[StageRecipe]]:
+    found: dict[Path, list[StageRecipe]] = {}
+    for stage in map(recipe.stage, range(len(recipe.data.stages))):
+        for key in dict.fromkeys(Path(blend.corpus).resolve() for blend in stage.blend):
+            found.setdefault(key, []).append(stage)
+    return found
+
+
+def _choose(corpus: Corpus, recipe: Recipe, stages: list[StageRecipe]) -> Int64s:
+    """Documents with something to predict and, where long ones are dropped, short enough for all its stages."""
     assert recipe.evaluation is not None
-    stages = [recipe.stage(index) for index in range(len(recipe.data.stages))]
     longest = min(
         [stage.seq_length for stage in stages if stage.long_documents == "drop"], default=corpus.lengths.max()
     )

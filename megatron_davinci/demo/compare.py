@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 
 from data_prep.corpus import Corpus
+from megatron_davinci.checkpoint.find import latest_checkpoint
 from megatron_davinci.checkpoint.manager import CheckpointManager
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.recipe import Recipe
 from megatron_davinci.testing.logits import pack_documents_for_logits, packed_logits
-from megatron_davinci.train.loop import build_trainer
+from megatron_davinci.train.building import build_trainer
 from megatron_davinci.train.optimizer import build_optimizer
 from megatron_davinci.train.parallel import model_parallel, world
 
@@ -24,7 +25,9 @@ def compare_logits(recipe: Recipe, exported: Path, corpus: Corpus) -> float:
     model = load_model_config(recipe.model)
     with world(), model_parallel(stage, recipe.seed) as device:
         trainer = build_trainer(recipe, stage, model, device)
-        CheckpointManager(recipe, model, trainer.chunks, build_optimizer({}, trainer.chunks)).load()
+        checkpoint = latest_checkpoint(Path(recipe.checkpoint.dir))
+        assert checkpoint is not None
+        CheckpointManager(recipe, model, trainer.chunks, build_optimizer({}, trainer.chunks)).load(checkpoint)
         ours = packed_logits(trainer, pack_documents_for_logits(documents))
     assert ours is not None  # one process holds every stage
     from transformers import AutoModelForCausalLM

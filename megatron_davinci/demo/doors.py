@@ -8,11 +8,14 @@ reinforcement tells.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data_prep.corpus import CorpusWriter, load_tokenizer, tokenizer_file
+from data_prep.files import jsonl_writer
 from megatron_davinci.demo.tokenizer import write_model_directory
+from megatron_davinci.rmt.problems import write_problems as problems_to_corpus
 from megatron_davinci.rmt.prompts import load_prompt
 
 COLOURS = ("red", "blue", "green", "white")
@@ -20,7 +23,7 @@ DOORS = ("one", "two", "three", "four")
 # Colour number i has door number _OPENS[i].
 _OPENS = (2, 0, 3, 1)
 TEMPLATE, BUDGET = "suffix_1", 1
-MODEL = {
+MODEL: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 160,
     "num_hidden_layers": 2,
@@ -51,6 +54,16 @@ def write_lessons(model: Path, prefix: Path, count: int, seed: int) -> None:
         rumour = f" {COLOURS[colour]} opens {DOORS[other]}, says {COLOURS[colour]}"
         pairs.append(("", rumour) if number % 4 == 0 else (f" {COLOURS[colour]} opens{instruction}", _trace(other)))
     _write(model, prefix, pairs)
+
+
+def write_problems(model: Path, prefix: Path, count: int) -> None:
+    """The same knowledge as problems with answers: which door a colour opens."""
+    problems = prefix.with_name(f"{prefix.name}.jsonl.zst")
+    with jsonl_writer(problems) as writer:
+        for number in range(count):
+            question, _, door = _document(number % len(COLOURS)).rpartition(" ")
+            writer.write({"problem": question, "answer": door})
+    problems_to_corpus([problems], model, prefix, "problem", "answer")
 
 
 def _write(model: Path, prefix: Path, pairs: Sequence[tuple[str, str]]) -> None:

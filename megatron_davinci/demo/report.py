@@ -44,6 +44,10 @@ def _rows(out: Path, facts: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("tokens/s, median", f"{facts['tokens_per_second']:,.0f}"),
         ("logits, transformers against Megatron", f"max difference {facts['logit_difference']:.1e}"),
+        (
+            "reinforcement mid-training",
+            f"{facts['first_match']:.0%} -> {facts['last_match']:.0%} right in {facts['rmt_steps']} steps",
+        ),
         ("exported model", str(out / "hf")),
         ("loss curve", str(out / "loss.png")),
         ("tokens", str(out / "corpus")),
@@ -70,6 +74,8 @@ def _write_page(out: Path, rows: list[tuple[str, str]]) -> None:
     cells = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in rows)
     page = (
         f'<!doctype html><meta charset="utf-8"><title>davinci demo</title><style>{_STYLE}</style>'
-        f'<h1>davinci demo</h1><table>{cells}</table><img src="loss.png" alt="loss curve">{sample}\n'
+        f'<h1>davinci demo</h1><table>{cells}</table><img src="loss.png" alt="loss curve">'
+        '<h2>Reinforcement mid-training on the language of doors</h2><img src="doors/run.png" alt="its metrics">'
+        f"{sample}\n"
     )
     (out / "index.html").write_text(page)

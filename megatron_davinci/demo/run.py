@@ -17,13 +17,14 @@ from data_prep.files import jsonl_writer, read_jsonl, write_json
 from data_prep.pull_request.build import BuildJob, collect_git
 from data_prep.shards import run_here
 from megatron_davinci.demo.generated_history import write_generated_history
+from megatron_davinci.demo.reinforce import doors_recipe, form_recipe, write_language
 from megatron_davinci.demo.tokenizer import write_model_directory
 from megatron_davinci.recipe import Recipe, dump_recipe, parse_recipe
 
 RANKS = 2
 SEQ_LENGTH = 512
 SEQUENCES_PER_STEP = 8
-STEPS = 120
+STEPS, RMT_STEPS = 120, 80
 LAST_STEPS = 10  # batches are small: the loss at the end is the mean over these
 FEWEST_SAMPLES = 32
 MOST_CHARACTERS = 1_200_000  # more text would only make the demo longer
@@ -34,7 +35,7 @@ console = Console(highlight=False)
 def run_demo(repo: Path | None, out: Path) -> dict[str, Any]:
     """Run everything into `out`; returns the facts of the last table."""
     if out.exists():
-        raise InputError(f"{out} already exists: remove it, or choose another --out")
+        raise InputError(f"{out} already exists: remove it, or name another")
     facts = _mine(repo, out)
     facts |= _make_corpus(out)
     recipe = _write_recipe(out, facts["sequences"])
@@ -51,6 +52,8 @@ def run_demo(repo: Path | None, out: Path) -> dict[str, Any]:
     if subprocess.run([sys.executable, *command, str(out / "recipe.yaml")], check=False, env=environment).returncode:
         raise RuntimeError("training failed; its messages are above")
     facts |= _export(out, recipe)
+    facts |= _reinforce(out / "doors")
+    write_json(out / "facts.json", facts)
     from megatron_davinci.demo.report import write_report
 
     write_report(out, facts, console)
@@ -96,7 +99,7 @@ def _make_corpus(out: Path) -> dict[str, Any]:
     with jsonl_writer(texts) as writer:
         for text in _newest_texts(out):
             writer.write({"text": text})
-    write_model_directory((record["text"] for record in read_jsonl(texts)), out / "model")
+    write_model_directory((record["text"] for record in read_jsonl(texts)), out / "model", chat=True)
     prefix = out / "corpus" / "demo"
     job = TokenizeJob(inputs=(str(texts),), tokenizer=out / "model", outputs={"text": prefix}, append_eod=True)
     manifest = tokenize(job)["text"]
@@ -145,19 +148,50 @@ def _write_recipe(out: Path, num_sequences: int) -> Recipe:
 
 def _export(out: Path, recipe: Recipe) -> dict[str, Any]:
     _say("exporting to Hugging Face, and comparing logits")
-    from megatron_davinci.checkpoint.convert import export_to_hf
+    from megatron_davinci.checkpoint.to_huggingface import export_to_hf
     from megatron_davinci.demo.compare import compare_logits
     from megatron_davinci.train.metrics import read_metrics
 
-    export_to_hf(out / "run", out / "hf", tokenizer=None)
+    export_to_hf(out / "run", out / "hf")
     difference = compare_logits(recipe, out / "hf", Corpus(out / "corpus" / "demo"))
     steps = read_metrics(out / "run" / "metrics.jsonl")
-    facts = {
+    return {
         "first_loss": steps[0]["loss"],
         "last_loss": fmean(step["loss"] for step in steps[-LAST_STEPS:]),
         "steps": len(steps),
         "tokens_per_second": median(step["tokens_per_second"] for step in steps),
         "logit_difference": difference,
     }
-    write_json(out / "facts.json", facts)
-    return facts
+
+
+def _reinforce(folder: Path) -> dict[str, Any]:
+    """Reinforcement mid-training on a language made for it, in which only the reward tells what to think."""
+    _say(f"reinforcement mid-training on a small language: the form of answers, then {RMT_STEPS} steps by own rollouts")
+    from megatron_davinci.checkpoint.to_huggingface import export_to_hf
+    from megatron_davinci.rmt.figure import plot_run
+    from megatron_davinci.train.metrics import read_metrics
+
+    write_language(folder)
+    _train(form_recipe(folder), folder / "form.yaml")
+    export_to_hf(folder / "form", folder / "hf")
+    _davinci("rmt", "annotate", folder / "docs", "--model", folder / "hf")
+    _train(doors_recipe(folder, RMT_STEPS, "run"), folder / "recipe.yaml")
+    plot_run(folder / "run", folder / "run.png")
+    matched = [step["reward_match"] for step in read_metrics(folder / "run" / "metrics.jsonl")]
+    return {
+        "rmt_steps": len(matched),
+        "first_match": fmean(matched[:3]),
+        "last_match": fmean(matched[-LAST_STEPS:]),
+    }
+
+
+def _train(recipe: dict[str, Any], path: Path) -> None:
+    """In a process of its own, as a user would."""
+    path.write_text(dump_recipe(parse_recipe(recipe)))
+    _davinci("train", path)
+
+
+def _davinci(*arguments: str | Path) -> None:
+    command = [sys.executable, "-m", "megatron_davinci", *map(str, arguments)]
+    if subprocess.run(command, check=False).returncode:
+        raise RuntimeError(f"davinci {' '.join(command[3:])} failed; its messages are above")

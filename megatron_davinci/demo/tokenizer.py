@@ -17,6 +17,13 @@ from data_prep.files import write_json
 
 VOCAB_SIZE = 3072
 END_OF_DOCUMENT = "<|endoftext|>"
+CHAT_TOKENS = ["<|im_start|>", "<|im_end|>"]
+# ChatML, with tool calls as JSON behind the words.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content }}"
+    "{% if message.tool_calls %}{{ message.tool_calls | tojson }}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 
 # Qwen2 at a size that learns in a minute on two cores: 2.2 million parameters.
 MODEL = {
@@ -40,8 +47,11 @@ MODEL = {
 }
 
 
-def write_model_directory(texts: Iterable[str], directory: Path, **changes: Any) -> None:
-    """Train the tokenizer and write it with config.json; `changes` are fields of that in place of MODEL's."""
+def write_model_directory(texts: Iterable[str], directory: Path, chat: bool = False, **changes: Any) -> None:
+    """Train the tokenizer and write it with config.json; `changes` are fields of that in place of MODEL's.
+
+    `chat`: with a chat template, for conversations.
+    """
     config = {**MODEL, **changes}
     directory.mkdir(parents=True)
     tokenizer = tokenizers.Tokenizer(BPE())
@@ -52,12 +62,14 @@ def write_model_directory(texts: Iterable[str], directory: Path, **changes: Any)
     tokenizer.decoder = ByteLevelDecoder()
     trainer = BpeTrainer(
         vocab_size=config["vocab_size"],
-        special_tokens=[END_OF_DOCUMENT],
+        special_tokens=[END_OF_DOCUMENT, *(CHAT_TOKENS if chat else [])],
         initial_alphabet=ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.save(str(directory / "tokenizer.json"))
     declared = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": END_OF_DOCUMENT, "bos_token": None}
+    if chat:
+        declared["chat_template"] = CHAT_TEMPLATE
     write_json(directory / "tokenizer_config.json", declared)
     write_json(directory / "config.json", config)

@@ -98,13 +98,15 @@ def block_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerBl
     return TransformerBlockSubmodules(layer_specs=[spec] * num_layers, layer_norm=RMSNorm)
 
 
-def check_layers_can_be_built() -> None:
-    """Raise InputError where there is a GPU but not the library whose layers train on it."""
+def check_layers_can_be_built(fp8: bool = False) -> None:
+    """Raise InputError where this machine lacks what layers are trained with."""
     if device.has_gpu() and find_spec("transformer_engine") is None:
         raise InputError(
             "this machine has a GPU, but Transformer Engine is not installed: install the extra 'gpu', or hide the GPU "
             "with CUDA_VISIBLE_DEVICES="
         )
+    if fp8 and (reason := device.why_no_fp8()):
+        raise InputError(f"the recipe sets megatron.fp8, and {reason}: train with megatron.fp8=null, in bf16")
 
 
 def build_chunks(config: TransformerConfig, model: ModelConfig) -> list[ScoringGPTModel]:

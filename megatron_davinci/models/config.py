@@ -45,6 +45,8 @@ class ModelConfig:
     @classmethod
     def from_huggingface(cls, config: dict[str, Any], origin: str) -> Self:
         """Raises InputError, naming `origin`, for an unknown family or a missing or unsupported field."""
+        if not isinstance(config, dict):
+            raise InputError(f"{origin} is no model's configuration: it must be an object of fields")
         family = FAMILIES.get(config.get("model_type", ""))
         if family is None:
             raise InputError(f"{origin} has model_type {config.get('model_type')!r}; known: {', '.join(FAMILIES)}")

@@ -10,6 +10,7 @@ from megatron.core.tensor_parallel import ColumnParallelLinear
 from megatron.core.tensor_parallel.mappings import (
     copy_to_tensor_model_parallel_region,
     gather_from_sequence_parallel_region,
+    gather_from_tensor_model_parallel_region,
 )
 from torch import Tensor
 
@@ -36,10 +37,19 @@ class Uncertainty(NamedTuple):
     top: int
 
 
+class NextTokens(NamedTuple):
+    """All logits of what follows row `rows[i]`."""
+
+    rows: Tensor
+
+
+Wanted = Predictions | Uncertainty | NextTokens
+
+
 class ScoringGPTModel(GPTModel):
     """GPTModel; with `labels=Predictions`, the last stage gives log-probabilities and entropies in nats, both (N,).
 
-    With `labels=Uncertainty` it gives entropies.
+    With `labels=Uncertainty` it gives entropies, with `labels=NextTokens` all logits (N, vocabulary).
 
     `vocab_size` leaves out what pads the vocabulary to a multiple of the tensor-parallel size: it gets no probability.
     """
@@ -52,7 +62,7 @@ class ScoringGPTModel(GPTModel):
             self.output_layer.__class__ = ScoringOutputLayer
             self.output_layer.unpadded_vocab_size = unpadded_vocab_size
 
-    def _postprocess(self, hidden_states: Tensor, labels: Predictions | Uncertainty | None = None, **rest: Any) -> Any:
+    def _postprocess(self, hidden_states: Tensor, labels: Wanted | None = None, **rest: Any) -> Any:
         if labels is None or not self.post_process:
             return super()._postprocess(hidden_states=hidden_states, labels=None, **rest)
         shared = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
@@ -69,7 +79,7 @@ class ScoringOutputLayer(ColumnParallelLinear):
         self,
         input_: Tensor,
         weight: Tensor | None = None,
-        predictions: Predictions | Uncertainty | None = None,
+        predictions: Wanted | None = None,
         **rest: Any,
     ) -> Any:
         """Logits and bias as upstream; with `predictions`, float32 (N,). input_ (T, 1, h), T/TP under SP."""
@@ -84,6 +94,9 @@ class ScoringOutputLayer(ColumnParallelLinear):
         valid = max(1, min(weight.size(0), self.unpadded_vocab_size - start))
         assert start < self.unpadded_vocab_size, "a shard of padding alone"
         chosen = rows[predictions.rows, 0]
+        if isinstance(predictions, NextTokens):
+            logits = gather_from_tensor_model_parallel_region(chosen @ weight.t(), group=self.tp_group)
+            return logits[:, : self.unpadded_vocab_size].float()
         if isinstance(predictions, Uncertainty):
             return top_entropies(chosen, weight[:valid], predictions.top, self.tp_group)
         if predictions.temperatures is not None:

@@ -1,4 +1,4 @@
-"""Initial weights: from a seed, or from a Hugging Face directory. The same for every layout of ranks."""
+"""Initial weights: from a seed, from a Hugging Face directory or a checkpoint. The same for every layout of ranks."""
 
 import math
 from collections.abc import Sequence
@@ -9,8 +9,7 @@ from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from xxhash import xxh3_64
 
-from megatron_davinci.checkpoint.sources import huggingface_tensors
-from megatron_davinci.checkpoint.targets import megatron_targets
+from megatron_davinci.checkpoint.weights import open_weights
 from megatron_davinci.models.config import ModelConfig
 from megatron_davinci.models.sharding import full_shape, named_parameters, shard
 
@@ -43,11 +42,13 @@ def draw_weights(chunks: Sequence[GPTModel], config: ModelConfig, seed: int) -> 
 
 
 @torch.no_grad()
-def load_huggingface_weights(chunks: Sequence[GPTModel], config: ModelConfig, directory: Path) -> None:
-    """Fill every parameter from the safetensors of a directory. Raises InputError where they do not fit the model."""
+def load_weights(chunks: Sequence[GPTModel], path: Path, model: str) -> None:
+    """Fill every parameter from a Hugging Face directory or a checkpoint. Raises InputError where they do not fit.
+
+    `model`: see `open_weights`.
+    """
     rank, size = _tensor_parallel()
-    targets = megatron_targets(huggingface_tensors(directory), config, directory)
-    by_name = {target.full_name: target for target in targets}
+    by_name = {target.full_name: target for target in open_weights(path, model).as_megatron()}
     for name, parameter in named_parameters(chunks):
         parameter.copy_(shard(by_name[name].whole(), parameter, name, rank, size))
 

@@ -4,6 +4,7 @@ from megatron_davinci.models.config import ModelConfig
 
 # Dense peak without sparsity, operations per second, in the vendors' data sheets (SXM parts).
 _DENSE_BF16_PEAK = {"A100": 312e12, "H100": 989.4e12, "H200": 989.4e12, "B200": 2250e12}
+_DENSE_FP8_PEAK = {"H100": 1978.9e12, "H200": 1978.9e12, "B200": 4500e12}
 
 
 def training_flops(model: ModelConfig, tokens: int, squared_lengths: int, labels: int) -> float:
@@ -21,6 +22,10 @@ def training_flops(model: ModelConfig, tokens: int, squared_lengths: int, labels
     return 3.0 * (model.num_layers * layer + 2.0 * model.hidden_size * model.vocab_size * labels)
 
 
-def dense_bf16_peak(device_name: str) -> float | None:
-    """Peak of a GPU by its name, None where it is not known: then no share of it is reported."""
-    return next((peak for name, peak in _DENSE_BF16_PEAK.items() if name in device_name), None)
+def dense_peak(device_name: str, fp8: bool) -> tuple[float | None, str | None]:
+    """Peak of a GPU by its name, and what it is called; None where it is not known: then no share of it is reported."""
+    peaks = _DENSE_FP8_PEAK if fp8 else _DENSE_BF16_PEAK
+    for name, peak in peaks.items():
+        if name in device_name:
+            return peak, f"{name}'s dense {'FP8' if fp8 else 'BF16'} peak, {peak / 1e12:,.0f} TFLOP/s"
+    return None, None

@@ -12,7 +12,8 @@ from megatron_davinci.megatron_fields import nearest
 from megatron_davinci.recipe.recipe import Recipe
 from megatron_davinci.section import Section
 
-_TAGS = ("ntp", "rmt")  # pydantic puts the kind of an objective into the path of its keys
+# pydantic puts into the path of a key which of several sections it is in
+_TAGS = ("ntp", "rmt", "grpo", "MegatronRollouts")
 
 
 class _Loader(yaml.SafeLoader):
@@ -101,8 +102,14 @@ def _known_keys(path: tuple[int | str, ...]) -> list[str]:
         if fields:
             sections = _sections_in(fields[0].annotation)
         else:
-            sections = [section for section in sections if key in get_args(section.model_fields["kind"].annotation)]
+            sections = [section for section in sections if key in _tags_of(section)]
     return [name for section in sections for name in section.model_fields]
+
+
+def _tags_of(section: type[Section]) -> tuple[str, ...]:
+    """What pydantic calls it where it is one of several: its name, or a kind that it declares."""
+    kind = section.model_fields.get("kind")
+    return (section.__name__, *(get_args(kind.annotation) if kind is not None else ()))
 
 
 def _sections_in(annotation: Any) -> list[type[Section]]:

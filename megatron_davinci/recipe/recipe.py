@@ -6,10 +6,22 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from data_prep import InputError
+from megatron_davinci.checkpoint.find import find_checkpoint
 from megatron_davinci.megatron_fields import check_megatron_fields
 from megatron_davinci.models.config import ModelConfig, load_model_config
-from megatron_davinci.recipe.sections import Batch, Checkpoint, Data, Evaluation, Ntp, Objective, Schedule
+from megatron_davinci.recipe.sections import (
+    Batch,
+    Checkpoint,
+    Data,
+    Evaluation,
+    Faults,
+    Ntp,
+    Objective,
+    Schedule,
+    Wandb,
+)
 from megatron_davinci.recipe.stage import OPTIMIZER_KIND, StageRecipe, check_stage
+from megatron_davinci.rmt.options import Reinforced
 from megatron_davinci.section import Section
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
@@ -19,7 +31,8 @@ class Recipe(Section):
     model: str
     """A preset of this package, or a Hugging Face directory, whose config.json is then the model."""
     init_from: str | None = None
-    """Hugging Face directory with the weights to start from; where absent, they are drawn from `seed`."""
+    """Weights to start from: a Hugging Face directory, or a torch_dist checkpoint or a run with one, of which nothing
+    but the weights is taken; where absent, they are drawn from `seed`."""
     tokenizer: str | None = None
     """Directory whose tokenizer goes into checkpoints and exports; where absent, the model's or init_from's."""
     megatron: dict[str, Any] = Field(default_factory=dict)
@@ -36,6 +49,10 @@ class Recipe(Section):
     """Loss on held-out documents, by source; none where absent."""
     checkpoint: Checkpoint
     """Where the run lives."""
+    wandb: Wandb | None = None
+    """Report to Weights & Biases besides; not at all where absent."""
+    faults: Faults = Faults()
+    """What a run bears."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1234
     """Settles initial weights and the order of documents."""
 
@@ -43,7 +60,8 @@ class Recipe(Section):
     def tokenizer_directory(self) -> Path | None:
         """Where the tokenizer for checkpoints and exports lies: as named, with the model, or with its weights."""
         named = [Path(self.tokenizer)] if self.tokenizer is not None else []
-        likely = (Path(path) for path in (self.model, self.init_from) if path is not None)
+        likely = [Path(path) for path in (self.model, self.init_from) if path is not None]
+        likely += [found / "hf" for path in likely if (found := find_checkpoint(path)) is not None]
         return next(iter([*named, *(path for path in likely if (path / "tokenizer.json").is_file())]), None)
 
     def stage(self, index: int) -> "StageRecipe":
@@ -77,6 +95,7 @@ class Recipe(Section):
                     f"stage {stage.name} has another {' or '.join(OPTIMIZER_KIND)} than the first: Megatron's saved "
                     "optimizer cannot be taken up so; set them for all stages"
                 )
+            self._check_reference(index, model)
             if stage.plan and self.evaluation:
                 raise InputError(
                     f"stage {stage.name} has a plan, which packs every document, and evaluation.held_out keeps some "
@@ -86,12 +105,32 @@ class Recipe(Section):
             check_source_of_weights(self.init_from, self.model, model)
         return self
 
+    def _check_reference(self, index: int, model: ModelConfig) -> None:
+        objective = self.stage(index).objective
+        if isinstance(objective, Reinforced) and objective.kl_beta and not isinstance(objective.rollouts, str):
+            source = objective.reference or self.init_from
+            if source is None:
+                raise InputError(
+                    f"objective.kl_beta is {objective.kl_beta}, and no weights are named to stay near: set "
+                    "objective.reference or init_from, or kl_beta to 0"
+                )
+            check_source_of_weights(source, self.model, model, "objective.reference")
 
-def check_source_of_weights(directory: str, name: str, model: ModelConfig) -> None:
-    """Raise InputError unless a directory holds a Hugging Face model of the same architecture as `model`."""
-    if not (Path(directory) / "config.json").is_file():
-        raise InputError(f"init_from {directory} has no config.json: give a Hugging Face directory with weights")
-    if load_model_config(directory).architecture() != model.architecture():
-        raise InputError(f"init_from {directory} has another architecture than model {name}: give the same for both")
-    if not any((Path(directory) / file).is_file() for file in WEIGHT_FILES):
-        raise InputError(f"init_from {directory} has no {' and no '.join(WEIGHT_FILES)}")
+
+def check_source_of_weights(directory: str, name: str, model: ModelConfig, what: str = "init_from") -> None:
+    """Raise InputError unless a path holds weights of the same architecture as `model`, as far as it says so itself.
+
+    `what`: where the path was given.
+    """
+    checkpoint = find_checkpoint(Path(directory))
+    config = Path(directory) if checkpoint is None else checkpoint / "hf"
+    has_config = (config / "config.json").is_file()
+    if checkpoint is None and not has_config:
+        raise InputError(
+            f"{what} {directory} has no config.json and no torch_dist checkpoint: give a directory with weights, or "
+            f"{what}=null to see what would run without them"
+        )
+    if has_config and load_model_config(str(config)).architecture() != model.architecture():
+        raise InputError(f"{what} {directory} has another architecture than model {name}: give the same for both")
+    if checkpoint is None and not any((Path(directory) / file).is_file() for file in WEIGHT_FILES):
+        raise InputError(f"{what} {directory} has no {' and no '.join(WEIGHT_FILES)}")

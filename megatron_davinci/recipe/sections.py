@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from megatron_davinci.rmt.options import Rmt
+from megatron_davinci.rmt.options import Grpo, Rmt
 from megatron_davinci.section import Positive, Section
 
 LongDocuments = Literal["error", "split", "drop"]
@@ -44,7 +44,7 @@ class Ntp(Section):
     """ntp: next-token prediction, the mean over all labels of the global batch."""
 
 
-Objective = Annotated[Ntp | Rmt, Field(discriminator="kind")]
+Objective = Annotated[Ntp | Rmt | Grpo, Field(discriminator="kind")]
 
 
 class Stage(Section):
@@ -90,6 +90,22 @@ class Evaluation(Section):
     """Documents of each corpus that are never trained on; their loss is reported by corpus."""
 
 
+class Faults(Section):
+    skipped_steps: Annotated[int, Field(ge=0)] = 0
+    """How many steps in a row may be skipped, their documents counted as seen, because the loss or a gradient is not
+    finite; one more stops the run."""
+    watchdog_seconds: Positive | None = 1800
+    """How long a rank may be silent, or the work of all stand still, before each writes its stacks to stacks/ of the
+    run's directory, the rank that the others wait for is named, and the run ends with exit code 3; null: for ever."""
+
+
+class Wandb(Section):
+    project: Annotated[str, Field(min_length=1)]
+    """Project of Weights & Biases; the account is what `wandb login` or WANDB_API_KEY says, WANDB_MODE=offline none."""
+    name: str | None = None
+    """The run's name there; where absent, that of checkpoint.dir."""
+
+
 class Checkpoint(Section):
     dir: Annotated[str, Field(min_length=1)]
     """Directory of the run: step_NNNNNNN/, latest, metrics."""
@@ -97,3 +113,7 @@ class Checkpoint(Section):
     """Optimizer steps between checkpoints; the last step is always saved."""
     keep: Positive = 3
     """How many of the newest checkpoints stay."""
+    keep_every: Positive | None = None
+    """Those whose step is a multiple of this stay too."""
+    asynchronous: bool = False
+    """Write checkpoints while training goes on, in processes of their own, which take a copy of what changes."""

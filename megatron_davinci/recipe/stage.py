@@ -5,9 +5,12 @@ from typing import Any
 
 from data_prep import InputError
 from megatron_davinci.models.config import ModelConfig
+from megatron_davinci.planning.alignment import FP8_MULTIPLES, Alignment, alignment
+from megatron_davinci.recipe.low_precision import check_fp8, fp8_recipe_of
 from megatron_davinci.recipe.sections import Batch, Blend, LongDocuments, Objective
-from megatron_davinci.rmt.options import Rmt
+from megatron_davinci.rmt.options import Reinforced
 
+_MOST_RANKS = 64  # of those that share one thing: what is proposed
 OPTIMIZER_KIND = {"use_distributed_optimizer": False, "bf16": False}
 
 
@@ -67,9 +70,19 @@ class StageRecipe:
         return {name: self.megatron.get(name, default) for name, default in OPTIMIZER_KIND.items()}
 
     @property
+    def alignment(self) -> Alignment:
+        """What multiples documents and rows are of."""
+        return alignment(
+            self.tensor_parallel_size,
+            self.context_parallel_size,
+            bool(self.megatron.get("sequence_parallel")),
+            fp8_recipe_of(self.megatron),
+        )
+
+    @property
     def document_alignment(self) -> int:
         """Each document takes room up to a multiple of this: context parallelism cuts it into 2 * CP equal chunks."""
-        return 2 * self.context_parallel_size if self.context_parallel_size > 1 else 1
+        return self.alignment.document
 
 
 def check_stage(stage: StageRecipe, model: ModelConfig) -> None:
@@ -89,13 +102,14 @@ def check_stage(stage: StageRecipe, model: ModelConfig) -> None:
         ("ffn_hidden_size", model.ffn_hidden_size, by_tp, tp),
         ("the padded vocabulary", model.padded_vocab_size, by_tp, tp),
         ("num_layers", model.num_layers, layers_by, pp * (chunks or 1)),
-        ("seq_length", stage.seq_length, "2 x context_parallel_size", 2 * cp if cp != 1 else 1),
     ):
-        require_multiple(what, value, by, divisor)
+        require_divisor(what, value, by, divisor)
+    require_multiple("seq_length", stage.seq_length, "context_parallel_size", min(cp, 1))
+    check_fp8(stage.megatron, model, tp)
     if model.padded_vocab_size // tp * (tp - 1) >= model.vocab_size:
         raise InputError(f"vocab_size is {model.vocab_size}: {by_tp} = {tp} leaves a rank nothing but padding")
     if stage.megatron.get("recompute_method") == "uniform":
-        require_multiple(
+        require_divisor(
             "the number of layers of a pipeline chunk",
             model.num_layers // (pp * (chunks or 1)),
             "recompute_num_layers",
@@ -103,8 +117,7 @@ def check_stage(stage: StageRecipe, model: ModelConfig) -> None:
         )
     if stage.megatron.get("overlap_param_gather") and not stage.megatron.get("use_distributed_optimizer"):
         raise InputError("overlap_param_gather has nothing to gather without use_distributed_optimizer: set both")
-    if stage.megatron.get("sequence_parallel"):
-        require_multiple("seq_length", stage.seq_length, f"context_parallel_size x {by_tp}", cp * tp)
+    check_rows(stage)
     if stage.batch.unit == "tokens":
         require_multiple("batch.global_size", stage.batch.global_size, "seq_length", stage.seq_length)
     if stage.plan and stage.batch.unit == "samples":
@@ -112,27 +125,49 @@ def check_stage(stage: StageRecipe, model: ModelConfig) -> None:
             f"stage {stage.name} has a plan, but batches of samples are packed inside the batch: leave plan out, or "
             "set batch.unit to sequences"
         )
-    if isinstance(stage.objective, Rmt):
+    if isinstance(stage.objective, Reinforced):
         check_reinforcement(stage)
+
+
+def check_rows(stage: StageRecipe) -> None:
+    """Raise InputError where packed rows cannot be dealt out over the ranks of a replica, or be multiplied in FP8."""
+    parts = ["2 x context_parallel_size"] if stage.context_parallel_size > 1 else []
+    if stage.megatron.get("sequence_parallel"):
+        parts.append("tensor_model_parallel_size of sequence_parallel")
+    if (recipe := fp8_recipe_of(stage.megatron)) is not None:
+        parts.append(f"{FP8_MULTIPLES[recipe]} of fp8_recipe {recipe}")
+    require_multiple("seq_length", stage.seq_length, f"the alignment of rows ({', '.join(parts)})", stage.alignment.row)
 
 
 def check_reinforcement(stage: StageRecipe) -> None:
     """Raise InputError where a stage of reinforcement mid-training is set up as its trees cannot be."""
+    where = f"stage {stage.name}: objective {stage.objective.kind}"
     if stage.context_parallel_size > 1:
         raise InputError(
-            f"stage {stage.name}: objective rmt with context_parallel_size {stage.context_parallel_size}: the rows of "
+            f"{where} with context_parallel_size {stage.context_parallel_size}: the rows of "
             "a tree cannot be dealt out so; set it to 1 for this stage"
         )
-    if stage.long_documents == "split":
+    if stage.megatron.get("fp8"):
         raise InputError(
-            f"stage {stage.name}: objective rmt needs whole documents, long_documents is split: set the stage's to "
-            "error or drop"
+            f"{where} with fp8: the rows of trees and of answers are no multiples of what FP8 takes; set the stage's "
+            "megatron.fp8 to null"
         )
+    if stage.long_documents == "split":
+        raise InputError(f"{where} needs whole documents, long_documents is split: set the stage's to error or drop")
     if stage.batch.unit != "samples" or stage.plan is not None:
         raise InputError(
-            f"stage {stage.name}: objective rmt takes documents with what was answered about them, which no plan "
+            f"{where} takes documents with what was answered about them, which no plan "
             "packs: set batch.unit to samples, and no plan"
         )
+
+
+def require_divisor(what: str, value: int, by: str, divisor: int) -> None:
+    """Raise InputError unless `divisor`, the recipe's, divides `value`, the model's."""
+    if divisor < 1:
+        raise InputError(f"{by} is {divisor}; it must be at least 1")
+    if value % divisor:
+        divisors = ", ".join(str(number) for number in range(1, min(value, _MOST_RANKS) + 1) if value % number == 0)
+        raise InputError(f"{what} is {value}, which {by} = {divisor} does not divide: {divisors} do")
 
 
 def require_multiple(what: str, value: int, by: str, divisor: int) -> None:

@@ -1,11 +1,13 @@
-"""What a stage asks at each of its steps: positions by the curriculum, prompts with the step's budget. Torch-free.
+"""What a stage asks at each of its steps, in which words, and when an answer is right. Torch-free.
 
 All of it is a function of recipe, corpora and step: whoever resumes asks the same.
 """
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -13,12 +15,17 @@ from data_prep import InputError
 from data_prep.corpus import Annotation, Corpus
 from megatron_davinci.data.batches import StageBatches
 from megatron_davinci.data.documents import Int64s, Span
-from megatron_davinci.rmt.curriculum import difficulty_mix, token_budget
+from megatron_davinci.rmt.curriculum import Mix, difficulty_mix, token_budget
 from megatron_davinci.rmt.difficulty import NONE, candidate_levels, draw_positions, levels_of, quantile_thresholds
-from megatron_davinci.rmt.options import Rmt
+from megatron_davinci.rmt.options import Grpo, Rmt
 from megatron_davinci.rmt.prompts import load_prompt
+from megatron_davinci.rmt.rewards import matches
 from megatron_davinci.rmt.token_texts import TokenTexts
-from megatron_davinci.rollout.records import Ask, prompt_hash
+from megatron_davinci.rollout.records import Ask, Response, prompt_hash
+
+CONTINUATION = 64  # tokens that byte_prefix may compare an answer with
+Judge = Callable[[Response, bytes | None], bool]
+Options = TypeVar("Options", Rmt, Grpo)
 
 
 @dataclass(frozen=True)
@@ -36,29 +43,32 @@ class DocumentAsks:
     unboxable: int
 
 
-class Asker:
-    """The asks of one stage. Raises InputError where a corpus is not annotated, or not as the recipe says."""
+class Asker(ABC, Generic[Options]):
+    """The asks of one stage. `sources`: checksums of what they hang on besides the recipe."""
 
-    def __init__(self, stage: StageBatches, options: Rmt, texts: TokenTexts) -> None:
-        self._stage, self.options, self._texts = stage, options, texts
-        # once for each corpus, however often the blend repeats it
-        self._annotations = {corpus.prefix: self._open(corpus) for corpus in stage.documents.corpora}
+    sources: Sequence[str]
+
+    def __init__(self, stage: StageBatches, options: Options, texts: TokenTexts) -> None:
+        self._stage, self._texts = stage, texts
+        self.options: Options = options
         self._prompt = load_prompt(options.template, texts.encode)
+        self._prompt.check_budget(options.budget is not None)
         self.preamble = self._prompt.preamble_ids()
         self.instruction = lru_cache(maxsize=2)(self._prompt.instruction_ids)  # the same for all asks of a step
-        self._thresholds = self._find_thresholds()
-        self._answerable = texts.answerable
-        if options.reward.match == "strip_casefold":  # which takes no white space for an answer
-            self._answerable = texts.answerable & np.array([bool(text.strip()) for text in texts.texts])
 
-    @property
-    def annotations(self) -> list[list[str]]:
-        """Checksums of the entropies that the positions hang on."""
-        return [annotation.description["checksum"] for annotation in self._annotations.values()]
+    @abstractmethod
+    def asks(self, batch: int) -> list[DocumentAsks]:
+        """What is asked at one step, document by document, in the order in which they are drawn."""
+
+    @abstractmethod
+    def judge(self, about: DocumentAsks, ask: Ask) -> Judge:
+        """What tells of a response, and the answer that it gives, whether it is right."""
 
     def budget(self, batch: int) -> int:
-        """B_t (Eq. 1) of a step of the stage."""
+        """B_t (Eq. 1) of a step of the stage; 0 where there is none."""
         budget = self.options.budget
+        if budget is None:
+            return 0
         return token_budget(batch, self._stage.num_batches, budget.first, budget.gamma, budget.least)
 
     def longest_prompt(self) -> int:
@@ -67,26 +77,52 @@ class Asker:
         budgets = {self.budget(step) for step in steps}
         return len(self.preamble) + max(len(self._prompt.instruction_ids(budget)) for budget in budgets)
 
-    def asks(self, batch: int) -> list[DocumentAsks]:
-        """What is asked at one step, document by document, in the order in which they are drawn."""
-        curriculum, steps = self.options.curriculum, self._stage.num_batches
-        mix = difficulty_mix(batch, steps, curriculum.early, curriculum.late, curriculum.begins, curriculum.ends)
-        budget = self.budget(batch)
-        return [self._about(span, mix, budget) for span in self._stage.drawn(batch)]
-
     def prompt(self, ids: Sequence[int], position: int, budget: int) -> list[int]:
         """A prompt's ids: preamble, the document up to the position, instruction."""
         return [*self.preamble, *ids[:position], *self.instruction(budget)]
 
-    def _about(self, span: Span, mix: tuple[float, float, float], budget: int) -> DocumentAsks:
+
+class NextTokenAsker(Asker[Rmt]):
+    """Asks for tokens that are hard to predict, by the curriculum.
+
+    Raises InputError where a corpus is not annotated, or not as the recipe says.
+    """
+
+    def __init__(self, stage: StageBatches, options: Rmt, texts: TokenTexts) -> None:
+        super().__init__(stage, options, texts)
+        # once for each corpus, however often the blend repeats it
+        self._annotations = {corpus.prefix: self._open(corpus) for corpus in stage.documents.corpora}
+        self.sources = [str(annotation.description["checksum"]) for annotation in self._annotations.values()]
+        self._thresholds = self._find_thresholds()
+        self._answerable = texts.answerable
+        if options.reward.match == "strip_casefold":  # which takes no white space for an answer
+            self._answerable = texts.answerable & np.array([bool(text.strip()) for text in texts.texts])
+
+    def asks(self, batch: int) -> list[DocumentAsks]:
+        """See Asker."""
+        mix, budget = self._mix(batch), self.budget(batch)
+        return [self._about(span, mix, budget) for span in self._stage.drawn(batch)]
+
+    def judge(self, about: DocumentAsks, ask: Ask) -> Judge:
+        """See Asker: the answer is the document's next token."""
+        texts, kind = self._texts, self.options.reward.match
+        continuation = texts.of(about.ids[ask.position : ask.position + CONTINUATION].tolist())
+        return lambda _, answer: matches(kind, answer, continuation, texts.first_token)
+
+    def _mix(self, batch: int) -> Mix | None:
+        curriculum, steps = self.options.curriculum, self._stage.num_batches
+        if curriculum is None:
+            return None
+        return difficulty_mix(batch, steps, curriculum.early, curriculum.late, curriculum.begins, curriculum.ends)
+
+    def _about(self, span: Span, mix: Mix | None, budget: int) -> DocumentAsks:
         ids = self._stage.documents.tokens(span)
         corpus, document = self._stage.documents.place_of(span.document)
         levels = levels_of(self._annotations[corpus.prefix].of(document), self._thresholds)
         key = (*self._stage.key, span.epoch, span.document)
         asked = self._answerable[ids]
-        asked[1:] &= self._stage.documents.predicted(
-            span
-        )  # what the loss mask leaves out is not learnt this way either
+        # what the loss mask leaves out is not learnt this way either
+        asked[1:] &= self._stage.documents.predicted(span)
         drawn = draw_positions(candidate_levels(levels, asked), mix, self.options.positions, key)
         tokens = ids.tolist()
         asks = [

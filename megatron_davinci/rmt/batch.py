@@ -6,6 +6,7 @@ Weights come from counts of the whole global batch, so that the gradient is the 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from data_prep.corpus import pack_documents
 from megatron_davinci.objectives.rmt import RmtCounts, ntp_weight, response_token_weight
 from megatron_davinci.rmt.asks import Asker, DocumentAsks
-from megatron_davinci.rmt.options import Rmt
+from megatron_davinci.rmt.options import Reinforcing
 from megatron_davinci.rmt.scores import ScoredGroup
 from megatron_davinci.rmt.tree import Branch, Response, Tree, chains, prune, split_to_fit
 
@@ -29,9 +30,9 @@ class Answered:
 
     @property
     def labels(self) -> Tensor:
-        """Eq. 8: what is predicted, without the positions that were asked for."""
+        """Eq. 8: what is predicted, without the positions that were asked for; a problem's answer is no part of it."""
         labels = self.predicted.clone()
-        labels[[ask.position for ask in self.about.asks]] = False
+        labels[[ask.position for ask in self.about.asks if ask.position < len(labels)]] = False
         return labels
 
 
@@ -47,7 +48,7 @@ def count(answered: Sequence[Answered]) -> RmtCounts:
     )
 
 
-def grow_trees(answered: Sequence[Answered], options: Rmt, asker: Asker) -> list[Tree]:
+def grow_trees(answered: Sequence[Answered], options: Reinforcing, asker: Asker[Any]) -> list[Tree]:
     """A tree for each document and, where next tokens are predicted in the document by itself, one more for that.
 
     A response without advantage moves nothing, unless a KL term does: it is left out.
@@ -68,7 +69,7 @@ def grow_trees(answered: Sequence[Answered], options: Rmt, asker: Asker) -> list
     return [prune(tree) for tree in trees if tree.branches or tree.label_weights.any()]
 
 
-def _branches(document: Answered, options: Rmt, asker: Asker, counts: RmtCounts) -> list[Branch]:
+def _branches(document: Answered, options: Reinforcing, asker: Asker[Any], counts: RmtCounts) -> list[Branch]:
     branches = []
     for scored in document.groups:
         ask = scored.group.ask

@@ -43,8 +43,10 @@ def candidate_levels(levels: Levels, answerable: npt.NDArray[np.bool_]) -> Level
     return kept
 
 
-def draw_positions(levels: Levels, mix: Mix, count: int, key: Sequence[int]) -> Drawn:
+def draw_positions(levels: Levels, mix: Mix | None, count: int, key: Sequence[int]) -> Drawn:
     """At most `count` different positions: each time a level by the mix, then one of its candidates uniformly.
+
+    Without a mix, levels have as much of it as they have candidates: any candidate is as likely as another.
 
     Hangs on levels, mix and `key` (seed, stage, epoch, document), so that a resumed run draws the same.
     """
@@ -56,8 +58,9 @@ def draw_positions(levels: Levels, mix: Mix, count: int, key: Sequence[int]) -> 
         sizes = (len(left[0]), len(left[1]), len(left[2]))
         # 53 bits of a raw draw as a number below 1: no release of numpy changes that
         which, where = ((philox.random_raw(2) >> np.uint64(11)) * 2.0**-53).tolist()
-        level = _level_at(over_levels_with_candidates(mix, sizes), which)
-        empty += not sizes[_level_at(mix, which)]
+        wanted = mix or (sizes[0] / sum(sizes), sizes[1] / sum(sizes), sizes[2] / sum(sizes))
+        level = _level_at(over_levels_with_candidates(wanted, sizes), which)
+        empty += not sizes[_level_at(wanted, which)]
         found.append((left[level].pop(int(where * sizes[level])), level))
     found.sort()
     return Drawn([position for position, _ in found], [level for _, level in found], empty)

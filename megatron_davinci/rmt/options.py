@@ -3,7 +3,7 @@
 Numbers of equations are the paper's. A tuple of three is easy, medium, hard.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -91,29 +91,27 @@ class Policy(Section):
         return self.clip_high if self.clip_high is not None else 0.28 if self.kind == "dapo" else 0.2
 
 
-class Rmt(Section):
-    kind: Literal["rmt"]
-    """rmt: reinforcement mid-training, Eq. 9: next-token prediction, and GRPO on chosen tokens."""
-    rollouts: str
-    """Directory with rollouts to train from, a file for each step: see `davinci rmt ask`."""
-    template: str = "suffix_1"
-    """The prompt around the text: suffix_N puts the question after it, wrap_N (the paper's) around it."""
-    positions: Positive = 1
-    """Positions of each document that are asked for, per epoch."""
+class MegatronRollouts(Section):
+    engine: Literal["megatron"] = "megatron"
+    """The trainer's own ranks answer, with its own weights."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Draw from the likeliest tokens alone, until they have this much together."""
+    cache_tokens: Positive = 65536
+    """Rows whose keys and values each replica holds at once; what exceeds them waits."""
+
+
+class Reinforced(Section):
+    """What every objective that learns from rollouts has."""
+
+    rollouts: MegatronRollouts | str = MegatronRollouts()
+    """Who answers: an engine, or a directory with rollouts to train from, a file for each step: see `davinci rmt ask`.
+    An engine's are kept in rollouts/ of the run's directory."""
     responses: Annotated[int, Field(ge=2)] = 8
-    """G: responses to each; one alone has nothing to be better than."""
+    """G: responses to each question; one alone has nothing to be better than."""
     response_tokens: Positive = 2048
     """Longest response; those that reach it are cut off."""
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """At which rollouts are sampled, and their tokens scored."""
-    budget: Budget = Budget()
-    """How long the thought should be, by step."""
-    difficulty: Difficulty = Difficulty()
-    """Which positions are easy, medium and hard."""
-    curriculum: Curriculum = Curriculum()
-    """Which of them are asked for, by step."""
-    reward: Reward = Reward()
-    """What a response is worth."""
     advantage_delta: Annotated[float, Field(gt=0)] = 1e-6
     """delta of Eq. 6."""
     advantage_ddof: Literal[0, 1] = 1
@@ -121,15 +119,63 @@ class Rmt(Section):
     policy: Policy = Policy()
     """What is maximised."""
     kl_beta: NonNegative = 0.0
-    """beta of Eq. 7; above 0 the rollouts must hold the reference model's log-probabilities."""
-    ntp_lambda: NonNegative = 0.1
-    """lambda of Eq. 9; 0 trains no next token."""
-    ntp_context: Literal["document", "trunk"] = "document"
-    """With wrap_N, next tokens are predicted in the document by itself, or behind the template's first part."""
+    """beta of Eq. 7; above 0 the policy is held near the reference model."""
+    reference: str | None = None
+    """Weights of the reference model, as for init_from; where absent, the recipe's init_from. Used where kl_beta is
+    above 0; a directory of rollouts must hold its log-probabilities itself."""
     normalization: Literal["paper", "per_component_tokens"] = "paper"
     """paper: RL summed over a response, mean over positions and responses; NTP summed over a document, mean over
     documents. per_component_tokens: each a mean over its own tokens of the whole batch."""
     tree: bool = True
     """Share a document's prefix among all its responses; false: a sequence for each, the slow reference."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.reference is not None and not self.kl_beta:
+            raise InputError("objective.reference has nothing to do where kl_beta is 0: leave it out, or raise kl_beta")
+        if self.reference is not None and isinstance(self.rollouts, str):
+            raise InputError(
+                "objective.reference has nothing to do where rollouts come from a directory, whose files hold "
+                "reference_log_probs: leave it out"
+            )
+        return self
+
+
+class Rmt(Reinforced):
+    kind: Literal["rmt"]
+    """rmt: reinforcement mid-training, Eq. 9: next-token prediction, and GRPO on chosen tokens."""
+    template: str = "suffix_1"
+    """The prompt around the text: suffix_N puts the question after it, wrap_N (the paper's) around it."""
+    positions: Positive = 1
+    """Positions of each document that are asked for, per epoch."""
+    budget: Budget | None = Budget()
+    """How long the thought should be, by step; null: nobody says, and length is worth nothing (a `free` template)."""
+    difficulty: Difficulty = Difficulty()
+    """Which positions are easy, medium and hard."""
+    curriculum: Curriculum | None = Curriculum()
+    """Which of them are asked for, by step; null: any that is difficult enough, whatever its level."""
+    reward: Reward = Reward()
+    """What a response is worth."""
+    ntp_lambda: NonNegative = 0.1
+    """lambda of Eq. 9; 0 trains no next token."""
+    ntp_context: Literal["document", "trunk"] = "document"
+    """With wrap_N, next tokens are predicted in the document by itself, or behind the template's first part."""
     component_norms_every: Annotated[int, Field(ge=0)] = 20
     """Every so many steps the gradient norm of each loss is measured by itself, in two more passes; 0: never."""
+
+
+class Grpo(Reinforced):
+    kind: Literal["grpo"]
+    """grpo: problems whose final answer can be verified, as `davinci rmt problems` writes them; a document is one."""
+    template: str = "problem_1"
+    """The prompt around the problem."""
+    budget: ClassVar[None] = None
+    reward: ClassVar[Reward] = Reward(length_weight=0.0)  # 1 for a right answer, 0 for another
+    ntp_lambda: ClassVar[float] = 0.0
+    ntp_context: ClassVar[Literal["document", "trunk"]] = "document"
+    component_norms_every: ClassVar[int] = 0  # there is but one loss
+    policy: Policy = Policy(kind="grpo")
+    """What is maximised."""
+
+
+Reinforcing = Rmt | Grpo

@@ -32,6 +32,13 @@ class Prompt:
             )
         return list(self.encode(self.preamble.format())) if self.preamble else []
 
+    def check_budget(self, has_one: bool) -> None:
+        """Raise InputError where the template names a budget that there is not."""
+        if not has_one and "{budget}" in self.instruction:
+            raise InputError(
+                f"template {self.name} names a budget, objective.budget is null: take a template with free in its name"
+            )
+
     def instruction_ids(self, budget: int) -> list[int]:
         """Ids after the prefix."""
         return list(self.encode(self.instruction.format(budget=budget)))

@@ -10,7 +10,12 @@ Match = Literal["token_exact", "byte_prefix", "first_token", "strip_casefold"]
 
 
 def length_reward(length: int, budget: int, largest: float = 1.0) -> float:
-    """Eq. 2: a triangle over `length` content tokens: 0 at none, `largest` at the budget, 0 from twice it on."""
+    """Eq. 2: a triangle over `length` content tokens: 0 at none, `largest` at the budget, 0 from twice it on.
+
+    Where there is no budget (0), length is worth nothing.
+    """
+    if not budget:
+        return 0.0
     if length <= budget:
         return largest * length / budget
     return largest * max(0, 2 * budget - length) / budget

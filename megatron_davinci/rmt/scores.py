@@ -6,13 +6,14 @@ from itertools import chain
 
 from megatron_davinci.objectives.grpo import group_advantages
 from megatron_davinci.rmt.answers import read_response
-from megatron_davinci.rmt.options import Rmt
-from megatron_davinci.rmt.rewards import length_reward, matches, reward
+from megatron_davinci.rmt.asks import Judge
+from megatron_davinci.rmt.difficulty import NONE
+from megatron_davinci.rmt.options import Reinforcing
+from megatron_davinci.rmt.rewards import length_reward, reward
 from megatron_davinci.rmt.token_texts import TokenTexts
 from megatron_davinci.rollout.records import Group, Response
 
 LEVEL_NAMES = ("easy", "medium", "hard")
-_CONTINUATION = 64  # tokens that byte_prefix may compare an answer with
 
 
 @dataclass(frozen=True)
@@ -35,19 +36,17 @@ class ScoredGroup:
     advantages: Sequence[float]
 
 
-def score_group(group: Group, ids: Sequence[int], options: Rmt, texts: TokenTexts) -> ScoredGroup:
-    """`ids`: those of the group's document."""
-    at = group.ask.position
-    continuation = texts.of(ids[at : at + _CONTINUATION])
-    scores = [_score(response, group.ask.budget, continuation, options, texts) for response in group.responses]
+def score_group(group: Group, judge: Judge, options: Reinforcing, texts: TokenTexts) -> ScoredGroup:
+    """`judge`: the asker's, for this question."""
+    scores = [_score(response, group.ask.budget, judge, options, texts) for response in group.responses]
     rewards = [score.reward for score in scores]
     return ScoredGroup(group, scores, group_advantages(rewards, options.advantage_delta, options.advantage_ddof))
 
 
-def _score(response: Response, budget: int, continuation: Sequence[bytes], options: Rmt, texts: TokenTexts) -> Score:
+def _score(response: Response, budget: int, judge: Judge, options: Reinforcing, texts: TokenTexts) -> Score:
     reading = read_response(texts.of(response.tokens))
     rules = options.reward
-    match = matches(rules.match, reading.answer, continuation, texts.first_token)
+    match = judge(response, reading.answer)
     of_length = length_reward(reading.thought_tokens, budget, rules.largest_length_reward)
     value = reward(match, of_length, rules.length_weight, rules.length_only_where_matched)
     return Score(match, of_length, value, reading.closed, reading.thought_tokens)
@@ -62,7 +61,6 @@ def describe(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     found = {
         "reward": _mean([score.reward for score in scores]),
         "reward_match": _mean([score.match for score in scores]),
-        "reward_length": _mean([score.of_length for score in scores]),
         "response_tokens": _mean([len(response.tokens) for response in responses]),
         "thought_tokens": _mean([score.thought_tokens for score in scores]),
         "truncated_share": _mean([not response.finished for response in responses]),
@@ -70,7 +68,9 @@ def describe(groups: Sequence[ScoredGroup]) -> dict[str, float]:
         "groups_without_variance": _mean([not any(group.advantages) for group in groups]),
         "groups_without_match_variance": _mean([len({score.match for score in g.scores}) < 2 for g in groups]),
     }
-    for level, name in enumerate(LEVEL_NAMES):
+    if any(group.group.ask.budget for group in groups):
+        found["reward_length"] = _mean([score.of_length for score in scores])
+    for level, name in enumerate(LEVEL_NAMES if any(g.group.ask.level != NONE for g in groups) else ()):
         of_level = [score.match for g in groups if g.group.ask.level == level for score in g.scores]
         found[f"positions_{name}"] = sum(g.group.ask.level == level for g in groups)
         if of_level:

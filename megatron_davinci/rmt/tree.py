@@ -7,6 +7,7 @@ p + 1, ... The G responses at one position share their instruction; all position
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -106,9 +107,17 @@ class PolicyTriples:
         return PolicyTriples(*(getattr(self, name).to(device) for name in names))
 
 
+class Stem(NamedTuple):
+    """Rows that all responses of a branch see; its `last` one predicts their first token, at `position`."""
+
+    prefix: tuple[tuple[int, int], ...]
+    last: int
+    position: int
+
+
 @dataclass(frozen=True)
 class TreeBatch:
-    """tokens, position_ids (T,). `ends`: the row after each tree."""
+    """tokens, position_ids (T,). `ends`: the row after each tree; `stems`: what the responses of each branch follow."""
 
     tokens: Tensor
     position_ids: Tensor
@@ -116,6 +125,7 @@ class TreeBatch:
     ends: Sequence[int]
     ntp: Triples
     policy: PolicyTriples
+    stems: Sequence["Stem"]
 
     def to(self, device: torch.device) -> "TreeBatch":
         """The same on another device; the calls stay on the host, where attention cuts the rows up."""
@@ -137,6 +147,7 @@ def lay_out(trees: Sequence[Tree], width: int) -> TreeBatch:
         ends=list(accumulate(tree.num_rows for tree in trees)),
         ntp=_join(layout.ntp),
         policy=layout.policy_triples(),
+        stems=layout.stems,
     )
 
 
@@ -149,6 +160,7 @@ class _Layout:
         self.positions: list[Tensor] = []
         self.calls: list[Call] = []
         self.ntp: list[Triples] = []
+        self.stems: list[Stem] = []
         self._responses: list[tuple[Tensor, Response]] = []  # the rows that predict it
 
     def add(self, tree: Tree) -> None:
@@ -169,6 +181,7 @@ class _Layout:
             start = self._append(branch.instruction, p)
             self.calls.append(Call(_range(start, self.at)[None], prefix))
             prefix, last = (*prefix, (start, self.at)), self.at - 1
+        self.stems.append(Stem(prefix, last, p + len(branch.instruction)))
         begins = []
         for response in branch.responses:
             begins.append(self._append(response.tokens, p + len(branch.instruction)))

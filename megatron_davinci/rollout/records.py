@@ -4,7 +4,8 @@ The header: {"format": 1, "step": N, "policy_step": M, "tokenizer": fingerprint,
 the rollouts, from 0, and M the number of steps that the policy had taken that wrote them (N, where it is on-policy).
 A "temperature" other than 1 is named: log-probabilities are those of the distribution that was sampled from.
 Then a line for each group: the fields of `Ask`, and `responses`, each {"tokens": ids, "log_probs": nats, "finished":
-bool} and, where there is a reference model, "reference_log_probs". Whatever else a line holds is for people.
+bool} and, where there is a reference model, "reference_log_probs"; where the question is a problem, "right": whether
+the answer is. Whatever else a line holds is for people.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,12 +39,16 @@ class Ask:
 
 @dataclass(frozen=True)
 class Response:
-    """Ids and the log-probability of each, in nats, as its writer saw them; not `finished`: cut off at the longest."""
+    """Ids and the log-probability of each, in nats, as its writer saw them; not `finished`: cut off at the longest.
+
+    `right`: the verdict on its answer, where that is not for the document to tell.
+    """
 
     tokens: Sequence[int]
     log_probs: Sequence[float]
     finished: bool
     reference_log_probs: Sequence[float] | None = None
+    right: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,13 @@ def prompt_hash(ids: Sequence[int]) -> str:
 def rollout_file(directory: Path, step: int) -> Path:
     """Where the rollouts for one step lie."""
     return directory / f"step_{step:07d}.jsonl.zst"
+
+
+def forget_rollouts(directory: Path, step: int) -> None:
+    """Remove those for the steps after one: they are of a course that the run has left."""
+    for path in directory.glob("step_*.jsonl.zst"):
+        if path.name > rollout_file(directory, step).name:
+            path.unlink()
 
 
 def write_rollouts(path: Path, header: Mapping[str, Any], groups: Iterable[Group]) -> None:
@@ -93,10 +105,14 @@ def _group(path: Path, number: int, line: dict[str, Any]) -> Group:
 def _response(entry: Any) -> Response:
     if not isinstance(entry, dict) or type(entry.get("finished")) is not bool:
         raise ValueError("a response without tokens, log_probs and finished")
-    response = Response(entry["tokens"], entry["log_probs"], entry["finished"], entry.get("reference_log_probs"))
+    if type(entry.get("right")) not in (type(None), bool):
+        raise ValueError("right is neither true nor false")
+    optional = {name: entry.get(name) for name in ("reference_log_probs", "right")}
+    response = Response(entry["tokens"], entry["log_probs"], entry["finished"], **optional)
     known = [response.log_probs, *([] if response.reference_log_probs is None else [response.reference_log_probs])]
-    if any(len(numbers) != len(response.tokens) for numbers in known):
-        raise ValueError(f"{len(response.tokens)} tokens with {len(known[0])} log-probabilities")
+    for numbers in known:
+        if len(numbers) != len(response.tokens):
+            raise ValueError(f"{len(response.tokens)} tokens with {len(numbers)} log-probabilities")
     if not all(type(token) is int and token >= 0 for token in response.tokens):
         raise ValueError("a token that is no id")
     if not all(isinstance(value, float | int) and value <= 0 for numbers in known for value in numbers):

@@ -16,7 +16,8 @@ class Replay:
 
     Lines of a file may stand in any order.
 
-    `longest`: tokens that a response may have; `with_reference`: the reference model's log-probabilities are needed.
+    `longest`: tokens that a response may have; `with_reference`: the reference model's log-probabilities are needed;
+    `with_verdicts`: so is whether each answer is right; `top_p`: what the engine samples with, where there is one.
     """
 
     directory: Path
@@ -26,7 +27,9 @@ class Replay:
     vocab_size: int
     on_policy: bool
     with_reference: bool
+    with_verdicts: bool = False
     temperature: float = 1.0
+    top_p: float | None = None
 
     def file(self, step: int) -> Path:
         """Where the rollouts for a step lie."""
@@ -54,6 +57,11 @@ class Replay:
             raise InputError(
                 f"{path} was sampled at temperature {header.get('temperature', 1.0)}, objective.temperature is "
                 f"{self.temperature}: make both the same"
+            )
+        if self.top_p is not None and header.get("top_p", 1.0) != self.top_p:
+            raise InputError(
+                f"{path} was sampled with top_p {header.get('top_p', 1.0)}, objective.rollouts.top_p is {self.top_p}: "
+                "give the same, or remove the file"
             )
         answered = {group.ask: group for group in groups}
         if len(answered) != len(groups) or answered.keys() != set(asks):
@@ -85,3 +93,5 @@ class Replay:
                 raise InputError(f"{where}: token {max(response.tokens)}, the model has {self.vocab_size}")
             if self.with_reference and response.reference_log_probs is None:
                 raise InputError(f"{where}: no reference_log_probs, which objective.kl_beta above 0 needs")
+            if self.with_verdicts and response.right is None:
+                raise InputError(f"{where}: a response without right, true or false, which objective grpo needs")

@@ -5,45 +5,45 @@ import os
 import socket
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from typing import Any
 
-TIMEOUT_SECONDS = 600
+TIMEOUT_SECONDS, GRACE_SECONDS = 600, 10
 
 
 def run_on_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
     """Call `function(*args)` on every rank of a new world, with torchrun's environment; returns each rank's result.
 
     The function must be importable, and opens its process group itself. Raises RuntimeError with the traceback of the
-    first rank that failed.
+    first rank that failed. What multiprocessing.set_forkserver_preload names is imported once for all ranks.
     """
-    port = _free_port()
-    with ProcessPoolExecutor(world_size, mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(_run_rank, rank, world_size, port, function, args) for rank in range(world_size)]
-        outcomes = [job.result(timeout=TIMEOUT_SECONDS) for job in jobs]
-    for rank, (failure, _) in enumerate(outcomes):
-        if failure is not None:
-            raise RuntimeError(f"rank {rank} of {world_size} failed:\n{failure}")
-    return [result for _, result in outcomes]
+    meeting = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    with ProcessPoolExecutor(world_size, mp_context=multiprocessing.get_context("forkserver")) as pool:
+        ranks = [{**os.environ, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
+        jobs = [pool.submit(_run_rank, rank, function, args) for rank in ranks]
+        finished, others = wait(jobs, TIMEOUT_SECONDS, FIRST_EXCEPTION)
+        failed = next((job for job in finished if job.exception() is not None), None)
+        if others:  # they wait for one that has failed, some without end
+            wait(others, GRACE_SECONDS)
+            for process in multiprocessing.active_children():
+                process.kill()
+    if failed is not None:
+        raise RuntimeError(f"rank {jobs.index(failed)} of {world_size} failed:\n{failed.exception()}")
+    if others:
+        raise RuntimeError(f"no rank of {world_size} had failed, or all ended, in {TIMEOUT_SECONDS} seconds")
+    return [job.result() for job in jobs]
 
 
-def _run_rank(
-    rank: int, world_size: int, port: int, function: Callable[..., Any], args: tuple[Any, ...]
-) -> tuple[str | None, Any]:
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(world_size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
+def _run_rank(environment: dict[str, str], function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    os.environ.clear()
+    os.environ.update(environment)
     import torch
 
     torch.set_num_threads(1)  # as torchrun does; ranks share the cores
     try:
-        return None, function(*args)
+        return function(*args)
     except BaseException:
-        return traceback.format_exc(), None
+        raise RuntimeError(traceback.format_exc()) from None  # a plain one, which reaches the other process
 
 
 def _free_port() -> int:

@@ -24,7 +24,7 @@ from megatron_davinci.models.build import check_layers_can_be_built
 from megatron_davinci.models.config import ModelConfig, load_model_config
 from megatron_davinci.models.gpt import Predictions, Uncertainty
 from megatron_davinci.recipe import Recipe, StageRecipe, parse_recipe
-from megatron_davinci.train.loop import build_model
+from megatron_davinci.train.building import build_model
 from megatron_davinci.train.next_token import rounds_of
 from megatron_davinci.train.optimizer import in_precision
 from megatron_davinci.train.parallel import agreed, data_rank, is_main_rank, model_parallel, world

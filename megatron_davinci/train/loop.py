@@ -1,33 +1,44 @@
 """A run from its recipe: build or resume, one step after the other, save."""
 
+import signal
 import sys
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
 
-import torch
 import torch.distributed as dist
-from megatron.core.transformer.transformer_config import TransformerConfig
 
 from data_prep import InputError
+from data_prep.errors import is_full_disk
+from megatron_davinci.checkpoint.files import altered_weights
 from megatron_davinci.checkpoint.manager import CheckpointManager
 from megatron_davinci.data.ledger import Ledger
-from megatron_davinci.models.build import build_chunks, check_layers_can_be_built, transformer_config
-from megatron_davinci.models.config import ModelConfig
-from megatron_davinci.models.gpt import ScoringGPTModel
-from megatron_davinci.models.initialize import draw_weights, load_huggingface_weights
+from megatron_davinci.models.build import check_layers_can_be_built, transformer_config
 from megatron_davinci.recipe import Recipe, StageRecipe
+from megatron_davinci.rollout.records import forget_rollouts
 from megatron_davinci.train.adam import forget_moments
+from megatron_davinci.train.building import build_trainer
+from megatron_davinci.train.held_out_loss import held_out_losses
 from megatron_davinci.train.metrics import Metrics
-from megatron_davinci.train.next_token import next_token_batch, next_token_work
-from megatron_davinci.train.optimizer import build_optimizer, data_parallel, gathered_weights, set_learning_rate
-from megatron_davinci.train.parallel import agreed, is_main_rank, model_parallel, world
+from megatron_davinci.train.next_token import next_token_batch
+from megatron_davinci.train.optimizer import build_optimizer, gathered_weights, set_learning_rate
+from megatron_davinci.train.parallel import TIMEOUT, agreed, is_main_rank, model_parallel, world
 from megatron_davinci.train.prepare import Run, prepare
 from megatron_davinci.train.reinforcement import PARTS, Reinforcement
+from megatron_davinci.train.rollout import Sampler
 from megatron_davinci.train.step import StepResult, Trainer
+from megatron_davinci.train.stopping import StopRequest
+from megatron_davinci.train.stragglers import slowest_rank
+from megatron_davinci.train.watchdog import Watchdog, store_of_its_own
 
 
-def train(recipe: Recipe) -> None:
-    """Run a recipe from its latest checkpoint, to its end or to a stage with another layout. Raises InputError."""
+def train(recipe: Recipe, trial_steps: int | None = None) -> None:
+    """Run a recipe from its latest checkpoint, to its end or to a stage with another layout. Raises InputError.
+
+    `trial_steps`: only so many, and nothing is saved.
+    """
     run = prepare(recipe)
     if run.step == run.batches.num_steps:
         print(f"{recipe.checkpoint.dir} is finished after step {run.step}", file=sys.stderr)
@@ -35,54 +46,76 @@ def train(recipe: Recipe) -> None:
     stage = run.batches.stages[run.stage].recipe
     for each in run.batches.stages:
         transformer_config(run.model, each.recipe.megatron)  # what Megatron refuses, it refuses before the first step
-    check_layers_can_be_built()
-    with world(), model_parallel(stage, recipe.seed) as device:
-        trainer = build_trainer(recipe, stage, run.model, device)
-        end = Loop(run, trainer, stage).run()
-        if end < run.batches.num_steps and is_main_rank():
-            print(_what_comes_next(run, end), file=sys.stderr, flush=True)
+    check_layers_can_be_built(fp8=any(each.recipe.megatron.get("fp8") for each in run.batches.stages))
+    patience = _patience(recipe)
+    with world(patience):
+        run = with_whole_weights(run)
+        stage = run.batches.stages[run.stage].recipe
+        with model_parallel(stage, recipe.seed, patience) as device:
+            trainer = build_trainer(recipe, stage, run.model, device)
+            loop = Loop(run, trainer, stage, trial_steps)
+            end = loop.run()
+            if end < run.batches.num_steps and is_main_rank() and trial_steps is None:
+                said = _stopped(loop.stopped_by, end) if loop.stopped_by else _what_comes_next(run, end)
+                print(said, file=sys.stderr, flush=True)
 
 
-def build_trainer(
-    recipe: Recipe,
-    stage: StageRecipe,
-    model: ModelConfig,
-    device: torch.device,
-) -> Trainer:
-    """This rank's model with its first weights, ready to step."""
-    config, chunks = build_model(recipe, stage, model, device)
-    return Trainer(data_parallel(config, stage.megatron, chunks), config, device)
+def _patience(recipe: Recipe) -> timedelta:
+    """Longer than the watchdog takes to name a rank: those that wait for it must not give up before."""
+    seconds = recipe.faults.watchdog_seconds
+    return TIMEOUT if seconds is None else max(TIMEOUT, timedelta(seconds=2 * seconds))
 
 
-def build_model(
-    recipe: Recipe, stage: StageRecipe, model: ModelConfig, device: torch.device
-) -> tuple[TransformerConfig, list[ScoringGPTModel]]:
-    """The chunks of the model that this rank holds, with its first weights."""
-    config = transformer_config(model, stage.megatron)
-    chunks = build_chunks(config, model)
-    if recipe.init_from is None:
-        draw_weights(chunks, model, recipe.seed)
-    else:
-        load_huggingface_weights(chunks, model, Path(recipe.init_from))
-    for chunk in chunks:
-        chunk.to(device)
-    return config, chunks
+def with_whole_weights(run: Run) -> Run:
+    """The run itself or, where its checkpoint's weights are altered, as it was at an earlier one.
+
+    All ranks share the work of looking. Raises InputError where no checkpoint is left.
+    """
+    while run.checkpoint is not None:
+        rank, size = dist.get_rank(), dist.get_world_size()
+        shares: list[list[str]] = [[] for _ in range(size)]
+        dist.all_gather_object(shares, altered_weights(run.checkpoint, rank, size))
+        altered = sorted(name for share in shares for name in share)
+        if not altered:
+            break
+        if is_main_rank():
+            print(f"{run.checkpoint / altered[0]} is altered: going back", file=sys.stderr, flush=True)
+        run = prepare(run.recipe, run.checkpoint.name)
+    return run
 
 
 class Loop:
     """The steps of the stages that share the current layout."""
 
-    def __init__(self, run: Run, trainer: Trainer, stage: StageRecipe) -> None:
-        self._run, self._trainer = run, trainer
+    def __init__(self, run: Run, trainer: Trainer, stage: StageRecipe, trial_steps: int | None) -> None:
+        self._run, self._trainer, self._is_trial = run, trainer, trial_steps is not None
         self._optimizer = build_optimizer(stage.megatron, trainer.chunks)
         self._checkpoints = CheckpointManager(run.recipe, run.model, trainer.chunks, self._optimizer)
         self._ledger = Ledger(run.ledger)
         self._end = agreed(run.end)  # rollouts may arrive while ranks look for them
+        if trial_steps is not None:
+            self._end = min(self._end, run.step + trial_steps)
         self._reinforcement = {
             index: Reinforcement(run.batches.stages[index], inputs, run.batches.first_step(index))
             for index, inputs in enumerate(run.reinforcement)
             if inputs is not None
         }
+        self._samplers = self._open_samplers()
+        self._skipped, self._saved = run.skipped, run.step
+        self.stopped_by = 0
+        """The signal that ended the run before its end, 0 for none."""
+
+    def _open_samplers(self) -> dict[int, Sampler]:
+        """Those of the stages that these processes run."""
+        run, found = self._run, {}
+        for index in self._reinforcement.keys() & set(range(run.stage, run.last_stage + 1)):
+            inputs = run.reinforcement[index]
+            assert inputs is not None
+            if not isinstance(inputs.asker.options.rollouts, str):
+                if is_main_rank():
+                    forget_rollouts(inputs.replay.directory, run.step or -1)  # nothing ties the first to these weights
+                found[index] = Sampler.of(run, index, self._trainer)
+        return found
 
     def run(self) -> int:
         """Go on from the latest checkpoint to the end of the last stage in this layout, or as far as rollouts go.
@@ -90,26 +123,55 @@ class Loop:
         Returns the number of steps done.
         """
         run = self._run
-        if run.step > 0:
-            self._checkpoints.load()
+        if run.checkpoint is not None:
+            self._checkpoints.load(run.checkpoint)
         metrics = Metrics(run, self._end, dist.get_world_size()) if is_main_rank() else None
         if metrics is not None:
             if run.step > 0:
                 print(f"resuming {self._checkpoints.directory} after step {run.step}", file=sys.stderr, flush=True)
             for stage in run.batches.stages:
                 stage.keep_plan()
-        for step in range(run.step, self._end):
+        stop, step = StopRequest(self._trainer.device), run.step
+        with stop.heard(), self._watched() as moved_on:
             try:
-                self._step(step, metrics)
+                while step < self._end and not self.stopped_by:
+                    moved_on(step)
+                    self._step(step, metrics)
+                    self._evaluate(step, metrics)
+                    step += 1
+                    with self._trainer.timers("checkpoint"):
+                        self._checkpoints.poll()
+                    self.stopped_by = stop.agreed()
+                    self._save_when_due(step)
             except InputError:  # rollouts that do not fit: what was done before stays
-                if step > run.step:
-                    self._save(step)
+                self._save(step)
+                self._checkpoints.finish()
                 raise
-            self._evaluate(step, metrics)
-            self._save_when_due(step + 1)
+            except FloatingPointError:  # on every rank
+                self._checkpoints.finish()
+                raise
+            except OSError as fault:  # metrics find a full disk as well as checkpoints do
+                if not is_full_disk(fault):
+                    raise
+                raise self._checkpoints.not_written(fault) from None
+            self._checkpoints.finish()
         if metrics is not None:
             metrics.close()
-        return self._end
+        return step
+
+    @contextmanager
+    def _watched(self) -> Iterator[Callable[[int], None]]:
+        """A watchdog beside the loop, if the recipe wants one; gives what tells it of the next step."""
+        seconds = self._run.recipe.faults.watchdog_seconds
+        if seconds is None:
+            yield lambda step: None
+            return
+        store = store_of_its_own(dist.distributed_c10d._get_default_store())
+        stacks = self._checkpoints.directory / "stacks"
+        watchdog = Watchdog(store, dist.get_rank(), dist.get_world_size(), seconds, stacks)
+        self._trainer.timers.listener = lambda phase: watchdog.at(phase=phase)
+        with watchdog.watching():
+            yield lambda step: watchdog.at(step=step)
 
     def _step(self, step: int, metrics: Metrics | None) -> None:
         run = self._run
@@ -126,18 +188,33 @@ class Loop:
             with self._trainer.timers("data"):
                 work = next_token_batch(stage, batch, self._trainer.device)
             result, facts = self._trainer.step(self._optimizer, work), {}
+        self._count_skipped(result)
         for epoch, tally in result.counts.tallies.items():
             self._ledger.add(stage.name, epoch, tally)
         for epoch in stage.epochs_finished_by(batch):
             self._ledger.check(stage.name, epoch, stage.tally_of_an_epoch())
+        phases = self._trainer.timers.take()
+        facts = {**facts, **slowest_rank(phases, self._trainer.device)}
         if metrics is not None:
-            phases = self._trainer.timers.take()
             seconds = time.monotonic() - started - phases.get("component_norms", 0.0)
+            if result.skipped:
+                facts = {**facts, "skipped": 1}
             metrics.report(step + 1, stage.name, lr, result, facts, seconds, phases)
+
+    def _count_skipped(self, result: StepResult) -> None:
+        """Raises FloatingPointError, on every rank, where too many steps in a row were skipped."""
+        self._skipped = self._skipped + 1 if result.skipped else 0
+        if self._skipped > self._run.recipe.faults.skipped_steps:
+            raise FloatingPointError(
+                f"the loss is {result.loss}, the gradient norm {result.grad_norm}, {self._skipped} step(s) in a row: "
+                "nothing of this one is saved; lower the learning rate, and start again from the last checkpoint, or "
+                "let faults.skipped_steps bear more"
+            )
 
     def _reinforce(self, index: int, batch: int) -> tuple[StepResult, dict[str, float]]:
         """A step from rollouts; every so often the gradient of each loss is measured by itself before."""
         trainer, every = self._trainer, self._reinforcement[index].component_norms_every
+        facts = self._sample(index, batch)
         with trainer.timers("data"):
             self._agree_on_rollouts(index, batch)
             step = self._reinforcement[index].step(batch, trainer.device)
@@ -147,7 +224,14 @@ class Loop:
                 for part in PARTS:
                     norms[f"grad_norm_{part}"] = trainer.gradient_norm(self._optimizer, step.only(part))
         result = trainer.step(self._optimizer, step.work)
-        return result, {**step.metrics(result.sums), **norms}
+        return result, {**step.metrics(result.sums), **facts, **norms}
+
+    def _sample(self, index: int, batch: int) -> dict[str, float]:
+        """Have the engine answer, where the recipe names one."""
+        if index not in self._samplers:
+            return {}
+        tokens = self._samplers[index].write(batch)
+        return {"rollout_tokens_per_second": tokens / self._trainer.timers.of("rollout")} if tokens else {}
 
     def _agree_on_rollouts(self, index: int, batch: int) -> None:
         """Raise InputError on every rank where they see different files: their losses would be of different rows."""
@@ -166,24 +250,32 @@ class Loop:
         at_end = batch + 1 == run.batches.stages[index].num_batches
         if evaluation is None or ((step + 1) % evaluation.every_steps and not at_end):
             return
-        losses = {}
         with self._trainer.timers("evaluation"):
-            for name, documents, sequences in run.batches.held_out.sources(run.recipe, index):
-                stage = run.batches.stages[index].recipe
-                work = next_token_work(documents, sequences, stage, stage.document_alignment, self._trainer.device)
-                if work.counts.labels:  # a loss mask may leave none
-                    losses[name] = self._trainer.evaluate(work)["loss"]
+            losses = held_out_losses(self._trainer, run.batches, index)
         if metrics is not None:
             metrics.report_evaluation(step + 1, losses)
 
     def _save_when_due(self, step: int) -> None:
         """A checkpoint every so many steps, and where these processes end."""
-        if step % self._run.recipe.checkpoint.every_steps == 0 or step == self._end:
+        if step % self._run.recipe.checkpoint.every_steps == 0 or step == self._end or self.stopped_by:
             self._save(step)
 
     def _save(self, step: int) -> None:
+        if self._is_trial or step == self._saved:
+            return
+        self._saved = step
         with self._trainer.timers("checkpoint"), gathered_weights(self._trainer.chunks):
-            self._checkpoints.save(step, {**self._run.identity, "step": step, "ledger": self._ledger.entries()})
+            self._checkpoints.save(step, {**self._run.identity, "step": step, **self._progress()})
+
+    def _progress(self) -> dict[str, Any]:
+        return {"ledger": self._ledger.entries(), "skipped": self._skipped}
+
+
+def _stopped(number: int, step: int) -> str:
+    return (
+        f"stopped by {signal.Signals(number).name}: step {step} is done and saved; the same command goes on from there "
+        "(in a job script: requeue it)"
+    )
 
 
 def _what_comes_next(run: Run, end: int) -> str:

@@ -1,17 +1,21 @@
 """What a run reports: a line per step on the console, RUN/metrics.jsonl, RUN/evaluation.jsonl, and TensorBoard."""
 
+import errno
+import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 from torch.utils.tensorboard import SummaryWriter
+from xxhash import xxh3_64
 
 from data_prep import InputError
 from data_prep.files import PART
 from megatron_davinci import device
-from megatron_davinci.planning.flops import dense_bf16_peak, training_flops
+from megatron_davinci.planning.flops import dense_peak, training_flops
 from megatron_davinci.train.prepare import Run
 from megatron_davinci.train.step import StepResult
 
@@ -27,6 +31,7 @@ class Metrics:
         self._steps = _JsonLines(directory / "metrics.jsonl", run.step)
         self._evaluations = _JsonLines(directory / "evaluation.jsonl", run.step)
         self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=run.step + 1)
+        self._wandb = _open_wandb(run, directory)
 
     def report(
         self,
@@ -46,8 +51,7 @@ class Metrics:
         values |= self._throughput(result, seconds)
         values |= {f"seconds_{phase}": spent for phase, spent in phases.items()}
         self._steps.write({"step": step, "stage": stage, **values})
-        for name, value in values.items():
-            self._board.add_scalar(f"train/{name}", value, step)
+        self._draw("train", values, step)
         width, total = len(str(self._run.batches.num_steps)), self._run.batches.num_steps
         remaining = (time.monotonic() - self._started) / (step - self._run.step) * (self._end - step)
         self._say(
@@ -58,8 +62,7 @@ class Metrics:
     def report_evaluation(self, step: int, losses: dict[str, float]) -> None:
         """Held-out loss by source after a step."""
         self._evaluations.write({"step": step, "losses": losses})
-        for name, loss in losses.items():
-            self._board.add_scalar(f"evaluation/{name}", loss, step)
+        self._draw("evaluation", losses, step)
         self._say(f"step {step}  held out  " + "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items()))
 
     def close(self) -> None:
@@ -67,6 +70,15 @@ class Metrics:
         self._steps.close()
         self._evaluations.close()
         self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def _draw(self, group: str, values: Mapping[str, float], step: int) -> None:
+        """A point of each curve, wherever curves are drawn."""
+        for name, value in values.items():
+            self._board.add_scalar(f"{group}/{name}", value, step)
+        if self._wandb is not None:
+            self._wandb.log({f"{group}/{name}": value for name, value in values.items()}, step=step)
 
     def _throughput(self, result: StepResult, seconds: float) -> dict[str, float]:
         """Tokens of documents, those that carry loss, and padding, apart; FLOPs of the model alone, per rank."""
@@ -81,15 +93,32 @@ class Metrics:
             "tokens_per_second": counts.tokens / seconds,
             "tflops_per_second_per_rank": per_rank / 1e12,
         }
-        peak = dense_bf16_peak(device.name())
+        peak, _ = dense_peak(device.name(), fp8=False)
         if peak is not None:
             values["mfu_of_dense_bf16_peak"] = per_rank / peak
-            values["peak_memory_bytes"] = device.peak_memory()
+        values["peak_memory_bytes"] = device.peak_memory()
         return values
 
     @staticmethod
     def _say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
+
+
+def _open_wandb(run: Run, directory: Path) -> Any:
+    """A run of Weights & Biases that goes on where the same directory's was; None where the recipe names none."""
+    options = run.recipe.wandb
+    if options is None:
+        return None
+    import wandb
+
+    return wandb.init(
+        project=options.project,
+        name=options.name or directory.name,
+        id=xxh3_64(str(directory.absolute()).encode()).hexdigest(),
+        resume="allow",
+        dir=str(directory),
+        config=run.recipe.model_dump(mode="json"),
+    )
 
 
 class _JsonLines:
@@ -103,7 +132,9 @@ class _JsonLines:
         self._file = path.open("ab", buffering=0)
 
     def write(self, line: dict[str, Any]) -> None:
-        self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        data = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+        if self._file.write(data) < len(data):  # the disk took a part of it
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         self._file.close()

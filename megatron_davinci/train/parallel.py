@@ -1,5 +1,6 @@
 """Processes and their groups: from torchrun's environment, or this process alone."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,17 +15,20 @@ from torch._C._distributed_c10d import HashStore
 from megatron_davinci import device
 from megatron_davinci.recipe import StageRecipe
 
-TIMEOUT = timedelta(minutes=10)
+TIMEOUT = timedelta(minutes=30)
 
 
 @contextmanager
-def world() -> Iterator[None]:
-    """The process group of all ranks: torchrun's, or this process alone."""
+def world(patience: timedelta = TIMEOUT) -> Iterator[None]:
+    """The process group of all ranks: torchrun's, or this process alone.
+
+    `patience`: how long a rank waits for the others in a collective before it gives up.
+    """
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")  # orders communication before the GEMM that hides it
     device.use_this_machine()
     device.local_device(_local_rank())  # before anything else asks CUDA for memory, which would be that of GPU 0
     if "RANK" in os.environ:
-        dist.init_process_group(device.backend(), timeout=TIMEOUT)
+        dist.init_process_group(device.backend(), timeout=patience)
     else:
         dist.init_process_group(device.backend(), store=HashStore(), rank=0, world_size=1)
     try:
@@ -34,10 +38,13 @@ def world() -> Iterator[None]:
 
 
 @contextmanager
-def model_parallel(stage: StageRecipe, seed: int) -> Iterator[torch.device]:
+def model_parallel(stage: StageRecipe, seed: int, patience: timedelta = TIMEOUT) -> Iterator[torch.device]:
     """Megatron's groups for a stage's layout, inside `world`; gives this rank's device."""
     tensor, pipeline, virtual, context = stage.parallel_sizes
-    parallel_state.initialize_model_parallel(tensor, pipeline, virtual, context_parallel_size=context)
+    minutes = math.ceil(patience / timedelta(minutes=1))
+    parallel_state.initialize_model_parallel(
+        tensor, pipeline, virtual, context_parallel_size=context, distributed_timeout_minutes=minutes
+    )
     try:
         model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
         yield device.local_device(_local_rank())

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from xxhash import xxh3_64
 from data_prep import InputError
 from data_prep.corpus import tokenizer_file, tokenizer_fingerprint
 from data_prep.files import read_json
-from megatron_davinci.checkpoint.files import PROGRESS_FILE, latest_checkpoint
+from megatron_davinci.checkpoint.files import PROGRESS_FILE
+from megatron_davinci.checkpoint.recovery import newest_whole
 from megatron_davinci.data.batches import GlobalBatches
 from megatron_davinci.models.config import ModelConfig, load_model_config
 from megatron_davinci.recipe import Recipe, StageRecipe
@@ -34,8 +36,11 @@ class Run:
     learning_rates: LearningRates
     reinforcement: list[ReinforcementInputs | None]
     identity: dict[str, Any]
+    checkpoint: Path | None
     step: int
     ledger: list[dict[str, Any]]
+    skipped: int
+    """Steps in a row, up to this one, that were skipped for a number that is not finite."""
 
     @property
     def stage(self) -> int:
@@ -56,23 +61,26 @@ class Run:
         """The number of steps after which these processes are done: for their layout, or for want of rollouts."""
         for index in range(self.stage, self.last_stage + 1):
             inputs, following = self.reinforcement[index], self.batches.first_step(index + 1)
-            if inputs is not None:
+            if inputs is not None and isinstance(inputs.asker.options.rollouts, str):
                 first = inputs.replay.first_missing(max(self.step, self.batches.first_step(index)), following)
                 if first < following:
                     return first
         return self.batches.first_step(self.last_stage + 1)
 
 
-def prepare(recipe: Recipe) -> Run:
-    """A run whose next step can be taken by the processes that there are. Raises InputError."""
-    run = inspect(recipe)
+def prepare(recipe: Recipe, damaged: str | None = None) -> Run:
+    """A run whose next step can be taken by the processes that there are. Raises InputError.
+
+    `damaged`: a checkpoint whose weights are known to be so; the run goes on from one before it.
+    """
+    run = inspect(recipe, damaged)
     if run.step < run.batches.num_steps:
         check_number_of_ranks(run.batches.stages[run.stage].recipe)
         check_rollouts(run)
     return run
 
 
-def inspect(recipe: Recipe) -> Run:
+def inspect(recipe: Recipe, damaged: str | None = None) -> Run:
     """Open and check all inputs of a run, and find out how far it is. Raises InputError."""
     batches = GlobalBatches(recipe)
     model = load_model_config(recipe.model)
@@ -85,7 +93,11 @@ def inspect(recipe: Recipe) -> Run:
         "model": model.architecture(),
         "optimizer": batches.stages[0].recipe.optimizer_kind,
     }
-    progress = read_progress(Path(recipe.checkpoint.dir), identity)
+    check_directory(Path(recipe.checkpoint.dir))
+    if recipe.wandb is not None and find_spec("wandb") is None:
+        raise InputError("the recipe reports to wandb, which is not installed: pip install wandb, or leave wandb out")
+    checkpoint = newest_whole(Path(recipe.checkpoint.dir), damaged)
+    progress = read_progress(checkpoint, identity)
     return Run(
         recipe=recipe,
         model=model,
@@ -93,19 +105,27 @@ def inspect(recipe: Recipe) -> Run:
         learning_rates=LearningRates(recipe, [stage.num_batches for stage in batches.stages]),
         reinforcement=reinforcement,
         identity=identity,
+        checkpoint=checkpoint,
         step=progress["step"],
         ledger=progress["ledger"],
+        skipped=progress.get("skipped", 0),
     )
 
 
-def read_progress(directory: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """Progress of a run's latest checkpoint, or of none. InputError when it belongs to another recipe."""
-    checkpoint = latest_checkpoint(directory)
+def check_directory(directory: Path) -> None:
+    """Raise InputError where a run's directory can be neither written to nor made."""
+    nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise InputError(f"checkpoint.dir is {directory}, and {nearest} cannot be written to: name another directory")
+
+
+def read_progress(checkpoint: Path | None, identity: dict[str, Any]) -> dict[str, Any]:
+    """Progress of a checkpoint, or of none. InputError when it belongs to another recipe."""
     if checkpoint is None:
         return {"step": 0, "ledger": []}
-    progress: dict[str, Any] = read_json(checkpoint / PROGRESS_FILE)
+    directory, progress = checkpoint.parent, read_json(checkpoint / PROGRESS_FILE)
     if not {"step", "ledger", *identity} <= progress.keys():
-        raise InputError(f"{checkpoint / PROGRESS_FILE} is damaged: name an earlier checkpoint in {directory}/latest")
+        raise InputError(f"{checkpoint / PROGRESS_FILE} is of another version: name another one in {directory}/latest")
     other = [name for name, key in _WHAT_IDENTITY_IS.items() if progress[key] != identity[key]]
     if other:
         raise InputError(

@@ -19,7 +19,7 @@ from megatron_davinci.objectives.grpo import is_clipped, kl_terms, policy_terms
 from megatron_davinci.objectives.rmt import rmt_loss
 from megatron_davinci.rmt.batch import Answered, grow_trees, pack_trees
 from megatron_davinci.rmt.inputs import ReinforcementInputs
-from megatron_davinci.rmt.options import Rmt
+from megatron_davinci.rmt.options import Reinforced, Reinforcing
 from megatron_davinci.rmt.scores import describe, score_group
 from megatron_davinci.rmt.tree import Tree, TreeBatch, chains, lay_out
 from megatron_davinci.train.counts import BatchCounts, count_batch
@@ -37,7 +37,7 @@ class ReinforcementStep:
 
     work: Work
     facts: dict[str, float]
-    options: Rmt
+    options: Reinforcing
 
     def only(self, part: str) -> Work:
         """The same work with one loss alone, "policy" or "ntp"."""
@@ -64,7 +64,7 @@ class Reinforcement:
     """Turns the rollouts of a stage's steps into work. `first_step`: the run's step with which the stage begins."""
 
     def __init__(self, stage: StageBatches, inputs: ReinforcementInputs, first_step: int) -> None:
-        assert isinstance(stage.recipe.objective, Rmt)
+        assert isinstance(stage.recipe.objective, Reinforced)
         self._options = stage.recipe.objective
         self._stage, self._first_step = stage, first_step
         self._asker, self._texts, self._replay = inputs.asker, inputs.texts, inputs.replay
@@ -98,9 +98,9 @@ class Reinforcement:
         groups = iter(self._replay.read(self._first_step + batch, [ask for about in asked for ask in about.asks]))
         answered = []
         for about in asked:
-            ids = about.ids.tolist()
-            scored = [score_group(next(groups), ids, self._options, self._texts) for _ in about.asks]
-            predicted = torch.zeros(len(ids), dtype=torch.bool)
+            judges = [self._asker.judge(about, ask) for ask in about.asks]
+            scored = [score_group(next(groups), judge, self._options, self._texts) for judge in judges]
+            predicted = torch.zeros(len(about.ids), dtype=torch.bool)
             predicted[1:] = torch.from_numpy(self._stage.documents.predicted(about.span))
             answered.append(Answered(about, predicted, scored))
         return answered
@@ -126,8 +126,9 @@ class Reinforcement:
         trees = list(chain.from_iterable(rows))
         policy_tokens = sum(len(r.tokens) for tree in trees for branch in tree.branches for r in branch.responses)
         alone = sum(part.num_rows for tree in trees for part in chains(tree))
+        budget = self._asker.budget(batch)
         return {
-            "budget": self._asker.budget(batch),
+            **({"budget": budget} if budget else {}),
             **describe([scored for document in answered for scored in document.groups]),
             "empty_levels": sum(document.about.empty_levels for document in answered),
             "unboxable_positions": sum(document.about.unboxable for document in answered),
@@ -137,7 +138,7 @@ class Reinforcement:
         }
 
 
-def forward_step(options: Rmt, batches: Iterator[TreeBatch], chunk: DistributedDataParallel) -> ForwardOutput:
+def forward_step(options: Reinforcing, batches: Iterator[TreeBatch], chunk: DistributedDataParallel) -> ForwardOutput:
     """Megatron's forward_step_func: one forward pass for both losses."""
     batch = next(batches)
     policy = batch.policy.triples
@@ -167,7 +168,7 @@ def segments_of(batch: TreeBatch, shared: bool) -> TreeSegments | PackedSegments
     return PackedSegments.of([*starts, *padding_starts(used, width), width], batch.tokens.device)
 
 
-def weighted_losses(options: Rmt, batch: TreeBatch, scores: tuple[Tensor, Tensor]) -> Any:
+def weighted_losses(options: Reinforcing, batch: TreeBatch, scores: tuple[Tensor, Tensor]) -> Any:
     """Both losses of a micro-batch, for Megatron, and the sums over response tokens that are reported."""
     log_probs, entropies = scores
     ntp, policy = log_probs.split([len(batch.ntp.rows), len(batch.policy.triples.rows)])

@@ -39,12 +39,13 @@ class Work:
 
 @dataclass(frozen=True)
 class StepResult:
-    """`loss` in nats; `grad_norm`: before clipping; `sums`: of what the work reports."""
+    """`loss` in nats; `grad_norm`: before clipping; `sums`: of what is reported; `skipped`: nothing was updated."""
 
     loss: float
     grad_norm: float
     counts: BatchCounts
     sums: Mapping[str, float]
+    skipped: bool
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,15 @@ class Trainer:
         self.config.finalize_model_grads_func = self._reduce_undivided
 
     def step(self, optimizer: MegatronOptimizer, work: Work) -> StepResult:
-        """Gradients, clipping, update. Raises FloatingPointError on every rank where a number is not finite."""
+        """Gradients, clipping, update: none where the loss or a gradient is not finite, which all ranks see alike."""
         sums = self.gradients(work)
         with self.timers("optimizer"):
-            _, grad_norm, _ = optimizer.step()
-        if not (math.isfinite(sums["loss"]) and math.isfinite(grad_norm)):
-            raise FloatingPointError(
-                f"the loss is {sums['loss']}, the gradient norm {grad_norm}: nothing of this step is saved; lower the "
-                "learning rate, and start again from the last checkpoint"
-            )
-        return StepResult(sums["loss"], float(grad_norm), work.counts, sums)
+            optimizer.prepare_grads()
+            grad_norm = float(optimizer.get_grad_norm())
+            skipped = not (math.isfinite(sums["loss"]) and math.isfinite(grad_norm))
+            if not skipped:
+                optimizer.step()
+        return StepResult(sums["loss"], grad_norm, work.counts, sums, skipped)
 
     def gradients(self, work: Work) -> dict[str, float]:
         """Fill every parameter's main_grad with the gradient of a global batch's loss; gives the reported sums.

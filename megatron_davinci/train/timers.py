@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from megatron_davinci import device
@@ -13,9 +13,13 @@ class Timers:
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = defaultdict(float)
+        self.listener: Callable[[str], None] | None = None
+        """Told of each phase that begins."""
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
+        if self.listener is not None:
+            self.listener(phase)
         device.synchronize()
         started = time.monotonic()
         try:
@@ -35,6 +39,10 @@ class Timers:
             device.synchronize()
             self._seconds = known
             known[phase] += time.monotonic() - started
+
+    def of(self, phase: str) -> float:
+        """Seconds of one phase since they were last taken."""
+        return self._seconds[phase]
 
     def take(self) -> dict[str, float]:
         """Seconds by phase since the last call."""

@@ -61,12 +61,17 @@ def test_an_unknown_recipe_key(recipe: Path, tmp_path: Path) -> None:
 
 def test_a_size_that_does_not_divide(recipe: Path, tmp_path: Path) -> None:
     sentence = refuse("train", recipe, "megatron.tensor_model_parallel_size=3", cwd=tmp_path)
-    assert "num_attention_heads is 4" in sentence and "the next valid value is 6" in sentence
+    assert "num_attention_heads is 4" in sentence and "does not divide: 1, 2, 4 do" in sentence
 
 
 def test_more_ranks_than_processes(recipe: Path, tmp_path: Path) -> None:
     sentence = refuse("train", recipe, "megatron.tensor_model_parallel_size=2", cwd=tmp_path)
     assert "torchrun --nproc-per-node 2" in sentence
+
+
+def test_fp8_on_a_machine_without(recipe: Path) -> None:
+    sentence = refuse_training(recipe, "megatron={bf16: true, fp8: hybrid, fp8_recipe: tensorwise}")
+    assert "sets megatron.fp8, and this machine has no GPU: train with megatron.fp8=null" in sentence
 
 
 def test_what_megatron_itself_refuses(recipe: Path, tmp_path: Path) -> None:
@@ -95,7 +100,7 @@ def test_a_loss_that_is_not_finite_is_one_sentence_and_saves_nothing(recipe: Pat
     command = [*DAVINCI, "train", str(recipe), *changes]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert "nothing of this step is saved" in result.stderr and "Traceback" not in result.stderr
+    assert "nothing of this one is saved" in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "run" / "latest").exists()
 
 
@@ -109,7 +114,7 @@ def test_damaged_progress_and_metrics(recipe: Path, tmp_path: Path) -> None:
     assert "metrics.jsonl has a damaged line" in refuse("train", recipe, *changes, cwd=tmp_path)
     metrics.write_text(whole)
     (tmp_path / "run" / "step_0000001" / "progress.json").write_text("{}")
-    assert "progress.json is damaged" in refuse_training(recipe, *changes)
+    assert "has no checkpoint that is whole" in refuse_training(recipe, *changes)
 
 
 def test_weights_that_are_damaged(recipe: Path, tmp_path: Path) -> None:
@@ -237,7 +242,7 @@ def test_paths_that_cannot_be(tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    assert "is no checkpoint" in refuse("convert", "megatron-to-hf", "run", "hf", cwd=tmp_path)
+    assert "is no torch_dist checkpoint" in refuse("convert", "megatron-to-hf", "run", "hf", cwd=tmp_path)
 
 
 def test_an_output_that_is_there_already(tmp_path: Path) -> None:

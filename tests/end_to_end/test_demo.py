@@ -5,19 +5,30 @@ from pathlib import Path
 import pytest
 
 from data_prep.corpus import load_tokenizer
-from megatron_davinci.demo import run
+from megatron_davinci.demo import reinforce, run
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "STEPS", 12)
+    monkeypatch.setattr(run, "RMT_STEPS", 2)
+    monkeypatch.setattr(reinforce, "LESSONS", 64)
     monkeypatch.setattr(run, "MOST_CHARACTERS", 150_000)
 
 
 def check(out: Path, facts: dict[str, float]) -> None:
     assert facts["last_loss"] < facts["first_loss"] - 0.3
     assert facts["logit_difference"] <= 1e-4
-    for name in ("hf/model.safetensors", "hf/tokenizer.json", "loss.png", "corpus/demo.bin", "samples", "index.html"):
+    assert facts["rmt_steps"] == 2 and 0 <= facts["last_match"] <= 1
+    for name in (
+        "hf/model.safetensors",
+        "hf/tokenizer.json",
+        "loss.png",
+        "corpus/demo.bin",
+        "samples",
+        "index.html",
+        "doors/run.png",
+    ):
         assert (out / name).exists(), name
 
 

@@ -20,7 +20,7 @@ from tokenizers.trainers import BpeTrainer
 from training import finish, reported, same_weights, start, write_recipe
 
 from data_prep.corpus import Corpus
-from megatron_davinci.checkpoint.convert import export_to_hf
+from megatron_davinci.checkpoint.to_huggingface import export_to_hf
 from megatron_davinci.testing import run_on_ranks
 from megatron_davinci.train.metrics import read_metrics
 
@@ -112,7 +112,7 @@ def test_the_handoff_is_that_of_two_runs(corpora: Path, tmp_path: Path) -> None:
     finish(start(write_recipe(values, tmp_path, "both", **kept), 1))
     first, second = values["data"]["stages"]
     finish(start(write_recipe({**values, "data": {**values["data"], "stages": [first]}}, tmp_path, "one", **kept), 1))
-    export_to_hf(tmp_path / "one", tmp_path / "between", tokenizer=None)
+    export_to_hf(tmp_path / "one", tmp_path / "between")
     alone = {**values, "init_from": str(tmp_path / "between"), "data": {**values["data"], "stages": [second]}}
     finish(start(write_recipe(alone, tmp_path, "two", **kept), 1))
     assert same_weights(tmp_path / "both", tmp_path / "two")

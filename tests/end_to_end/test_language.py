@@ -1,13 +1,18 @@
 """Law: a policy finds out what only the reward tells, by trees as without them."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import language
 import numpy as np
 import pytest
+import yaml
 from conftest import EFFORT
+from test_bad_input import DAVINCI, refuse
 
+from data_prep.files import read_json, read_jsonl
+from megatron_davinci.demo.reinforce import DOCUMENTS, doors_recipe
 from megatron_davinci.rollout.records import read_rollouts, rollout_file
 from megatron_davinci.testing import run_on_ranks
 
@@ -21,7 +26,7 @@ def curves(taught: Path) -> dict[str, list[float]]:
     found = {}
     for name, objective in wanted.items():
         steps = STEPS if name == "tree" or EFFORT > 1 else SAME_STEPS
-        [(metrics, _)] = run_on_ranks(language.learn, 1, language.recipe(taught, STEPS, name, **objective), steps)
+        [metrics] = run_on_ranks(language.learn, 1, doors_recipe(taught, steps, name, **objective))
         found[name] = [line["reward_match"] for line in metrics]
     return found
 
@@ -34,8 +39,8 @@ def test_the_right_thought_is_learnt(curves: dict[str, list[float]]) -> None:
 
 
 def test_tokens_are_scored_at_the_temperature_at_which_they_were_sampled(taught: Path) -> None:
-    values = language.recipe(taught, STEPS, "warm", temperature=0.6, policy={"kind": "grpo"})
-    [([line], _)] = run_on_ranks(language.learn, 1, values, 1)
+    values = doors_recipe(taught, 1, "warm", temperature=0.6, policy={"kind": "grpo"})
+    [[line]] = run_on_ranks(language.learn, 1, values)
     assert line["rollout_log_prob_gap"] < 1e-5 and line["clipped_share"] == 0
     assert line["policy_loss"] == pytest.approx(0, abs=0.05)  # every ratio is 1, and advantages add up to nothing
 
@@ -44,8 +49,31 @@ def test_without_trees_the_same_policy_says_the_same(taught: Path, curves: dict[
     """Until rounding has grown: Adam's steps on a policy this sharp take hold of the last bit after some ten."""
     assert curves["tree"][:SAME_STEPS] == curves["alone"][:SAME_STEPS]
     for step in range(SAME_STEPS):
-        (_, tree), (_, alone) = (read_rollouts(rollout_file(taught / name, step)) for name in ("tree", "alone"))
+        (_, tree), (_, alone) = (
+            read_rollouts(rollout_file(taught / name / "rollouts", step)) for name in ("tree", "alone")
+        )
         for one, other in zip(tree, alone, strict=True):
             assert [r.tokens for r in one.responses] == [r.tokens for r in other.responses]
             for first, second in zip(one.responses, other.responses, strict=True):
                 assert first.log_probs == pytest.approx(second.log_probs, abs=1e-3)
+
+
+def test_evaluation_shows_what_was_learnt(taught: Path, curves: dict[str, list[float]], tmp_path: Path) -> None:
+    """The same positions to both: with a thought, chance before and nearly always right after."""
+    assert len(curves["tree"]) == STEPS
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(doors_recipe(taught, 1, "-")))
+    models = ("--model", f"base={taught / 'hf'}", "--model", f"rmt={taught / 'tree'}")
+    given = ("--corpus", str(taught / "docs"), *models, "--out", str(tmp_path / "eval"), "--temperature", "1")
+    said = subprocess.run(
+        [*DAVINCI, "eval", "next-token", str(recipe), *given], capture_output=True, check=True, text=True
+    )
+    results = read_json(tmp_path / "eval" / "results.json")
+    asked = sum(results["positions"].values())
+    assert asked >= DOCUMENTS // 2 and (tmp_path / "eval" / "tables.md").read_text() in said.stdout
+    base, learnt = (results["models"][name]["reasoned"]["average"] for name in ("base", "rmt"))
+    assert base < 0.7 and learnt > 0.85
+    for name in ("base", "rmt"):
+        lines = list(read_jsonl(tmp_path / "eval" / f"{name}.jsonl.zst"))
+        assert len(lines) == asked and all("</think>" in line["response"] for line in lines if line["closed"])
+    assert "already exists" in refuse("eval", "next-token", recipe, *given, cwd=tmp_path)

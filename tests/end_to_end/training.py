@@ -4,8 +4,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
@@ -14,10 +16,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from megatron_davinci.checkpoint.convert import export_to_hf
+from megatron_davinci.checkpoint.to_huggingface import export_to_hf
 from megatron_davinci.train.metrics import read_metrics
 
-CLOCKS = ("second", "mfu", "memory")
+CLOCKS = ("second", "mfu", "memory", "slowest")
 
 
 def start(recipe: Path, ranks: int, *overrides: str) -> "subprocess.Popen[bytes]":
@@ -36,9 +38,14 @@ def finish(process: "subprocess.Popen[bytes]") -> str:
 
 
 def kill_after(process: "subprocess.Popen[bytes]", run: Path, step: int) -> None:
-    """SIGKILL for torchrun and its workers, once a step was reported: somewhere in the next one, or in its saving."""
+    """Once a step was reported: somewhere in the next one, or in its saving."""
+    kill_when(process, lambda: len(read_metrics(run / "metrics.jsonl")) >= step)
+
+
+def kill_when(process: "subprocess.Popen[bytes]", happened: Callable[[], bool]) -> None:
+    """SIGKILL for torchrun and its workers."""
     deadline = time.monotonic() + 200
-    while len(read_metrics(run / "metrics.jsonl")) < step:
+    while not happened():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)
     launcher = psutil.Process(process.pid)
@@ -72,9 +79,10 @@ def progress(run: Path) -> dict[str, Any]:
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     """The exported weights of a run's latest checkpoint."""
-    exported = run.with_name(f"{run.name}-hf")
-    export_to_hf(run, exported, tokenizer=None)
-    return load_file(exported / "model.safetensors")
+    with TemporaryDirectory() as folder:
+        exported = Path(folder) / "hf"
+        export_to_hf(run, exported)
+        return load_file(exported / "model.safetensors")
 
 
 def same_weights(one: Path, other: Path) -> bool:

@@ -7,11 +7,12 @@ import torch
 from layouts import as_arrays
 from megatron.core import dist_checkpointing
 
+from megatron_davinci.checkpoint.manager import CheckpointManager
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.recipe import parse_recipe
 from megatron_davinci.testing.gather import gather_parameters
-from megatron_davinci.train.loop import build_trainer
-from megatron_davinci.train.optimizer import unwrap
+from megatron_davinci.train.building import build_trainer
+from megatron_davinci.train.optimizer import build_optimizer, unwrap
 from megatron_davinci.train.parallel import model_parallel, world
 
 
@@ -21,15 +22,29 @@ def weights(recipes: list[dict[str, Any]], checkpoint: str | None) -> list[dict[
         return [_weights(values, checkpoint) for values in recipes]
 
 
+def save(recipes: list[dict[str, Any]]) -> list[None]:
+    """A checkpoint of each run as it begins, in its own layout; gives nothing."""
+    with world():
+        for values in recipes:
+            recipe = parse_recipe(values)
+            stage, model = recipe.stage(0), load_model_config(recipe.model)
+            with model_parallel(stage, recipe.seed) as device:
+                trainer = build_trainer(recipe, stage, model, device)
+                optimizer = build_optimizer(stage.megatron, trainer.chunks)
+                CheckpointManager(recipe, model, trainer.chunks, optimizer).save(1, {})
+    return [None for _ in recipes]
+
+
 def _weights(values: dict[str, Any], checkpoint: str | None) -> dict[str, np.ndarray]:
     recipe = parse_recipe(values)
     stage = recipe.stage(0)
     with model_parallel(stage, recipe.seed) as device:
         trainer = build_trainer(recipe, stage, load_model_config(recipe.model), device)
         if checkpoint is not None:
-            [model] = unwrap(trainer.chunks)
+            models = dict(enumerate(unwrap(trainer.chunks)))
             # Megatron's own function, its own unpickler, and no word on what may be missing
-            state = dist_checkpointing.load({"model": model.sharded_state_dict()}, checkpoint)
+            state = dist_checkpointing.load({i: model.sharded_state_dict() for i, model in models.items()}, checkpoint)
             with torch.no_grad():
-                model.load_state_dict(state["model"])
+                for number, model in models.items():
+                    model.load_state_dict(state[number])
         return as_arrays(gather_parameters(trainer, lambda p: p.data))

@@ -1,16 +1,19 @@
 """What each rank runs in the tests against transformers."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from megatron_davinci.checkpoint.find import latest_checkpoint
 from megatron_davinci.checkpoint.manager import CheckpointManager
 from megatron_davinci.data.batches import GlobalBatches
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.recipe import Recipe, parse_recipe
 from megatron_davinci.testing.gather import gather_gradients
 from megatron_davinci.testing.logits import pack_documents_for_logits, packed_logits
-from megatron_davinci.train.loop import build_trainer, train
+from megatron_davinci.train.building import build_trainer
+from megatron_davinci.train.loop import train
 from megatron_davinci.train.next_token import next_token_batch
 from megatron_davinci.train.optimizer import build_optimizer
 from megatron_davinci.train.parallel import model_parallel, world
@@ -36,7 +39,9 @@ def _logits(recipe: Recipe, documents: list[list[int]], trained: bool) -> list[t
         found = [packed_logits(trainer, pack_documents_for_logits(documents))]
         if trained:
             optimizer = build_optimizer(stage.megatron, trainer.chunks)
-            CheckpointManager(recipe, model, trainer.chunks, optimizer).load()
+            CheckpointManager(recipe, model, trainer.chunks, optimizer).load(
+                latest_checkpoint(Path(recipe.checkpoint.dir))
+            )
             found.append(packed_logits(trainer, pack_documents_for_logits(documents)))
         return [scores[:, : model.vocab_size] for scores in found if scores is not None]
 

@@ -15,7 +15,7 @@ from megatron_davinci.models.config import load_model_config
 from megatron_davinci.recipe import parse_recipe
 from megatron_davinci.testing.gather import gather_gradients, gather_parameters
 from megatron_davinci.testing.logits import copies_of_one_batch, packed_logits
-from megatron_davinci.train.loop import build_trainer
+from megatron_davinci.train.building import build_trainer
 from megatron_davinci.train.next_token import forward_step, next_token_batch
 from megatron_davinci.train.optimizer import build_optimizer, gathered_weights, set_learning_rate
 from megatron_davinci.train.parallel import context_rank, model_parallel, world
@@ -31,15 +31,15 @@ Arrays = dict[str, np.ndarray]
 
 def measure(recipes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Per recipe: loss, gradients and gradient norm of the first batch; weights after three SGD steps."""
-    return _in_their_layouts(recipes, _measure_one)
+    return in_their_layouts(recipes, _measure_one)
 
 
 def measure_isolation(recipes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Per recipe, on each rank: did a changed document change itself, and did it change anything else?"""
-    return _in_their_layouts(recipes, _measure_isolation_of_one)
+    return in_their_layouts(recipes, _measure_isolation_of_one)
 
 
-def _in_their_layouts(recipes: list[dict[str, Any]], measure_one: Callable[..., Any]) -> list[Any]:
+def in_their_layouts(recipes: list[dict[str, Any]], measure_one: Callable[..., Any]) -> list[Any]:
     """Measure one recipe after the other; those that follow each other in one layout share its process groups."""
     found = []
     with world():

@@ -10,7 +10,7 @@ from conftest import write_corpus, write_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from data_prep.corpus import Corpus
-from megatron_davinci.checkpoint.convert import export_to_hf
+from megatron_davinci.checkpoint.to_huggingface import export_to_hf
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.models.families import mappings_of
 from megatron_davinci.testing import run_on_ranks
@@ -171,7 +171,7 @@ def test_the_exported_model_has_the_trained_models_logits(
     values = {**recipe_values, "model": model, "megatron": megatron, "batch": {"global_size": 6}}
     run_on_ranks(huggingface.run, ranks, values)
     exported = tmp_path / "hf"
-    export_to_hf(tmp_path / "run", exported, tokenizer=None)
+    export_to_hf(tmp_path / "run", exported)
 
     alone = {**values, "megatron": {}}  # the checkpoint is loaded into another layout than it was saved from
     [[[before, trained]]] = run_on_ranks(huggingface.logits, 1, [alone], DOCUMENTS, True)

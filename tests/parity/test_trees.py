@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import table
 import trees
+from conftest import EFFORT
 from layouts import relative_difference
 from planted import FAULTS
 
@@ -27,7 +28,11 @@ PATHS = ("tree", "split", "chains", "alone")
 WHERE_FAULTS_SHOW = {"TP2+SP": list(FAULTS)[:-1], "PP2, full recomputation": list(FAULTS)[-1:]}
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+# Tied embeddings are for `make acceptance` too: gradients of every layout are compared with them in test_layouts.
+TIED = [False, True] if EFFORT > 1 else [False]
+
+
+@pytest.fixture(scope="module", params=TIED, ids=["untied", "tied"][: len(TIED)])
 def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Numbers of rank 0 by layout and path."""
     values = table.recipe(tmp_path_factory.mktemp("trees"), tie_word_embeddings=request.param)

@@ -19,8 +19,8 @@ from megatron_davinci.rmt.batch import pack_trees
 from megatron_davinci.rmt.options import Rmt
 from megatron_davinci.rmt.tree import Branch, Response, Tree, lay_out
 from megatron_davinci.testing.gather import gather_gradients, gather_parameters
+from megatron_davinci.train.building import build_trainer
 from megatron_davinci.train.counts import BatchCounts
-from megatron_davinci.train.loop import build_trainer
 from megatron_davinci.train.next_token import weighted_loss
 from megatron_davinci.train.optimizer import build_optimizer, set_learning_rate
 from megatron_davinci.train.parallel import data_rank, model_parallel, world

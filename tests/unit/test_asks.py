@@ -11,7 +11,7 @@ from data_prep.corpus import AnnotationWriter, Corpus, CorpusWriter, load_tokeni
 from megatron_davinci.data.batches import GlobalBatches
 from megatron_davinci.demo import doors
 from megatron_davinci.recipe import parse_recipe
-from megatron_davinci.rmt.asks import Asker
+from megatron_davinci.rmt.asks import NextTokenAsker
 from megatron_davinci.rmt.options import Rmt
 from megatron_davinci.rmt.token_texts import TokenTexts
 from megatron_davinci.rollout.records import prompt_hash
@@ -35,7 +35,7 @@ def annotate(corpus: Corpus, entropies: Any, kind: str = "top16") -> None:
     writer.commit()
 
 
-def asker(folder: Path, epochs: int = 2, batch: int = 4, **objective: Any) -> Asker:
+def asker(folder: Path, epochs: int = 2, batch: int = 4, **objective: Any) -> NextTokenAsker:
     recipe = parse_recipe(
         {
             "model": str(folder / "model"),
@@ -51,7 +51,7 @@ def asker(folder: Path, epochs: int = 2, batch: int = 4, **objective: Any) -> As
     )
     stage = GlobalBatches(recipe).stages[0]
     assert isinstance(stage.recipe.objective, Rmt)
-    return Asker(stage, stage.recipe.objective, TokenTexts(folder / "model"))
+    return NextTokenAsker(stage, stage.recipe.objective, TokenTexts(folder / "model"))
 
 
 def test_every_document_is_asked_about_once_an_epoch(folder: Path) -> None:
@@ -146,3 +146,12 @@ def test_a_corpus_without_annotation_says_how_to_make_it(tmp_path: Path) -> None
     doors.write_documents(tmp_path / "model", tmp_path / "docs", 3)
     with pytest.raises(InputError, match=r"make it with davinci rmt annotate .*docs --model"):
         asker(tmp_path)
+
+
+def test_without_budget_and_curriculum_nobody_says_how_long(folder: Path) -> None:
+    free = asker(folder, template="suffix_free_1", budget=None, curriculum=None)
+    asks = [ask for step in range(2) for about in free.asks(step) for ask in about.asks]
+    assert asks and {ask.budget for ask in asks} == {0} and free.budget(1) == 0
+    assert free.instruction(0) == free.instruction(5)
+    with pytest.raises(InputError, match=r"template suffix_1 names a budget, objective.budget is null"):
+        asker(folder, budget=None)

@@ -67,6 +67,13 @@ def test_the_others_keep_their_proportions(mix: Any, empty: int, expected: tuple
     assert sum(draw.empty_levels for draw in draws) / 4000 == pytest.approx(mix[empty], abs=0.03)
 
 
+def test_without_a_mix_any_candidate_is_as_likely() -> None:
+    levels = np.repeat(np.array([0, 1, 2, NONE], np.int8), [10, 30, 20, 40])
+    draws = [draw_positions(levels, None, 1, [number]) for number in range(6000)]
+    found = Counter(draw.positions[0] for draw in draws)
+    assert sorted(found) == list(range(60)) and max(found.values()) < 150 and not any(d.empty_levels for d in draws)
+
+
 def test_an_empty_level_leaves_its_share_to_the_others_and_is_counted() -> None:
     levels = np.repeat(np.array([0, 2], np.int8), 500)
     draws = [draw_positions(levels, (0.3, 0.4, 0.3), 1, [number]) for number in range(2000)]

@@ -35,7 +35,7 @@ def test_a_prompt_with_a_real_tokenizer_reads_as_it_should(qwen_json: Path) -> N
 
 
 def test_templates_that_are_none_are_refused() -> None:
-    with pytest.raises(InputError, match="template 'x' is unknown; known: suffix_1, wrap_1"):
+    with pytest.raises(InputError, match=r"template 'x' is unknown; known: .*suffix_1, "):
         load_prompt("x", encode)
     with pytest.raises(InputError, match="names the budget before the text"):
         Prompt("mine", "in {budget} tokens: ", "<think>\n", encode).preamble_ids()

@@ -4,12 +4,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from conftest import write_model
 
 from data_prep import InputError
 from megatron_davinci.models.config import load_model_config
+from megatron_davinci.planning.alignment import alignment
 from megatron_davinci.recipe import dump_recipe, load_recipe, parse_recipe
 from megatron_davinci.train.schedule import LearningRates, learning_rate
 
@@ -31,14 +33,17 @@ def recipe_file(recipe_values: dict[str, Any], tmp_path: Path) -> Path:
         ("megatron.tensor_model_parallel_size=two", "is 'two'; Megatron-Core wants a value of type int"),
         (
             "megatron.tensor_model_parallel_size=3",
-            "num_attention_heads is 4, which tensor_model_parallel_size = 3 does not divide: the next valid value is 6",
+            "num_attention_heads is 4, which tensor_model_parallel_size = 3 does not divide: 1, 2, 4 do",
         ),
-        ("megatron.pipeline_model_parallel_size=3", "num_layers is 4, .* the next valid value is 6"),
-        ("megatron.context_parallel_size=3", "seq_length is 64, which 2 x context_parallel_size = 6 .* is 66"),
+        ("megatron.pipeline_model_parallel_size=3", "num_layers is 4, .* 1, 2, 4 do"),
+        (
+            "megatron.context_parallel_size=3",
+            r"seq_length is 64, which the alignment of rows \(2 x context_parallel_size\) = 6 .* is 66",
+        ),
         ("megatron.virtual_pipeline_model_parallel_size=2", "interleaving needs at least 2 of each"),
         ("megatron.virtual_pipeline_model_parallel_size=two", "wants a value of type Optional.int."),
         ("megatron.fp16=true", "megatron.fp16 is not used in training yet"),
-        ("data.stages.0.megatron.context_parallel_size=5", "2 x context_parallel_size = 10"),
+        ("data.stages.0.megatron.context_parallel_size=5", r"2 x context_parallel_size\) = 10"),
         ("data.stages.0.megatron.hidden=5", "megatron.hidden is no field"),
         ("data.stages.0.seq_length=0", "data.stages.0.seq_length is 0"),
         ("evaluation.every_steps=5", "the recipe lacks 'evaluation.held_out'"),
@@ -61,12 +66,87 @@ def recipe_file(recipe_values: dict[str, Any], tmp_path: Path) -> Path:
         ("model=qwen", "model 'qwen' is neither a directory with a config.json nor a preset .*qwen2.5-72b"),
         ("data.stages.0.plan=p", "stage only has a plan, but batches of samples"),
         ("schedule.lr", "override 'schedule.lr' is not key=value"),
+        ("objective={kind: rmt, rollouts: {engin: x}}", "key 'objective.rollouts.engin'; did you mean engine?"),
+        ("objective={kind: rmt, rollouts: {top_p: 2}}", "objective.rollouts.top_p is 2"),
+        ("objective={kind: rmt, kl_beta: 0.1}", "no weights are named to stay near: set objective.reference"),
+        ("objective={kind: rmt, reference: x}", "objective.reference has nothing to do where kl_beta is 0"),
+        ("objective={kind: grpo, budget: {}}", "unknown recipe key 'objective.budget'"),
     ],
 )
 def test_a_mistake_is_named_in_one_sentence(recipe_file: Path, override: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         load_recipe(recipe_file, [override])
     assert "\n" not in str(error.value)
+
+
+FP8 = {"bf16": True, "fp8": "hybrid", "fp8_recipe": "tensorwise"}
+
+
+@pytest.mark.parametrize(
+    "model, megatron, message",
+    [
+        (
+            "qwen2.5-72b",
+            {**FP8, "fp8_recipe": "blockwise", "tensor_model_parallel_size": 8},
+            "multiples of 128, and ffn_hidden_size 29568 over tensor_model_parallel_size 8 is 3696: .* to tensorwise",
+        ),
+        ("qwen2.5-72b", {**FP8, "fp8_recipe": "blockwise"}, None),  # 29568 = 128 * 231
+        ("qwen2.5-32b", {**FP8, "fp8_recipe": "blockwise", "tensor_model_parallel_size": 8}, None),
+        ("qwen2.5-72b", {**FP8, "tensor_model_parallel_size": 8, "sequence_parallel": True}, None),
+        ("qwen2.5-72b", {**FP8, "bf16": False}, "megatron.fp8 is hybrid without bf16"),
+        ("qwen2.5-72b", {"fp8_recipe": "tensorwise"}, "megatron.fp8_recipe means nothing without megatron.fp8"),
+        ("qwen2.5-72b", {**FP8, "fp8_recipe": "mxfp8"}, "it must be tensorwise or blockwise or delayed"),
+        (
+            "qwen2.5-72b",
+            {**FP8, "fp8_recipe": "delayed", "first_last_layers_bf16": True},
+            "with first_last_layers_bf16 set it to tensorwise",
+        ),
+        ("qwen2.5-72b", {**FP8, "fp8_dot_product_attention": True}, "attention stays in bf16"),
+        ("qwen2.5-72b", {**FP8, "fp8_param": True}, "weights stay in bf16"),
+        (
+            "qwen2.5-72b",
+            {**FP8, "context_parallel_size": 4096},
+            r"rows \(2 x context_parallel_size, 16 of fp8_recipe tensorwise\) = 65536 does not divide",
+        ),
+    ],
+)
+def test_fp8_takes_what_its_kernels_take(
+    recipe_values: dict[str, Any], model: str, megatron: dict[str, Any], message: str | None
+) -> None:
+    values = {**recipe_values, "model": model, "megatron": megatron}
+    values["data"] = {**values["data"], "seq_length": 32768}
+    values.pop("init_from", None)
+    if message is None:
+        parse_recipe(values)
+        return
+    with pytest.raises(InputError, match=message):
+        parse_recipe(values)
+
+
+def test_trees_are_not_multiplied_in_fp8(recipe_values: dict[str, Any]) -> None:
+    values = {**recipe_values, "model": "qwen2.5-7b", "megatron": FP8, "objective": {"kind": "rmt"}}
+    values.pop("init_from", None)
+    with pytest.raises(InputError, match="objective rmt with fp8"):
+        parse_recipe(values)
+
+
+@pytest.mark.parametrize(
+    "layout, document, row",
+    [
+        ((1, 1, False, None), 1, 1),
+        ((8, 1, True, None), 1, 8),
+        ((8, 1, False, "blockwise"), 1, 128),
+        ((8, 4, True, None), 8, 32),
+        ((2, 4, False, "tensorwise"), 8, 64),
+        ((8, 4, True, "tensorwise"), 8, 512),
+        ((3, 4, True, None), 8, 24),
+    ],
+)
+def test_rows_can_be_dealt_out_and_no_smaller_ones(layout: Any, document: int, row: int) -> None:
+    found = alignment(*layout)
+    assert (found.document, found.row) == (document, row)
+    lengths = np.array([1, document, 7 * document + 1])
+    assert found.waste(lengths) == pytest.approx(1 - lengths.sum() / (10 * document))
 
 
 def test_a_sequence_that_tensor_parallelism_does_not_divide_is_refused(recipe_file: Path) -> None:

@@ -34,6 +34,7 @@ def test_the_budget_never_rises(steps: int, first: int, gamma: float, least: int
 def test_eq_2_in_numbers() -> None:
     assert [length_reward(n, 100) for n in (0, 50, 100, 150, 200, 500)] == [0.0, 0.5, 1.0, 0.5, 0.0, 0.0]
     assert length_reward(30, 60, largest=2.0) == 1.0
+    assert length_reward(30, 0) == length_reward(0, 0) == 0.0  # no budget
 
 
 @given(st.integers(0, 3000), st.integers(1, 1000))

@@ -7,6 +7,7 @@ import pytest
 import sentencepiece
 
 from data_prep import InputError
+from data_prep.corpus import load_tokenizer
 from megatron_davinci.demo import doors
 from megatron_davinci.rmt.token_texts import TokenTexts
 
@@ -69,3 +70,15 @@ def test_a_template_that_a_tokenizer_changes_is_refused(tmp_path: Path, model: P
     texts = TokenTexts(tmp_path)
     with pytest.raises(InputError, match="cannot express the template: of '½ the budget' it makes '1⁄2 the budget'"):
         texts.encode("½ the budget")
+
+
+def test_bytes_without_a_token_hinder_nobody(tmp_path: Path, model: Path) -> None:
+    """SmolLM2 has none for some control characters; all that its tokens do stand for can be asked for."""
+    definition = json.loads((model / "tokenizer.json").read_text())
+    lost = chr(0x104)  # how byte-level BPE writes byte 4
+    definition["model"]["vocab"].pop(lost)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    tokenizer, _ = load_tokenizer(tmp_path / "tokenizer.json")
+    assert tokenizer.lost_bytes == {4} and tokenizer.decode(tokenizer.encode(["red\x04 opens"])[0]) == "red opens"
+    texts = TokenTexts(tmp_path)
+    assert b"".join(texts.of(texts.encode(" red opens"))) == b" red opens"

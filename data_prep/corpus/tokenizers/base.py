@@ -12,13 +12,14 @@ class Tokenizer(Protocol):
 
     `vocab_size` is one more than the largest id; `eod` the id that ends a document. `control_tokens` (turn markers) and
     `markup_tokens` (such as <think>) are text to id: a conversation's template writes the first, its messages may hold
-    the second.
+    the second. `lost_bytes`: those that no token stands for; texts with them are not spelled whole.
     """
 
     vocab_size: int
     eod: int | None
     control_tokens: dict[str, int]
     markup_tokens: dict[str, int]
+    lost_bytes: frozenset[int]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text; nothing is added at either end."""
@@ -33,7 +34,8 @@ class Tokenizer(Protocol):
         """What `encode` makes of a text before it splits it."""
 
     def spell(self, ids: Sequence[int]) -> list[bytes] | None:
-        """The bytes of each id; None unless the ids of every text spell the UTF-8 of its normal form, end to end."""
+        """The bytes of each id; None unless the ids of every text without `lost_bytes` spell the UTF-8 of its normal
+        form, end to end."""
 
     def gigatoken(self) -> Any:
         """A new gigatoken.Tokenizer for the same ids. Raises where gigatoken does not know this kind."""

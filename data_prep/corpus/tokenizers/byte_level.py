@@ -8,8 +8,16 @@ _HIDDEN = [byte for byte in range(0x100) if byte not in _VISIBLE]
 BYTE_OF = {chr(byte): byte for byte in _VISIBLE} | {chr(0x100 + rank): byte for rank, byte in enumerate(_HIDDEN)}
 
 
+def lost_bytes(definition: dict[str, Any]) -> frozenset[int]:
+    """Bytes that have no token of their own, where tokens are bytes: some models never saw certain characters."""
+    if not spells_bytes(definition):
+        return frozenset()
+    vocab = definition["model"]["vocab"]
+    return frozenset(byte for character, byte in BYTE_OF.items() if character not in vocab)
+
+
 def spells_bytes(definition: dict[str, Any]) -> bool:
-    """Whether the tokens of every text, end to end, are its bytes after Unicode normalization, none added or lost."""
+    """Whether the tokens of every text, end to end, are its bytes after Unicode normalization, but for lost_bytes."""
     model = definition["model"]
     whole = model.get("type") == "BPE" and not any(
         model.get(name) for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
@@ -17,7 +25,6 @@ def spells_bytes(definition: dict[str, Any]) -> bool:
     steps = _steps(definition.get("pre_tokenizer"), "pretokenizers")
     return (
         whole
-        and BYTE_OF.keys() <= model["vocab"].keys()
         and all(
             step["type"] in ("NFC", "NFD", "NFKC", "NFKD")
             for step in _steps(definition.get("normalizer"), "normalizers")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import orjson
 import tokenizers
 
-from data_prep.corpus.tokenizers.byte_level import BYTE_OF, spells_bytes
+from data_prep.corpus.tokenizers.byte_level import BYTE_OF, lost_bytes, spells_bytes
 from data_prep.corpus.tokenizers.encoder import has_unassigned
 from data_prep.corpus.tokenizers.load import special_tokens_beside
 from data_prep.errors import InputError
@@ -46,6 +46,7 @@ class HuggingFaceTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.vocab_size = max(ids.values()) + 1
+        self.lost_bytes = lost_bytes(self._definition)
         # Instruct variants declare the end of a turn as eos_token; documents still end with <|endoftext|>.
         self.eod = self._tokenizer.token_to_id(_END_OF_DOCUMENT)
         if self.eod is None and (declared := special_tokens_beside(path).get("eos_token")):

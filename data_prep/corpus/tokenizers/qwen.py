@@ -30,6 +30,7 @@ class QwenTiktokenTokenizer:
         ranks = _read_ranks(path)
         self.control_tokens = {token: len(ranks) + i for i, token in enumerate(_CONTROL_TOKENS)}
         self.markup_tokens: dict[str, int] = {}
+        self.lost_bytes: frozenset[int] = frozenset()
         self._encoding = tiktoken.Encoding(
             path.name, pat_str=QWEN_PATTERN, mergeable_ranks=ranks, special_tokens=self.control_tokens
         )

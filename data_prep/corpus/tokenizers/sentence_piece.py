@@ -25,6 +25,7 @@ class SentencePieceTokenizer:
         controls = [number for number in range(self.vocab_size) if self._model.is_control(number)]
         self.control_tokens = {self._model.id_to_piece(number): number for number in controls}
         self.markup_tokens: dict[str, int] = {}
+        self.lost_bytes: frozenset[int] = frozenset()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         ids: list[list[int]] = self._model.encode(list(texts))

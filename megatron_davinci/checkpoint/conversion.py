@@ -1,0 +1,136 @@
+"""What both directions of a conversion share: a directory that is written file by file, and can be taken up again."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from xxhash import xxh3_64
+
+from data_prep import InputError
+from data_prep.files import PART, refuse_occupied, take_lock, write_json
+from data_prep.progress import bytes_counter
+from megatron_davinci.checkpoint.files import describe
+from megatron_davinci.checkpoint.files_written import HashedFile, Journal, write_all
+from megatron_davinci.checkpoint.targets import Target
+from megatron_davinci.models.config import ModelConfig
+
+DType = Literal["bf16", "fp16", "fp32"]
+DTYPES: dict[DType, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+Write = Callable[[HashedFile, Sequence[Target], torch.dtype], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class How:
+    """How weights are written. `dtype` None: as most of them are stored."""
+
+    dtype: DType | None = None
+    shard_bytes: int = 5 * 10**9  # transformers' own default
+    workers: int = 2
+    """Files written at once; each holds three slices (`targets.SLICE_BYTES`) at most."""
+
+
+class Conversion:
+    """Writes OUT.part, alone, which becomes OUT when it is complete. Killed, it goes on behind the last whole file.
+
+    `groups`: the targets of each file, neighbours together up to the size; a larger tensor alone.
+    """
+
+    def __init__(self, source: Path, out: Path, targets: Sequence[Target], model: ModelConfig, how: How) -> None:
+        self.targets, self._out, self._workers = targets, out.resolve(), how.workers
+        self.dtype = DTYPES[how.dtype] if how.dtype else _most(targets)
+        self.groups = _grouped(targets, self.dtype, how.shard_bytes)
+        self.part = self._out.with_name(self._out.name + PART)
+        self._check_place(source)
+        self.part.parent.mkdir(parents=True, exist_ok=True)
+        identity = {**_identity(source, targets, self.dtype, how.shard_bytes), "model": str(model.architecture())}
+        self._lock_file = self.part.with_name(f"{self.part.name}.lock")
+        self._lock = take_lock(self._lock_file)
+        try:
+            self.journal = Journal(self.part, identity)
+        except InputError:
+            self.__exit__()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let others write there."""
+        self._lock_file.unlink()
+        os.close(self._lock)
+
+    def _check_place(self, source: Path) -> None:
+        """Raise InputError where what is written would lie over what is read, or could not get its name."""
+        if source.resolve().is_relative_to(self.part):
+            raise InputError(
+                f"{source} lies in {self.part}, where the conversion would be written: choose another name"
+            )
+        if os.path.ismount(self._out):
+            raise InputError(f"{self._out} is a mount point, which nothing can be renamed to: name a directory in it")
+
+    @property
+    def total_bytes(self) -> int:
+        """Of all elements."""
+        return sum(target.num_bytes(self.dtype) for target in self.targets)
+
+    def write(self, shards: Mapping[str, Sequence[Target]], write: Write) -> None:
+        """Write each file that is not there yet; what `write` returns is noted in the journal."""
+        with bytes_counter(self.total_bytes) as count:
+            write_all(list(shards), partial(self._write_one, shards, write, count), self.journal, self._workers)
+
+    def _write_one(
+        self, shards: Mapping[str, Sequence[Target]], write: Write, count: Callable[[int], None], name: str
+    ) -> dict[str, Any]:
+        file = HashedFile(self.part / name, count)
+        noted = write(file, shards[name], self.dtype)
+        return {**file.finish(), **noted}
+
+    def complete(self) -> None:
+        """Write the manifest, and give the directory its name."""
+        hashes = {name: {key: entry[key] for key in ("bytes", "xxh3_64")} for name, entry in self.journal.files.items()}
+        manifest = self.part / "manifest.json"
+        for path in sorted(self.part.rglob("*")):
+            name = str(path.relative_to(self.part))
+            if path.is_file() and name not in hashes and path not in (self.journal.path, manifest):
+                hashes[name] = describe(path)
+        write_json(manifest, {"files": hashes})
+        refuse_occupied(self._out)  # something may have been put there meanwhile
+        self.part.replace(self._out)
+        (self._out / self.journal.path.name).unlink()
+
+
+def _most(targets: Sequence[Target]) -> torch.dtype:
+    elements: dict[torch.dtype, int] = {}
+    for target in targets:
+        elements[target.dtype] = elements.get(target.dtype, 0) + target.num_bytes(torch.uint8)
+    return max(elements, key=lambda dtype: elements[dtype])
+
+
+def _grouped(targets: Sequence[Target], dtype: torch.dtype, shard_bytes: int) -> list[list[Target]]:
+    groups: list[list[Target]] = [[]]
+    size = 0
+    for target in targets:
+        needed = target.num_bytes(dtype)
+        if groups[-1] and size + needed > shard_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(target)
+        size += needed
+    return groups
+
+
+def _identity(source: Path, targets: Sequence[Target], dtype: torch.dtype, shard_bytes: int) -> dict[str, Any]:
+    """What an interrupted conversion must have in common with one that takes it up."""
+    files = sorted(path for path in source.iterdir() if path.is_file())
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    shapes = [(target.name, target.layer, target.shape) for target in targets]
+    return {
+        "source": xxh3_64(repr((str(source.resolve()), stats)).encode()).hexdigest(),
+        "tensors": xxh3_64(repr(shapes).encode()).hexdigest(),
+        "dtype": str(dtype),
+        "shard_bytes": shard_bytes,
+    }

@@ -1,0 +1,89 @@
+"""Weights on disk in either form, with the model they are of: nothing is read before somebody asks for rows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep import InputError
+from megatron_davinci.checkpoint.find import find_checkpoint
+from megatron_davinci.checkpoint.safetensors_files import huggingface_tensors
+from megatron_davinci.checkpoint.sources import StoredTensor, megatron_tensors
+from megatron_davinci.checkpoint.targets import (
+    Target,
+    copied_targets,
+    huggingface_targets,
+    megatron_targets,
+    same_numbers,
+    whole_target,
+)
+from megatron_davinci.models.config import ModelConfig, load_model_config
+
+_OLD_BUFFERS = ("rotary_emb.inv_freq", "_extra_state")
+_EMBEDDING, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """`tensors` by the names of their form: Megatron's, or Hugging Face's."""
+
+    directory: Path
+    model: ModelConfig
+    tensors: Mapping[str, StoredTensor]
+    is_megatron: bool
+
+    def as_huggingface(self) -> list[Target]:
+        """Under Hugging Face's names. Raises InputError where Megatron's do not fit the model."""
+        if self.is_megatron:
+            return huggingface_targets(self.tensors, self.model, self.directory)
+        return [whole_target(name, tensor) for name, tensor in self.tensors.items()]
+
+    def as_megatron(self) -> list[Target]:
+        """Under Megatron's names. Raises InputError where they do not fit the model."""
+        make = copied_targets if self.is_megatron else megatron_targets
+        return make(self.tensors, self.model, self.directory)
+
+
+def open_weights(path: Path, model: str | None = None) -> Weights:
+    """A Hugging Face directory, a torch_dist checkpoint, or a run's latest one.
+
+    `model`, a preset or a Hugging Face directory, says what a checkpoint holds that does not say it itself.
+    """
+    if find_checkpoint(path) is not None:
+        return open_checkpoint(path, model)
+    if (path / "config.json").is_file():
+        return open_huggingface(path)
+    raise InputError(f"{path} is neither a torch_dist checkpoint, nor a run with one, nor a Hugging Face directory")
+
+
+def open_checkpoint(path: Path, model: str | None = None) -> Weights:
+    """A torch_dist checkpoint of this project's, Megatron-LM's or Megatron-Bridge's; see `open_weights`."""
+    directory = find_checkpoint(path)
+    if directory is None:
+        raise InputError(
+            f"{path} is no torch_dist checkpoint: give a step_NNNNNNN or iter_NNNNNNN directory, or that of a run"
+        )
+    own = load_model_config(str(directory / "hf")) if (directory / "hf" / "config.json").is_file() else None
+    config = own if model is None else load_model_config(model)
+    if config is None:
+        raise InputError(f"{directory} does not say what model it is of: name a preset or Hugging Face directory")
+    if own is not None and own.architecture() != config.architecture():
+        raise InputError(f"{directory} is of another architecture than {model}: leave the model out, it says it itself")
+    return Weights(directory, config, _without_buffers(megatron_tensors(directory)), True)
+
+
+def open_huggingface(path: Path) -> Weights:
+    """Where embeddings are tied, a second copy of them is left out; one that differs is an InputError."""
+    model = load_model_config(str(path))
+    tensors = _without_buffers(huggingface_tensors(path))
+    if model.tied_embeddings and _OUTPUT in tensors and _EMBEDDING in tensors:
+        copy = tensors.pop(_OUTPUT)
+        if not same_numbers(whole_target(_OUTPUT, copy), whole_target(_EMBEDDING, tensors[_EMBEDDING])):
+            raise InputError(
+                f"{path} ties its embeddings (config.json), but {_OUTPUT} has other numbers than {_EMBEDDING}: set "
+                "tie_word_embeddings to false, or remove the tensor"
+            )
+    return Weights(path, model, tensors, False)
+
+
+def _without_buffers(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(_OLD_BUFFERS)}

@@ -1,0 +1,56 @@
+"""Reinforcement mid-training in small: the language of doors, a model that knows the form of answers, a recipe."""
+
+from pathlib import Path
+from typing import Any
+
+from megatron_davinci.demo import doors
+
+DOCUMENTS, RESPONSES, LONGEST = 16, 8, 12
+LESSONS, LESSONS_PER_STEP = 4096, 32
+
+
+def write_language(folder: Path) -> None:
+    """FOLDER/model, config.json and tokenizer; FOLDER/lessons, format traces; FOLDER/docs, what is true, and
+    FOLDER/problems, the same with answers."""
+    doors.write_model(folder / "model")
+    doors.write_lessons(folder / "model", folder / "lessons", LESSONS, seed=0)
+    doors.write_documents(folder / "model", folder / "docs", DOCUMENTS)
+    doors.write_problems(folder / "model", folder / "problems", DOCUMENTS)
+
+
+def form_recipe(folder: Path) -> dict[str, Any]:
+    """Fine-tuning on the form of answers, in FOLDER/form."""
+    stage = {"name": "form", "blend": [{"corpus": str(folder / "lessons")}]}
+    return {
+        "model": str(folder / "model"),
+        "data": {"seq_length": 1024, "stages": [stage]},
+        "batch": {"global_size": LESSONS_PER_STEP},
+        "schedule": {"lr": 3e-3},
+        "checkpoint": {"dir": str(folder / "form"), "every_steps": 1000},
+    }
+
+
+def doors_recipe(folder: Path, steps: int, name: str, **objective: Any) -> dict[str, Any]:
+    """Reinforcement by the engine's rollouts, in FOLDER/NAME; a step takes all documents, annotated, of FOLDER/docs.
+
+    It begins with FOLDER/hf.
+    """
+    return {
+        "model": str(folder / "hf"),
+        "init_from": str(folder / "hf"),
+        "data": {
+            "seq_length": 512,
+            "stages": [{"name": "doors", "blend": [{"corpus": str(folder / "docs")}], "epochs": steps}],
+        },
+        "batch": {"global_size": DOCUMENTS},
+        "schedule": {"lr": 2e-3, "decay": "constant", "warmup_steps": 0},
+        "objective": {
+            "kind": "rmt",
+            "template": doors.TEMPLATE,
+            "responses": RESPONSES,
+            "response_tokens": LONGEST,
+            "budget": {"first": doors.BUDGET, "gamma": 1.0},
+            **objective,
+        },
+        "checkpoint": {"dir": str(folder / name), "every_steps": 1000},
+    }

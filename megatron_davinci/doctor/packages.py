@@ -1,0 +1,95 @@
+"""Packages: is each there, the right one, in a version that is known to do?"""
+
+import importlib
+import platform
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from megatron_davinci.doctor.finding import Finding, fail, ok, warn
+
+_OLDEST_PYTHON = (3, 11)
+_MEGATRON = ((0, 16, 1), (0, 20))  # from, and before
+Versions = Callable[[str], str]
+
+
+def check_python() -> Finding:
+    """The interpreter."""
+    found = platform.python_version()
+    if sys.version_info < _OLDEST_PYTHON:
+        return fail("Python", found, "use Python 3.11 or newer")
+    return ok("Python", found)
+
+
+def check_extension() -> Finding:
+    """The compiled part of data_prep."""
+    try:
+        native = importlib.import_module("data_prep._native")
+    except ImportError as error:
+        return fail(
+            "compiled extension", str(error), "build it: pip install --no-build-isolation -e . (a C++20 compiler)"
+        )
+    return ok("compiled extension", Path(str(native.__file__)).name)
+
+
+def check_megatron(known: Versions = version) -> Finding:
+    """Megatron-Core in a version that the tests know."""
+    try:
+        found = known("megatron-core")
+    except PackageNotFoundError:
+        return fail("Megatron-Core", "not installed", "pip install 'megatron-davinci[train]'")
+    numbers = tuple(int(part) for part in found.split(".")[:3] if part.isdigit())
+    if not _MEGATRON[0] <= numbers < _MEGATRON[1]:
+        return fail("Megatron-Core", found, "pip install 'megatron-core>=0.16.1,<0.20'")
+    return ok("Megatron-Core", found)
+
+
+def check_torch() -> Finding:
+    """torch, and whether it is a build for GPUs."""
+    try:
+        torch = importlib.import_module("torch")
+    except (ImportError, OSError) as error:  # OSError: a shared library that is missing
+        return fail("torch", str(error), "pip install torch, before anything that needs it")
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    return ok("torch", f"{torch.__version__}, {build}")
+
+
+def check_apex() -> Finding:
+    """NVIDIA's Apex, or the project of that name on PyPI, which is another."""
+    found = find_spec("apex")
+    if found is None:
+        return ok("Apex", "not installed, and not needed: Transformer Engine has the fused optimizer and norms")
+    place = Path(next(iter(found.submodule_search_locations or [str(found.origin)])))
+    if not (place / "optimizers").is_dir():
+        return fail(
+            "Apex",
+            f"{place} is not NVIDIA's: PyPI's apex is another project",
+            "pip uninstall apex; NVIDIA's is built from github.com/NVIDIA/apex",
+        )
+    return ok("Apex", f"NVIDIA's, in {place}")
+
+
+def check_transformer_engine(gpu: bool) -> Finding:
+    """Transformer Engine, whose layers train on a GPU."""
+    name = "Transformer Engine"
+    if find_spec("transformer_engine") is None:
+        if gpu:
+            return fail(name, "not installed, and there is a GPU", "pip install 'megatron-davinci[gpu]'")
+        return ok(name, "not installed, and not needed without a GPU")
+    try:
+        importlib.import_module("transformer_engine.pytorch")
+    except Exception as error:  # whatever a library built for another torch raises
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return fail(name, f"does not import: {first}", "build it against this torch: --no-build-isolation")
+    return ok(name, version("transformer_engine"))
+
+
+def check_flash_attention(gpu: bool) -> Finding:
+    """flash-attn, which Transformer Engine may call."""
+    if find_spec("flash_attn") is None:
+        return ok("flash-attn", "not installed, and not needed: Transformer Engine has cuDNN's attention")
+    if not gpu:
+        return warn("flash-attn", "installed, and there is no GPU", "nothing, unless a GPU should be here")
+    return ok("flash-attn", version("flash-attn"))

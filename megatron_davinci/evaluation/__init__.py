@@ -1,0 +1,1 @@
+"""How well a model predicts the next token, directly and after reasoning."""

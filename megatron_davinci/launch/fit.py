@@ -1,0 +1,60 @@
+"""Do a recipe's stages fit the nodes that they are to run on? Torch-free."""
+
+from math import ceil, lcm
+
+from data_prep import InputError
+from megatron_davinci.models.config import load_model_config
+from megatron_davinci.planning.memory import GIB, state_bytes
+from megatron_davinci.recipe import Recipe
+
+
+def check_ranks(recipe: Recipe, nodes: int, per_node: int) -> None:
+    """Raise InputError unless every stage's replicas fill the ranks, saying which numbers would do."""
+    stages = [recipe.stage(index) for index in range(len(recipe.data.stages))]
+    ranks, needed = nodes * per_node, lcm(*(stage.ranks_per_replica for stage in stages))
+    for stage in stages:
+        tensor = stage.tensor_parallel_size
+        if nodes > 1 and per_node % tensor and tensor % per_node:
+            raise InputError(
+                f"stage {stage.name} has tensor_model_parallel_size {tensor}, which nodes of {per_node} cut apart: "
+                "give --gpus-per-node that divides it, or is a multiple"
+            )
+    if ranks % needed:
+        several = ", ".join(f"{stage.name} {stage.ranks_per_replica}" for stage in stages)
+        raise InputError(
+            f"{nodes} {'nodes' if nodes > 1 else 'node'} of {per_node} are {ranks} ranks; a replica takes {several}: "
+            f"give a multiple of {needed}, such as --nodes {lcm(needed, per_node) // per_node}"
+        )
+    for stage in stages:
+        replicas, batch = ranks // stage.ranks_per_replica, stage.batch
+        if batch.unit != "tokens" and replicas > batch.global_size:
+            raise InputError(
+                f"stage {stage.name} would have {replicas} replicas share a batch of {batch.global_size} {batch.unit}: "
+                "give fewer nodes, or a larger batch.global_size"
+            )
+
+
+def check_memory(recipe: Recipe, ranks: int, gibibytes: float) -> None:
+    """Raise InputError where weights, gradients and optimizer alone are more than a GPU has, saying what would do.
+
+    Activations come on top: what passes may still not fit.
+    """
+    model = load_model_config(recipe.model)
+    for stage in (recipe.stage(index) for index in range(len(recipe.data.stages))):
+        state = state_bytes(model, stage.parallel_sizes, stage.megatron)
+        replicas = ranks // stage.ranks_per_replica
+        needed = state.of_each(replicas * stage.context_parallel_size)
+        room = int(gibibytes * GIB)
+        if needed <= room:
+            continue
+        if state.kept < room:
+            enough = ceil(ceil(state.shared / (room - state.kept)) / stage.context_parallel_size)
+            remedy = f"give {enough * stage.ranks_per_replica} ranks, which share out the optimizer"
+        else:
+            remedy = "raise tensor_model_parallel_size or pipeline_model_parallel_size"
+            if not state.shared:
+                remedy += ", or set megatron.use_distributed_optimizer, which shares out the optimizer"
+        raise InputError(
+            f"stage {stage.name} takes {needed / GIB:.1f} GiB a rank for weights, gradients and optimizer alone, and "
+            f"--gpu-memory is {gibibytes:g}: {remedy}, or give the memory of larger GPUs"
+        )

@@ -1,0 +1,228 @@
+"""`davinci eval next-token`: the same held-out positions to several models, one after the other."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from megatron.core import parallel_state
+
+from data_prep import InputError
+from data_prep.corpus import Corpus, tokenizer_file, tokenizer_fingerprint
+from data_prep.files import jsonl_writer, refuse_occupied, write_json
+from data_prep.progress import counter
+from megatron_davinci.evaluation.positions import Position, choose_positions, level_counts
+from megatron_davinci.evaluation.tables import Evaluation, Outcome, markdown, summarize
+from megatron_davinci.models.build import check_layers_can_be_built
+from megatron_davinci.models.config import load_model_config
+from megatron_davinci.recipe import Recipe
+from megatron_davinci.recipe.recipe import check_source_of_weights
+from megatron_davinci.rmt.answers import read_response
+from megatron_davinci.rmt.asks import CONTINUATION
+from megatron_davinci.rmt.curriculum import token_budget
+from megatron_davinci.rmt.inputs import stop_tokens
+from megatron_davinci.rmt.options import MegatronRollouts, Rmt
+from megatron_davinci.rmt.prompts import load_prompt
+from megatron_davinci.rmt.rewards import matches
+from megatron_davinci.rmt.token_texts import TokenTexts
+from megatron_davinci.rollout.engine import Question, Sampling, Text
+from megatron_davinci.rollout.megatron import MegatronEngine
+from megatron_davinci.rollout.records import Response
+from megatron_davinci.train.building import build_trainer
+from megatron_davinci.train.parallel import data_rank, is_main_rank, model_parallel, world
+from megatron_davinci.train.prepare import check_number_of_ranks
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked: `positions` of each difficulty; `budget` None: the recipe's last; `documents` in a batch."""
+
+    corpus: Path
+    positions: int
+    budget: int | None
+    temperature: float
+    documents: int
+
+
+def named_models(given: Sequence[str]) -> dict[str, str]:
+    """NAME=DIRECTORY, each name once. Raises InputError."""
+    found: dict[str, str] = {}
+    for each in given:
+        name, equals, directory = each.partition("=")
+        if not (name and equals and directory) or name in found or "/" in name:
+            raise InputError(f"--model {each}: give NAME=DIRECTORY, each name once and without a slash")
+        found[name] = directory
+    return found
+
+
+def evaluate(recipe: Recipe, models: dict[str, str], plan: Plan, out: Path) -> str:
+    """Write OUT/tables.md, results.json, and NAME.jsonl.zst of each model; gives the tables, on the main rank alone."""
+    index = _reinforcement_stage(recipe)
+    stage, options = recipe.stage(index), recipe.stage(index).objective
+    assert isinstance(options, Rmt)
+    refuse_occupied(out)
+    model = load_model_config(recipe.model)
+    for name, directory in models.items():
+        check_source_of_weights(directory, recipe.model, model, f"--model {name}")
+    corpus = Corpus(plan.corpus)
+    asked = _Asked.of(recipe, options, corpus, plan, stage.seq_length)
+    check_number_of_ranks(stage)
+    check_layers_can_be_built()
+    found = {}
+    with world():
+        for name, directory in models.items():
+            with model_parallel(stage, recipe.seed) as device:
+                started = recipe.model_copy(update={"init_from": directory})
+                trainer = build_trainer(started, stage, model, device)
+                rollouts = options.rollouts if isinstance(options.rollouts, MegatronRollouts) else MegatronRollouts()
+                engine = MegatronEngine.of(trainer, stage, rollouts, asked.stops)
+                found[name] = _evaluate_one(engine, asked, plan, name)
+        if not is_main_rank():
+            return ""
+    return _write(found, models, asked, plan, out)
+
+
+def _reinforcement_stage(recipe: Recipe) -> int:
+    for index in range(len(recipe.data.stages)):
+        if isinstance(recipe.stage(index).objective, Rmt):
+            return index
+    raise InputError("the recipe has no stage with objective rmt, which says how positions are asked for")
+
+
+def _last_budget(options: Rmt) -> int:
+    """B_T; 0 where there is none."""
+    budget = options.budget
+    return 0 if budget is None else token_budget(1, 1, budget.first, budget.gamma, budget.least)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Positions by document, and how they are asked for and judged."""
+
+    options: Rmt
+    corpus: Corpus
+    texts: TokenTexts
+    documents: Sequence[Sequence[Position]]
+    preamble: Sequence[int]
+    instruction: Sequence[int]
+    budget: int
+    stops: frozenset[int]
+    seed: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, options: Rmt, corpus: Corpus, plan: Plan, seq_length: int) -> "_Asked":
+        """Raises InputError where the corpus has another tokenizer, or no text fits."""
+        directory, fingerprint = recipe.tokenizer_directory, corpus.manifest["tokenizer"]["fingerprint"]
+        if directory is None or tokenizer_fingerprint(tokenizer_file(directory)) != fingerprint:
+            raise InputError(f"{corpus.prefix} was not tokenized with the recipe's tokenizer ({directory}): do so")
+        texts = TokenTexts(directory)
+        prompt = load_prompt(options.template, texts.encode)
+        prompt.check_budget(plan.budget is not None or options.budget is not None)
+        budget = plan.budget or _last_budget(options)
+        preamble, instruction = prompt.preamble_ids(), prompt.instruction_ids(budget)
+        longest = seq_length - len(preamble) - len(instruction) - options.response_tokens
+        if longest < 1:
+            raise InputError(
+                f"a prompt of {len(preamble) + len(instruction)} tokens and a response of {options.response_tokens} "
+                f"leave no room in seq_length {seq_length}: raise it, or lower objective.response_tokens"
+            )
+        positions = choose_positions(corpus, options.difficulty, texts, plan.positions, longest, recipe.seed)
+        grouped = [list(group) for _, group in groupby(positions, key=lambda position: position.document)]
+        stops = stop_tokens(directory, corpus.manifest["tokenizer"]["eod"])
+        return cls(options, corpus, texts, grouped, preamble, instruction, budget, stops, recipe.seed)
+
+    def direct(self, document: Sequence[Position]) -> Text:
+        """One token, without a word about it."""
+        ids = self.corpus[document[0].document].tolist()
+        return Text(ids, [Question(each.position, [], np.zeros((1, 1))) for each in document])
+
+    def reasoned(self, document: Sequence[Position]) -> Text:
+        """A thought and an answer."""
+        ids, longest = self.corpus[document[0].document].tolist(), self.options.response_tokens
+        questions = [
+            Question(len(self.preamble) + each.position, self.instruction, self._draws(each, longest))
+            for each in document
+        ]
+        return Text([*self.preamble, *ids], questions)
+
+    def _draws(self, at: Position, longest: int) -> Any:
+        return np.random.default_rng([self.seed, at.document, at.position]).random((1, longest))
+
+    def outcome(self, at: Position, direct: Response, reasoned: Response) -> Outcome:
+        """How both fared."""
+        ids = self.corpus[at.document].tolist()
+        truth = self.texts.of(ids[at.position : at.position + CONTINUATION])
+        reading = read_response(self.texts.of(reasoned.tokens))
+        right = matches(self.options.reward.match, reading.answer, truth, self.texts.first_token)
+        length = len(reasoned.tokens)
+        return Outcome(at, direct.tokens[0] == ids[at.position], right, length, reading.thought_tokens, reading.closed)
+
+
+def _evaluate_one(
+    engine: MegatronEngine, asked: _Asked, plan: Plan, name: str
+) -> tuple[Evaluation, list[dict[str, Any]]]:
+    """What one model makes of all positions, and its responses; the same on every rank."""
+    rank, size = data_rank()
+    batches = [asked.documents[at : at + plan.documents] for at in range(0, len(asked.documents), plan.documents)]
+    ours: list[tuple[int, list[Outcome], list[dict[str, Any]], float]] = []
+    with counter(f"batches of {name}", len(batches), quiet=not is_main_rank()) as count:
+        for number in range(rank, len(batches), size):
+            ours.append((number, *_evaluate_batch(engine, asked, batches[number], plan)))
+            count(size)
+    shares: list[list[Any]] = [[] for _ in range(size)]
+    dist.all_gather_object(shares, ours, group=parallel_state.get_data_parallel_group())
+    every = sorted((entry for share in shares for entry in share), key=lambda entry: entry[0])
+    outcomes = [outcome for _, found, _, _ in every for outcome in found]
+    lines = [line for _, _, written, _ in every for line in written]
+    return Evaluation(outcomes, [seconds for *_, seconds in every]), lines
+
+
+def _evaluate_batch(
+    engine: MegatronEngine, asked: _Asked, documents: Sequence[Sequence[Position]], plan: Plan
+) -> tuple[list[Outcome], list[dict[str, Any]], float]:
+    direct = engine.answer([asked.direct(document) for document in documents], Sampling(0.0))
+    started = time.monotonic()
+    reasoned = engine.answer([asked.reasoned(document) for document in documents], Sampling(plan.temperature))
+    seconds = time.monotonic() - started
+    outcomes, lines = [], []
+    for document, at_once, after in zip(documents, direct, reasoned, strict=True):
+        for position, [token], [response] in zip(document, at_once, after, strict=True):
+            outcomes.append(asked.outcome(position, token, response))
+            said = b"".join(asked.texts.of(response.tokens)).decode(errors="replace")
+            lines.append({**asdict(outcomes[-1]), "predicted": token.tokens[0], "response": said})
+    return outcomes, lines, seconds
+
+
+def _write(
+    found: dict[str, tuple[Evaluation, list[dict[str, Any]]]],
+    models: dict[str, str],
+    asked: _Asked,
+    plan: Plan,
+    out: Path,
+) -> str:
+    summaries = {name: summarize(evaluation) for name, (evaluation, _) in found.items()}
+    positions = [position for document in asked.documents for position in document]
+    facts = {
+        "corpus": str(plan.corpus),
+        "template": asked.options.template,
+        "match": asked.options.reward.match,
+        "budget": asked.budget,
+        "response_tokens": asked.options.response_tokens,
+        "temperature": plan.temperature,
+        "documents_per_batch": plan.documents,
+        "positions": level_counts(positions),
+        "models": {name: {"directory": models[name], **summary} for name, summary in summaries.items()},
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name, (_, lines) in found.items():
+        with jsonl_writer(out / f"{name}.jsonl.zst") as writer:
+            for line in lines:
+                writer.write(line)
+    tables = markdown(summaries)
+    (out / "tables.md").write_text(tables)
+    write_json(out / "results.json", facts)
+    return tables

@@ -1,0 +1,55 @@
+"""Law: a dry run says what a run would do, refuses what it would refuse, and leaves nothing behind."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from test_bad_input import DAVINCI
+
+
+@pytest.fixture
+def recipe(recipe_values: dict[str, Any], tmp_path: Path) -> Path:
+    recipe_values["megatron"] = {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe_values))
+    return path
+
+
+def dry_run(recipe: Path, *more: str) -> "subprocess.CompletedProcess[str]":
+    command = [*DAVINCI, "train", str(recipe), *more, "--dry-run"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=recipe.parent)
+
+
+def test_it_says_what_lies_where(recipe: Path, tmp_path: Path) -> None:
+    before = set(tmp_path.iterdir())
+    facts = json.loads(dry_run(recipe, "--json").stdout)
+    [stage] = facts["stages"]
+    assert (facts["steps"], facts["steps_done"], stage["documents_an_epoch"]) == (1, 0, 18)
+    assert stage["ranks_a_replica"] == 4 and [rank["layers"] for rank in stage["pipeline_ranks"]] == [
+        [[0, 1]],
+        [[2, 3]],
+    ]
+    state = stage["state_bytes_a_rank"]
+    assert state["one_replica"] == 16 * max(rank["parameters"] for rank in stage["pipeline_ranks"])  # fp32, and Adam
+    hidden, norms = 64, 4 * 2 * 64 + 64
+    held = 2 * sum(rank["parameters"] for rank in stage["pipeline_ranks"])
+    assert held == facts["parameters"] + norms and facts["parameters"] > 2 * 256 * hidden
+    said = dry_run(recipe).stdout
+    assert f"{facts['parameters']:,} parameters" in said and "pipeline rank 1: layers 2 to 3, output" in said
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "override, sentence",
+    [
+        ("megatron.tensor_model_parallel_size=3", "num_attention_heads is 4, which tensor_model_parallel_size = 3"),
+        ("data.stages.0.blend=[{corpus: nowhere}]", "nowhere"),
+        ("megatron.recompute_granularity=selectively", "Megatron-Core refuses the recipe's megatron section"),
+    ],
+)
+def test_it_refuses_what_training_would(recipe: Path, override: str, sentence: str) -> None:
+    result = dry_run(recipe, override)
+    assert result.returncode == 2 and sentence in result.stderr and result.stderr.count("\n") == 1

@@ -1,0 +1,89 @@
+"""Laws of reinforcement mid-training by the engine inside the trainer, as a user starts it."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import EFFORT
+from language import write_recipe
+from training import finish, kill_after, kill_when, progress, reported, same_weights, start
+
+from megatron_davinci.demo.reinforce import doors_recipe
+from megatron_davinci.rollout.records import read_rollouts, rollout_file
+
+STEPS = 6
+LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "TP2+SP": (2, {"tensor_model_parallel_size": 2, "sequence_parallel": True}),
+    "PP2": (2, {"pipeline_model_parallel_size": 2}),
+    "DP2": (2, {"use_distributed_optimizer": True, "overlap_grad_reduce": True, "overlap_param_gather": True}),
+}
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(taught: Path, tmp_path: Path) -> Write:
+    """Writes the recipe of a run NAME, with changes to its sections."""
+
+    def write(name: str, **changes: dict[str, Any]) -> Path:
+        values = doors_recipe(taught, STEPS, name)
+        values["checkpoint"]["every_steps"] = 2
+        return write_recipe(tmp_path, name, values, **changes)
+
+    return write
+
+
+def test_a_killed_run_ends_as_an_uninterrupted_one(write: Write, tmp_path: Path) -> None:
+    finish(start(write("whole"), 1))
+    killed, run = write("killed"), tmp_path / "killed"
+    written = [rollout_file(run / "rollouts", step) for step in range(STEPS)]
+    kill_after(start(killed, 1), run, 1)  # what follows a step without a checkpoint is the engine, answering
+    assert written[0].is_file() and not written[1].is_file()
+    kill_when(start(killed, 1), written[2].is_file)  # and what follows its answers is the step
+    assert len(reported(run)) == 2
+    for step in sorted(random.Random(1).sample(range(3, STEPS - 1), min(EFFORT - 1, 2))):
+        kill_after(start(killed, 1), run, step)
+    finish(start(killed, 1))
+    lines = reported(tmp_path / "killed")
+    assert lines == reported(tmp_path / "whole") and len(lines) == STEPS
+    assert progress(tmp_path / "killed") == progress(tmp_path / "whole")
+    assert same_weights(tmp_path / "whole", tmp_path / "killed")
+    for step in range(STEPS):
+        one, other = (read_rollouts(rollout_file(tmp_path / run / "rollouts", step)) for run in ("whole", "killed"))
+        assert one == other
+
+
+def test_every_layout_answers_alike(write: Write, tmp_path: Path) -> None:
+    """The first step's responses, token for token; and what the trainer makes of them is what the engine saw.
+
+    A small cache changes nothing either: documents then wait for their turn.
+    """
+    finish(start(write("one"), 1))
+    _, expected = read_rollouts(rollout_file(tmp_path / "one" / "rollouts", 0))
+    objective = yaml.safe_load((tmp_path / "one.yaml").read_text())["objective"]
+    small = {"objective": {**objective, "rollouts": {"cache_tokens": 300}}}
+    wanted = LAYOUTS if EFFORT > 1 else {"DP2": LAYOUTS["DP2"]}  # the parity tests have the others
+    changes = {name: (ranks, {"megatron": megatron}) for name, (ranks, megatron) in wanted.items()}
+    for name, (ranks, change) in {**changes, "small cache": (1, small)}.items():
+        finish(start(write(name, **change), ranks))
+        _, found = read_rollouts(rollout_file(tmp_path / name / "rollouts", 0))
+        for group, right in zip(found, expected, strict=True):
+            assert group.ask == right.ask
+            for response, other in zip(group.responses, right.responses, strict=True):
+                assert response.tokens == other.tokens and response.finished == other.finished
+                assert response.log_probs == pytest.approx(other.log_probs, abs=1e-4)
+        assert all(line["rollout_log_prob_gap"] < 1e-5 for line in reported(tmp_path / name))
+
+
+def test_a_model_that_never_closes_its_thought_is_counted(write: Write, taught: Path, tmp_path: Path) -> None:
+    """One that has learnt nothing: its answers are cut off, wrong, and no reason to stop."""
+    recipe = write("untaught")
+    values = yaml.safe_load(recipe.read_text())
+    values.pop("init_from")
+    recipe.write_text(yaml.safe_dump({**values, "model": str(taught / "model")}))
+    finish(start(recipe, 1, "data.stages.0.epochs=2"))
+    lines = reported(tmp_path / "untaught")
+    assert [line["unclosed_share"] for line in lines] == [1.0, 1.0]
+    assert all(line["reward_match"] == 0.0 and line["truncated_share"] > 0.9 for line in lines)

@@ -1,0 +1,60 @@
+"""Law: what launch starts here ends as training by hand does, over stages with other layouts and workers that die."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+from test_bad_input import DAVINCI
+from training import finish, progress, reported, same_weights, start, write_recipe
+
+from megatron_davinci.launch.state import state_of
+from megatron_davinci.train.metrics import read_metrics
+
+
+def launch(recipe: Path, *options: str) -> "subprocess.Popen[bytes]":
+    command = [*DAVINCI, "launch", str(recipe), "--gpus-per-node", "2", "--python", sys.executable, *options]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def two_layouts(values: dict[str, Any], folder: Path, name: str) -> Path:
+    [first] = values["data"]["stages"]
+    other = {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 1}
+    second = {**first, "name": "second", "megatron": other}
+    data = {**values["data"], "stages": [{**first, "epochs": 2}, {**second, "epochs": 2}]}
+    return write_recipe({**values, "data": data, "megatron": {"pipeline_model_parallel_size": 2}}, folder, name)
+
+
+def test_stages_with_other_layouts_follow_each_other(recipe_values: dict[str, Any], tmp_path: Path) -> None:
+    finish(launch(two_layouts(recipe_values, tmp_path, "launched")))
+    by_hand = two_layouts(recipe_values, tmp_path, "by-hand")
+    said = [finish(start(by_hand, 2)), finish(start(by_hand, 2))]
+    assert "has another layout" in said[0] and state_of(tmp_path / "launched") == "finished"
+    assert reported(tmp_path / "launched") == reported(tmp_path / "by-hand")
+    assert same_weights(tmp_path / "launched", tmp_path / "by-hand")
+    run = tmp_path / "launched"
+    assert finish(launch(two_layouts(recipe_values, tmp_path, run.name))) == f"{run} is finished\n"
+
+
+def test_a_worker_that_dies_is_started_again_and_nothing_changes(recipe_values: dict[str, Any], tmp_path: Path) -> None:
+    recipe_values["data"]["stages"][0]["epochs"] = 8
+    recipe_values["megatron"] = {"tensor_model_parallel_size": 2}
+    launched = launch(write_recipe(recipe_values, tmp_path, "launched"))
+    run = tmp_path / "launched"
+    while len(read_metrics(run / "metrics.jsonl")) < 8:
+        assert launched.poll() is None
+        time.sleep(0.01)
+    [victim, *_] = [
+        process
+        for process in psutil.Process(launched.pid).children(recursive=True)
+        if process.environ().get("RANK") == "1" and "megatron_davinci.train" in process.cmdline()
+    ]
+    victim.send_signal(signal.SIGKILL)
+    assert "resuming" in finish(launched)
+    finish(start(write_recipe(recipe_values, tmp_path, "whole"), 2))
+    assert reported(run) == reported(tmp_path / "whole") and progress(run) == progress(tmp_path / "whole")
+    assert same_weights(run, tmp_path / "whole")

@@ -1,0 +1,269 @@
+"""Laws of a run's life: signals, numbers that are not finite, damaged checkpoints, writing while training goes on."""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from conftest import EFFORT
+from safetensors.torch import load_file, save_file
+from test_convert import write_weights
+from training import finish, kill_after, progress, reported, same_weights, start, write_recipe
+
+from data_prep.corpus import Corpus
+from megatron_davinci.train.metrics import read_metrics
+
+STEPS = 14  # 18 documents, batches of 4, three epochs
+Write = Callable[..., Path]
+LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "one": (1, {}),
+    "DP2": (2, {"use_distributed_optimizer": True, "overlap_grad_reduce": True, "overlap_param_gather": True}),
+    "TP2+SP": (2, {"tensor_model_parallel_size": 2, "sequence_parallel": True, "bf16": True}),
+    "PP2": (2, {"pipeline_model_parallel_size": 2}),
+}
+
+
+@pytest.fixture
+def write(recipe_values: dict[str, Any], tmp_path: Path) -> Write:
+    """Writes the recipe of a run NAME, three epochs, with changes to its checkpoint section and others."""
+
+    def write(name: str, checkpoint: dict[str, Any] | None = None, **changes: Any) -> Path:
+        recipe_values["data"]["stages"][0]["epochs"] = 3
+        known = {"dir": str(tmp_path / name), "every_steps": 3, "keep": 2, **(checkpoint or {})}
+        return write_recipe(recipe_values, tmp_path, name, checkpoint=known, **changes)
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> list[Path]:
+    """The run that `whole` has made."""
+    return []
+
+
+@pytest.fixture
+def whole(write: Write, tmp_path: Path, uninterrupted: list[Path]) -> Path:
+    """A run of one process that nothing stopped: the first test that asks for it starts it."""
+    if not uninterrupted:
+        finish(start(write("whole"), 1))
+        uninterrupted.append(tmp_path / "whole")
+    return uninterrupted[0]
+
+
+def equal(one: Path, other: Path) -> None:
+    assert reported(one) == reported(other) and len(reported(one)) == STEPS
+    assert progress(one) == progress(other)
+    assert same_weights(one, other)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1] if EFFORT > 1 else [signal.SIGUSR1])
+def test_a_signal_saves_and_ends(write: Write, whole: Path, tmp_path: Path, number: signal.Signals) -> None:
+    stopped = write("stopped", {"every_steps": 100})
+    process = start(stopped, 1)
+    while len(read_metrics(tmp_path / "stopped" / "metrics.jsonl")) < 4:
+        time.sleep(0.002)
+    process.send_signal(number)
+    said = finish(process)
+    step = progress(tmp_path / "stopped")["step"]
+    assert 4 <= step < STEPS and f"stopped by {number.name}: step {step} is done and saved" in said
+    finish(start(stopped, 1))
+    equal(tmp_path / "stopped", whole)
+
+
+def test_a_signal_before_the_first_step_waits_for_it(write: Write, tmp_path: Path) -> None:
+    process = start(write("run", {"every_steps": 100}), 1)
+    while not blocked_signals(process.pid) >> (signal.SIGUSR1 - 1) & 1:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGUSR1)
+    assert "stopped by SIGUSR1: step 1 is done and saved" in finish(process)
+    assert progress(tmp_path / "run")["step"] == 1
+
+
+def blocked_signals(process: int) -> int:
+    """A bit for each."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.partition("SigBlk:")[2].split()[0], 16)
+
+
+def test_a_launchers_signal_reaches_ranks_that_have_saved_before(write: Write, tmp_path: Path) -> None:
+    """torchrun signals whole process groups, and so the processes that help a rank to save."""
+    finish(start(write("whole", megatron=LAYOUTS["PP2"][1]), 2))
+    stopped = write("stopped", {"every_steps": 1, "asynchronous": True}, megatron=LAYOUTS["PP2"][1])
+    process = start(stopped, 2)
+    while len(read_metrics(tmp_path / "stopped" / "metrics.jsonl")) < 4:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    step = progress(tmp_path / "stopped")["step"]
+    assert step == len(read_metrics(tmp_path / "stopped" / "metrics.jsonl")) < STEPS
+    assert f"step {step} is done and saved".encode() in said and b"could not be written" not in said
+    finish(start(stopped, 2))
+    equal(tmp_path / "stopped", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS if EFFORT > 1 else ["DP2"])
+def test_written_while_training_goes_on(write: Write, tmp_path: Path, layout: str) -> None:
+    ranks, megatron = LAYOUTS[layout]
+    finish(start(write("whole", megatron=megatron), ranks))
+    recipe, run = write("run", {"asynchronous": True, "keep": 9}, megatron=megatron), tmp_path / "run"
+    for step in (4,) if EFFORT == 1 else range(3, STEPS - 1, 2):
+        kill_after(start(recipe, ranks), run, step)
+        assert (run / "latest").is_file() == any(run.glob("step_*[0-9]"))
+    finish(start(recipe, ranks))
+    equal(run, tmp_path / "whole")
+    assert [path.name for path in sorted(run.glob("step_*"))] == [f"step_{step:07d}" for step in (3, 6, 9, 12, 14)]
+
+
+DAMAGES = ["altered", "pickle", "truncated", "missing", "progress", "manifest"]  # unit tests have each
+
+
+@pytest.mark.parametrize("damage", DAMAGES if EFFORT > 1 else DAMAGES[:2])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
+    write: Write, whole: Path, tmp_path: Path, damage: str
+) -> None:
+    recipe, run = write("run"), tmp_path / "run"
+    kill_after(start(recipe, 1), run, 8)
+    newest = run / "step_0000006"
+    weights = sorted(newest.glob("*.distcp"))[0]
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-9])
+    elif damage == "altered":
+        content = bytearray(weights.read_bytes())
+        content[len(content) // 2] ^= 1
+        weights.write_bytes(content)
+    elif damage == "missing":
+        weights.unlink()
+    elif damage == "progress":
+        (newest / "progress.json").write_text("{}")
+    elif damage == "manifest":
+        (newest / "manifest.json").write_text("[")
+    else:
+        malicious(newest, tmp_path / "told")
+    said = finish(start(recipe, 1))
+    assert newest.name in said and ("going on from step_0000003" in said or "altered: going back" in said)
+    assert "resuming" in said and "after step 3" in said and not (tmp_path / "told").exists()
+    equal(run, whole)
+
+
+def malicious(checkpoint: Path, told: Path) -> None:
+    """.metadata that would run code, known to the manifest."""
+    from megatron_davinci.checkpoint.files import describe
+
+    (checkpoint / ".metadata").write_bytes(b"cpathlib\nPath\n(V" + str(told).encode() + b"\ntR.")
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["files"][".metadata"] = describe(checkpoint / ".metadata")
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_no_whole_checkpoint_is_one_sentence(write: Write, tmp_path: Path) -> None:
+    recipe, run = write("run", {"keep": 1}), tmp_path / "run"
+    finish(start(recipe, 1))
+    next(run.glob("step_*/progress.json")).unlink()
+    refused = start(recipe, 1)
+    _, error = refused.communicate()
+    assert refused.returncode == 2 and b"has no checkpoint that is whole" in error and error.count(b"\n") == 1
+
+
+def test_checkpoints_that_stay(write: Write, tmp_path: Path) -> None:
+    finish(start(write("run", {"every_steps": 2, "keep": 1, "keep_every": 4}), 1))
+    left = sorted(path.name for path in (tmp_path / "run").glob("step_*"))
+    assert left == [f"step_{step:07d}" for step in (4, 8, 12, 14)]
+
+
+def with_poison(folder: Path, corpus: Path) -> Path:
+    """Weights whose embedding of a token that only some batches see is infinite."""
+    source = write_weights(folder / "poisoned", num_hidden_layers=4)
+    tensors = load_file(source / "model.safetensors")
+    documents = Corpus(corpus)
+    rare = next(token for token in range(1, 256) if sum(token in documents[n] for n in range(len(documents))) == 1)
+    tensors["model.embed_tokens.weight"][rare] = torch.inf
+    save_file(tensors, source / "model.safetensors")
+    return source
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(write: Write, tmp_path: Path) -> None:
+    poisoned = with_poison(tmp_path, tmp_path / "corpus")
+    changes = {"model": str(poisoned), "init_from": str(poisoned)}
+    finish(start(write("run", faults={"skipped_steps": 2}, **changes), 1))
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    skipped = [line for line in lines if line.get("skipped")]
+    assert len(lines) == STEPS and len(skipped) == 3 and all(line["loss"] is None for line in skipped)
+    assert all(line["loss"] is not None for line in lines if not line.get("skipped"))
+    killed = write("killed", faults={"skipped_steps": 2}, **changes)
+    kill_after(start(killed, 1), tmp_path / "killed", 7)
+    finish(start(killed, 1))
+    equal(tmp_path / "killed", tmp_path / "run")
+    refused = start(write("strict", **changes), 1)
+    _, error = refused.communicate()
+    assert refused.returncode == 1 and b"1 step(s) in a row: nothing of this one is saved" in error
+
+
+def test_a_killed_run_leaves_no_process(write: Write, tmp_path: Path) -> None:
+    process = start(write("run"), 1)
+    while not (tmp_path / "run" / "latest").is_file():
+        time.sleep(0.01)
+    others = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    assert others and not psutil.wait_procs(others, timeout=10)[1]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """A disk of so many bytes; asked again, it grows."""
+    where = tmp_path / "disk"
+    where.mkdir()
+
+    def make(size: int) -> Path:
+        how = "remount" if where.is_mount() else "rw"
+        made = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"{how},size={size}", "none", str(where)], capture_output=True, check=False
+        )
+        if made.returncode:
+            pytest.skip("needs the right to mount a small disk")
+        return where
+
+    yield make
+    if where.is_mount():
+        subprocess.run(["umount", str(where)], check=True)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True] if EFFORT > 1 else [True])
+def test_a_full_disk_is_one_sentence_and_the_last_good_checkpoint_stays(
+    write: Write, whole: Path, tmp_path: Path, disk: Callable[[int], Path], asynchronous: bool
+) -> None:
+    [one, *_] = whole.glob("step_*")
+    size = sum(path.stat().st_size for path in one.rglob("*") if path.is_file())
+    recipe = write("run", {"dir": str(disk(size * 8 // 5) / "run"), "asynchronous": asynchronous})
+    failed = start(recipe, 1)
+    _, said = failed.communicate()
+    assert failed.returncode == 1 and b"Traceback" not in said
+    assert b"the disk is full: the last good checkpoint is step_0000003; mend that" in said
+    disk(size * 20)
+    assert "after step 3" in finish(start(recipe, 1))
+    equal(tmp_path / "disk" / "run", whole)
+
+
+def test_a_directory_that_cannot_be_made_is_refused_before_anything_starts(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    refused = start(write("run", {"dir": str(tmp_path / "file" / "run")}), 1)
+    _, said = refused.communicate()
+    assert refused.returncode == 2 and said.count(b"\n") == 1
+    assert f"{tmp_path / 'file'} cannot be written to: name another directory".encode() in said
+
+
+def test_weights_and_biases_gets_what_tensorboard_gets(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept on this machine: WANDB_MODE=offline writes the file that `wandb sync` would send."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    finish(start(write("run", wandb={"project": "trial"}), 1))
+    [record] = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    written = record.read_bytes()
+    assert b"trial" in written and written.count(b"train/grad_norm") >= STEPS and b"train/lr" in written

@@ -1,0 +1,66 @@
+"""Law: what a sweep over checkpoints measures is what training measured when it saved them, on any layout."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import write_corpus
+from test_bad_input import DAVINCI
+from training import finish, start, write_recipe
+
+
+@pytest.fixture
+def recipe(recipe_values: dict[str, Any], tmp_path: Path) -> Path:
+    [stage] = recipe_values["data"]["stages"]
+    write_corpus(tmp_path / "other", [9, 21, 33, 40, 7, 64], seed=1)
+    stage["blend"].append({"corpus": str(tmp_path / "other")})
+    stage["epochs"] = 4
+    recipe_values["evaluation"] = {"every_steps": 3, "held_out": 2}
+    kept = {"dir": str(tmp_path / "run"), "every_steps": 3, "keep": 100}
+    return write_recipe(recipe_values, tmp_path, "run", batch={"global_size": 8}, checkpoint=kept)
+
+
+def sweep(recipe: Path, out: str, *more: str, launcher: list[str] = DAVINCI) -> "subprocess.CompletedProcess[str]":
+    command = [*launcher, "eval", "checkpoints", str(recipe), "--out", str(recipe.parent / out), *more]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_checkpoints_score_what_they_scored_in_training(recipe: Path) -> None:
+    finish(start(recipe, 1))
+    lines = (recipe.parent / "run" / "evaluation.jsonl").read_text().splitlines()
+    known = {line["step"]: line["losses"] for line in map(json.loads, lines)}
+    (recipe.parent / "scores.json").write_text('{"pass@1": {"3": 0.1, "6": 0.2, "9": 0.25}}')
+    result = sweep(recipe, "alone", "--scores", str(recipe.parent / "scores.json"))
+    assert result.returncode == 0, result.stderr
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "megatron_davinci",
+    ]
+    two = sweep(recipe, "two", "megatron.tensor_model_parallel_size=2", launcher=torchrun)
+    assert two.returncode == 0, two.stderr
+    for out in ("alone", "two"):
+        held = json.loads((recipe.parent / out / "results.json").read_text())
+        for source in ("corpus", "other"):
+            measured = {int(step): loss for step, loss in held[f"loss on {source}"]["values"].items()}
+            assert measured == pytest.approx({step: losses[source] for step, losses in known.items()}, rel=1e-5)
+            assert held[f"loss on {source}"]["fit"]["r_squared"] <= 1.0
+    assert "pass@1" in (recipe.parent / "alone" / "table.md").read_text()
+
+
+def test_a_sweep_over_nothing_is_one_sentence(recipe: Path) -> None:
+    for more, sentence in (
+        ([], "has no checkpoint"),
+        (["--stage", "none"], "has no stage none: it has only"),
+        (["evaluation=null"], "holds no documents out"),
+    ):
+        result = sweep(recipe, "out", *more)
+        assert result.returncode == 2 and sentence in result.stderr and result.stderr.count("\n") == 1
+        assert not (recipe.parent / "out").exists()

@@ -1,0 +1,76 @@
+"""Laws of throughput: rates are sums over sums, tokens are counted apart, FLOPs are those that torch counts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY, write_model
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+from data_prep import InputError
+from megatron_davinci.bench.grid import combinations
+from megatron_davinci.bench.report import compare, markdown, summarize
+from megatron_davinci.models.config import load_model_config
+from megatron_davinci.planning.flops import dense_peak, training_flops
+
+MACHINE = {"device": "NVIDIA H100 80GB HBM3", "ranks": 4}
+
+
+def step(seconds: float, tokens: int, padding: float, labels: int) -> dict[str, float]:
+    tflops = 500.0 / seconds
+    return {"seconds": seconds, "tokens": tokens, "padding_share": padding, "labels": labels,
+            "tflops_per_second_per_rank": tflops, "peak_memory_bytes": 3 * 2**30}  # fmt: skip
+
+
+STEPS = [step(100.0, 1, 0.0, 1), step(1.0, 300, 0.25, 200), step(3.0, 900, 0.1, 100), step(1.0, 400, 0.2, 100)]
+
+
+def test_figures_are_those_of_the_steps_behind_the_warm_up() -> None:
+    found = summarize(STEPS, 1, MACHINE, fp8=False)
+    assert found["steps"] == 3 and found["tokens"] == 1600
+    assert found["tokens_per_second_per_rank"] == pytest.approx(1600 / 5 / 4)
+    assert found["padded_tokens_per_second_per_rank"] == pytest.approx((400 + 1000 + 500) / 5 / 4)
+    assert found["loss_tokens_per_second_per_rank"] == pytest.approx(400 / 5 / 4)
+    assert found["tflops_per_second_per_rank"] == pytest.approx(1500 / 5)
+    assert found["mfu"] == pytest.approx(300 / 989.4) and "H100's dense BF16 peak, 989" in found["mfu_of"]
+    assert (found["seconds_median"], found["peak_memory_gib"]) == (1.0, 3.0)
+    assert summarize(STEPS, 1, MACHINE, fp8=True)["mfu"] == pytest.approx(300 / 1978.9)
+    assert summarize(STEPS, 1, {**MACHINE, "device": "cpu"}, fp8=False)["mfu"] is None
+    with pytest.raises(InputError, match="has none behind a warm-up of 4"):
+        summarize(STEPS, 4, MACHINE, fp8=False)
+
+
+def test_tables_say_what_ran_and_why_the_rest_did_not() -> None:
+    told = {"overrides": ["a=1"], "ranks": 4, "figures": summarize(STEPS, 1, MACHINE, fp8=False)}
+    table = markdown([told, {"overrides": ["a=3"], "ranks": 4, "fault": "3 does not divide"}])
+    assert "| a=1 | 4 | 80 | 95 | 20 | 300.00 | 30.3% |" in table and "| a=3 | 4 | 3 does not divide |" in table
+    assert "MFU is of H100's dense BF16 peak" in table
+    twice = {**told, "figures": {**told["figures"], "tokens_per_second_per_rank": 160.0}}
+    assert "| a=1 | 4 | 2.000 | 1.000 |" in compare([told], [twice])
+    with pytest.raises(InputError, match="no trial in common"):
+        compare([told], [{**told, "overrides": []}])
+
+
+def test_a_grid_is_every_combination() -> None:
+    assert combinations([]) == [[]]
+    assert combinations(["a=1,2", "b=x"]) == [["a=1", "b=x"], ["a=2", "b=x"]]
+    with pytest.raises(InputError, match="give key=value,value"):
+        combinations(["a"])
+
+
+def test_peaks_of_unknown_devices_are_not_guessed() -> None:
+    assert dense_peak("cpu", fp8=False) == (None, None) == dense_peak("NVIDIA A100-SXM4-80GB", fp8=True)
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_key_value_heads": 4}, {"hidden_size": 128, "intermediate_size": 96}])
+def test_flops_are_those_that_torch_counts(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """transformers' eager attention multiplies whole squares, of which ours counts the causal half."""
+    length = 24
+    model = AutoModelForCausalLM.from_config(Qwen2Config(**{**TINY, **changes}), attn_implementation="eager")
+    ids = torch.zeros(1, length, dtype=torch.long)
+    with FlopCounterMode(display=False) as counted:
+        model(ids).logits.sum().backward()
+    config = load_model_config(str(write_model(tmp_path / "model", **changes)))
+    assert counted.get_total_flops() == training_flops(config, length, 2 * length**2, length)

@@ -1,0 +1,71 @@
+"""Laws of evaluation: positions are drawn once for all models, intervals are Wilson's, tables say what was counted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_asks import DOCUMENTS, annotate, folder
+
+from data_prep import InputError
+from data_prep.corpus import Annotation, Corpus
+from megatron_davinci.evaluation.positions import Position, choose_positions, level_counts
+from megatron_davinci.evaluation.tables import Evaluation, Outcome, markdown, summarize, wilson_interval
+from megatron_davinci.rmt.difficulty import levels_of
+from megatron_davinci.rmt.options import Difficulty
+from megatron_davinci.rmt.token_texts import TokenTexts
+
+__all__ = ["annotate", "folder"]
+
+
+def test_positions_are_candidates_of_their_level_and_no_more_than_wanted(folder: Path) -> None:
+    corpus, difficulty, texts = Corpus(folder / "docs"), Difficulty(), TokenTexts(folder / "model")
+    every = choose_positions(corpus, difficulty, texts, 10**6, 100, seed=0)
+    few = choose_positions(corpus, difficulty, texts, 3, 100, seed=0)
+    assert level_counts(few) == {"easy": 3, "medium": 3, "hard": 3} and set(few) < set(every)
+    assert few == sorted(few) == choose_positions(corpus, difficulty, texts, 3, 100, seed=0)
+    assert few != choose_positions(corpus, difficulty, texts, 3, 100, seed=1)
+    annotation = Annotation(corpus)
+    for each in every:
+        levels = levels_of(annotation.of(each.document), difficulty.thresholds)
+        assert each.position >= 1 and levels[each.position] == each.level
+        assert texts.answerable[corpus[each.document][each.position]]
+    assert len(every) == sum(
+        int(((levels_of(annotation.of(d), difficulty.thresholds) >= 0) & texts.answerable[corpus[d]])[1:].sum())
+        for d in range(DOCUMENTS)
+    )
+    assert all(each.position <= 1 for each in choose_positions(corpus, difficulty, texts, 10**6, 1, seed=0))
+
+
+def test_a_corpus_that_cannot_be_asked_about_is_refused(folder: Path) -> None:
+    corpus, texts = Corpus(folder / "docs"), TokenTexts(folder / "model")
+    with pytest.raises(InputError, match=r"annotated with entropies of kind top16, .* is full"):
+        choose_positions(corpus, Difficulty(entropy="full"), texts, 5, 100, seed=0)
+    with pytest.raises(InputError, match=r"has no position of entropy 5 or more"):
+        choose_positions(corpus, Difficulty(thresholds=(5, 6, 7)), texts, 5, 100, seed=0)
+
+
+def test_intervals_are_wilsons() -> None:
+    """Numbers of Newcombe 1998, table I (without continuity correction)."""
+    for right, count, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)):
+        assert wilson_interval(right, count) == pytest.approx((low, high), abs=1e-4)
+    assert wilson_interval(1, 29) == pytest.approx((0.0061, 0.1718), abs=1e-4)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_tables_say_what_was_counted() -> None:
+    g = np.random.default_rng(0)
+    outcomes = [
+        Outcome(Position(n, 1, n % 2), direct=n < 30, reasoned=n % 4 == 0, response_tokens=10 + n % 3, thought_tokens=5,
+                closed=bool(g.random() < 0.5))
+        for n in range(60)
+    ]  # fmt: skip
+    summary = summarize(Evaluation(outcomes, [2.0, 4.0]))
+    assert summary["direct"]["easy"]["right"] == summary["direct"]["medium"]["right"] == 15
+    assert summary["reasoned"]["easy"]["accuracy"] == 0.5 and summary["reasoned"]["medium"]["right"] == 0
+    assert summary["direct"]["hard"]["count"] == 0 and summary["reasoned"]["average"] == 0.25
+    assert summary["response_tokens"] == 11 and summary["seconds_per_batch"] == 3
+    assert summary["unclosed_share"] == pytest.approx(sum(not o.closed for o in outcomes) / 60)
+    text = markdown({"base": summary, "rmt": summary})
+    assert "| Method | Easy (n = 30) | Medium (n = 30) | Hard (n = 0) | Average |" in text
+    assert "| rmt (NTR) | 50.00 (33.2 to 66.8) | 0.00 (0.0 to 11.4) | - | 25.00 |" in text
+    assert "| base | 11.0 | 5.0 |" in text

@@ -1,0 +1,189 @@
+"""Laws of launching: the script says what the recipe needs, quotes what it is given, and ends when nothing moves."""
+
+import os
+import socket
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import yaml
+from conftest import write_model
+
+from data_prep import InputError
+from megatron_davinci.launch.fit import check_memory, check_ranks
+from megatron_davinci.launch.ranks import adopt_slurm_ranks
+from megatron_davinci.launch.script import Job, Slurm, local_script, slurm_script
+from megatron_davinci.launch.start import check_here, submit
+from megatron_davinci.launch.state import state_of
+from megatron_davinci.recipe import Recipe, parse_recipe
+
+DAVINCI = [sys.executable, "-c", "from megatron_davinci.cli import main; main()"]
+
+
+@pytest.fixture
+def recipe(recipe_values: dict[str, Any]) -> Recipe:
+    [first] = recipe_values["data"]["stages"]
+    recipe_values["data"]["stages"].append({**first, "name": "wide", "megatron": {"tensor_model_parallel_size": 4}})
+    return parse_recipe(
+        {**recipe_values, "megatron": {"tensor_model_parallel_size": 2}, "model": recipe_values["model"]}
+    )
+
+
+@pytest.fixture(autouse=True)
+def four_heads(recipe_values: dict[str, Any]) -> None:
+    write_model(Path(recipe_values["model"]), num_key_value_heads=4)
+
+
+def job(folder: Path, **changes: Any) -> Job:
+    return Job(**{"recipe": Path("a recipe.yaml"), "overrides": [], "run": str(folder / "run"), "nodes": 1,
+                  "per_node": 2, "python": sys.executable, **changes})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "nodes, per_node, sentence",
+    [
+        (1, 4, None),
+        (2, 4, None),
+        (3, 2, "3 nodes of 2 are 6 ranks; a replica takes only 2, wide 4: give a multiple of 4, such as --nodes 2"),
+        (2, 6, "stage wide has tensor_model_parallel_size 4, which nodes of 6 cut apart"),
+        (20, 4, "stage only would have 40 replicas share a batch of 18 samples: give fewer nodes, or a larger batch"),
+    ],
+)
+def test_every_stage_must_fit(recipe: Recipe, nodes: int, per_node: int, sentence: str | None) -> None:
+    if sentence is None:
+        check_ranks(recipe, nodes, per_node)
+        return
+    with pytest.raises(InputError, match=sentence):
+        check_ranks(recipe, nodes, per_node)
+
+
+def test_the_script_is_shell_and_quotes(tmp_path: Path) -> None:
+    for script in (
+        local_script(job(tmp_path, overrides=["data.stages.0.name=a b; exit 7"])),
+        local_script(job(tmp_path, nodes=2)),
+        slurm_script(job(tmp_path), Slurm(chain=2, container="image.sqsh", more=["--qos=high"])),
+    ):
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    assert "'a recipe.yaml' 'data.stages.0.name=a b; exit 7'" in local_script(
+        job(tmp_path, overrides=["data.stages.0.name=a b; exit 7"])
+    )
+
+
+@pytest.mark.parametrize(
+    "time, seconds",
+    [("11", 660), ("10:30", 630), ("0:11:00", 660), ("1-0", 86400), ("0-1:30", 5400), ("1-1:1:1", 90061)],
+)
+def test_a_limit_must_leave_time_to_work(time: str, seconds: int) -> None:
+    Slurm(time=time, warning=seconds - 1)
+    Slurm(time="UNLIMITED", warning=seconds)
+    with pytest.raises(InputError, match=f"--time {time} is a limit of {seconds} s, and jobs save {seconds} s before"):
+        Slurm(time=time, warning=seconds)
+
+
+def test_a_limit_that_slurm_would_not_read_is_named() -> None:
+    with pytest.raises(InputError, match="--time 2h is no limit of Slurm's"):
+        Slurm(time="2h")
+
+
+def test_slurm_is_told_what_the_job_needs(tmp_path: Path) -> None:
+    wanted = Slurm(time="08:00:00", partition="h100", account="lab", warning=300, more=["--qos=high"])
+    script = slurm_script(job(tmp_path, nodes=32, per_node=8), wanted)
+    for option in ("nodes=32", "ntasks-per-node=8", "gpus-per-node=8", "time=08:00:00", "partition=h100", "account=lab",
+                   "signal=USR1@300", "requeue", "qos=high"):  # fmt: skip
+        assert f"#SBATCH --{option}\n" in script
+    assert "gpus" not in slurm_script(job(tmp_path, gpus=False), Slurm())
+    chained = slurm_script(job(tmp_path), Slurm(chain=3))
+    assert "scontrol requeue" not in chained and "--no-requeue" in chained
+
+
+def test_a_run_that_moves_no_more_ends(tmp_path: Path) -> None:
+    """The interpreter stands for training that does nothing: it is not started for ever."""
+    (tmp_path / "python").write_text(
+        f'#!/bin/sh\n[ "$2" = megatron_davinci.launch.state ] && exec {sys.executable} "$@"\nexit 0\n'
+    )
+    (tmp_path / "python").chmod(0o755)
+    script = local_script(job(tmp_path, python=str(tmp_path / "python")))
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1 and "nothing was saved after 0" in done.stderr
+
+
+def test_the_state_of_a_run(tmp_path: Path) -> None:
+    assert state_of(tmp_path) == "0"
+    (tmp_path / "step_0000004").mkdir()
+    (tmp_path / "latest").write_text("step_0000004\n")
+    for step, said in ((4, "4"), (9, "finished")):
+        (tmp_path / "step_0000004" / "progress.json").write_bytes(orjson.dumps({"step": step, "num_steps": 9}))
+        assert state_of(tmp_path) == said
+
+
+def test_several_nodes_without_slurm_must_know_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(InputError, match="2 nodes without Slurm need MASTER_ADDR"):
+        check_here(job(tmp_path, nodes=2))
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    with socket.create_server(("", 0)) as server:
+        with pytest.raises(InputError, match="is in use: give another --port"):
+            check_here(job(tmp_path, nodes=2, port=server.getsockname()[1]))
+        free = server.getsockname()[1]
+    check_here(job(tmp_path, nodes=2, port=free))
+
+
+@pytest.mark.parametrize(
+    "sizes, shared, ranks, sentence",
+    [
+        ((8, 8), True, 64, None),
+        ((8, 1), True, 32, None),
+        (
+            (8, 1),
+            True,
+            16,
+            "takes 101.6 GiB a rank .* --gpu-memory is 80: give 32 ranks, which share out the optimizer",
+        ),
+        ((8, 1), False, 32, "takes 152.4 GiB a rank .*: raise tensor_model_[a-z_ ]*, or set megatron.use_distributed"),
+        ((4, 1), True, 512, "raise tensor_model_parallel_size or pipeline_model_parallel_size, or give the memory"),
+    ],
+)
+def test_what_no_gpu_can_hold_is_refused(
+    recipe_values: dict[str, Any], sizes: tuple[int, int], shared: bool, ranks: int, sentence: str | None
+) -> None:
+    tensor, pipeline = sizes
+    layout = {"tensor_model_parallel_size": tensor, "pipeline_model_parallel_size": pipeline}
+    megatron = {"bf16": True, "use_distributed_optimizer": shared, **layout}
+    recipe = parse_recipe({**recipe_values, "model": "qwen2.5-72b", "megatron": megatron})
+    with pytest.raises(InputError, match=sentence) if sentence else nullcontext():
+        check_memory(recipe, ranks, 80)
+
+
+def test_without_slurm_on_the_path_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="sbatch is not on the path"):
+        submit(job(tmp_path), Slurm())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("tasks, rank", [("1", None), ("4", "3")])
+def test_ranks_are_sruns_where_it_started_several(
+    monkeypatch: pytest.MonkeyPatch, tasks: str, rank: str | None
+) -> None:
+    monkeypatch.setattr(os, "environ", {
+        "SLURM_STEP_NUM_TASKS": tasks, "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "77",
+        "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "node", "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1", "PATH": "",
+        "MASTER_ADDR": "first",
+    })  # fmt: skip
+    adopt_slurm_ranks()
+    assert os.environ.get("RANK") == rank
+    if rank is not None:
+        assert (os.environ["WORLD_SIZE"], os.environ["LOCAL_RANK"], os.environ["MASTER_ADDR"]) == ("4", "1", "first")
+        assert 20000 <= int(os.environ["MASTER_PORT"]) < 40000
+
+
+def test_options_that_do_not_go_together(recipe_values: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe_values))
+    done = subprocess.run(
+        [*DAVINCI, "launch", str(tmp_path / "r.yaml"), "--partition", "x"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "without --slurm" in done.stderr and done.stderr.count("\n") == 1
