@@ -1,5 +1,5 @@
 #!/bin/bash
-set -uo pipefail
+set -muo pipefail  # m: Ctrl-C comes to this shell alone, which has training save
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export CUDA_DEVICE_MAX_CONNECTIONS=1  # Megatron overlaps communication with it
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # ranks that torchrun starts again would find addresses of dead ones
@@ -12,7 +12,7 @@ while :; do
     python -m torch.distributed.run --nproc-per-node=8 --max-restarts=3 --standalone -m megatron_davinci.train examples/rmt-without-ntp/recipe.yaml &
     ranks=$!
     # Has training save and end; torchrun gives it 30 seconds for that.
-    trap 'trap - TERM USR1; kill -TERM $ranks; wait $ranks; exit 143' TERM USR1
+    trap 'trap - TERM USR1 INT HUP; kill -TERM $ranks; wait $ranks; exit 143' TERM USR1 INT HUP
     wait $ranks || exit $?
     if [ "$(state)" = "$before" ]; then
         echo "nothing was saved after $before: see what training said" >&2

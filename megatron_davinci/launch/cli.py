@@ -1,5 +1,7 @@
 """`davinci launch`. Imports nothing heavy before the command runs."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +27,9 @@ def launch(
     container: Annotated[
         str | None, typer.Option(help="Slurm with pyxis: image in which ranks run, with this directory.")
     ] = None,
+    mount: Annotated[
+        list[str] | None, typer.Option(help="Slurm with pyxis: another directory for the container, as of weights.")
+    ] = None,
     warning: Annotated[int, typer.Option(min=30, help="Slurm: seconds before the limit at which a run saves.")] = 600,
     chain: Annotated[
         int, typer.Option(min=1, help="Slurm: so many jobs one after the other, where a job must not requeue itself.")
@@ -32,20 +37,22 @@ def launch(
     sbatch: Annotated[list[str] | None, typer.Option(help="Slurm: another option, as --sbatch=--qos=high.")] = None,
     max_restarts: Annotated[int, typer.Option(min=0, help="torchrun: how often failed ranks are started again.")] = 3,
     port: Annotated[int, typer.Option(min=1, max=65535, help="torchrun on several nodes: where ranks meet.")] = 29500,
-    python: Annotated[str, typer.Option(help="Interpreter on the nodes.")] = "python",
+    python: Annotated[
+        str | None, typer.Option(help="Interpreter on the nodes: this one, or a container's python.")
+    ] = None,
 ) -> None:
     """Run a recipe on nodes: torchrun here, or a job of Slurm's that saves before its limit and goes on by itself.
 
-    Stages with another layout begin in fresh processes of the same job.
+    Stages with another layout begin in fresh processes, under Slurm when the job is started again.
     Example: davinci launch recipe.yaml --nodes 32 --gpus-per-node 8 --slurm --partition h100
     """
     from megatron_davinci.launch.fit import check_memory, check_ranks
-    from megatron_davinci.launch.script import Job, Slurm, local_script, slurm_script
+    from megatron_davinci.launch.script import Job, local_script
+    from megatron_davinci.launch.slurm import Slurm, slurm_script
     from megatron_davinci.launch.start import run_here, submit
     from megatron_davinci.recipe import load_recipe
 
-    far_from_weights = ["init_from=null"] if dry_run else []
-    known = load_recipe(recipe, [*(overrides or []), *far_from_weights])
+    known = load_recipe(recipe, overrides or [], with_weights=not dry_run)
     check_ranks(known, nodes, gpus_per_node)
     if not cpu:
         check_memory(known, nodes * gpus_per_node, gpu_memory)
@@ -56,11 +63,13 @@ def launch(
         nodes=nodes,
         per_node=gpus_per_node,
         gpus=not cpu,
-        python=python,
+        python=python or (shlex.quote(sys.executable) if container is None else "python"),
         restarts=max_restarts,
         port=port,
     )
-    options = Slurm(time, partition, account, container, warning, chain, sbatch or ())
+    options = Slurm(time, partition, account, container, mount or (), warning, chain, sbatch or ())
+    if mount and container is None:
+        raise InputError("--mount is for a container: name its image with --container, or leave it out")
     if not slurm and any((partition, account, container, sbatch)):
         raise InputError("an option of Slurm's is given without --slurm: add it, or leave the option out")
     if dry_run:

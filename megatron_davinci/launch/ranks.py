@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 
-_FIRST_PORT, _PORTS = 20000, 20000
+_FIRST_PORT, _PORTS = 20000, 12768  # below those that Linux gives to whoever asks for any
 
 
 def adopt_slurm_ranks() -> None:

@@ -6,7 +6,8 @@ import socket
 import subprocess
 
 from data_prep import InputError, WorkFailed
-from megatron_davinci.launch.script import Job, Slurm, local_script, slurm_script
+from megatron_davinci.launch.script import Job, local_script
+from megatron_davinci.launch.slurm import Slurm, slurm_script
 
 
 def check_here(job: Job) -> None:
@@ -50,6 +51,7 @@ def submit(job: Job, slurm: Slurm) -> list[str]:
             ["sbatch", "--parsable", *after], input=script, capture_output=True, text=True, check=False
         )
         if done.returncode:
-            raise WorkFailed(f"sbatch refused the job: {done.stderr.strip()}")
+            before = f" after {', '.join(jobs)}, which scancel would end" if jobs else ""
+            raise WorkFailed(f"sbatch refused the job{before}: {done.stderr.strip()}")
         jobs.append(done.stdout.strip().partition(";")[0])
     return jobs

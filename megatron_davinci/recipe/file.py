@@ -25,8 +25,11 @@ _Loader.add_implicit_resolver(
 )
 
 
-def load_recipe(path: Path, overrides: list[str]) -> Recipe:
-    """Read and check a recipe; `overrides` are key=value with dots between levels. Raises InputError."""
+def load_recipe(path: Path, overrides: list[str], with_weights: bool = True) -> Recipe:
+    """Read and check a recipe; `overrides` are key=value with dots between levels. Raises InputError.
+
+    `with_weights`: the directories of weights that it names must be here.
+    """
     try:
         values = yaml.load(path.read_bytes(), _Loader)  # noqa: S506  # a SafeLoader
     except OSError as error:
@@ -37,15 +40,18 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
         raise InputError(f"recipe {path} holds no keys")
     for override in overrides:
         _apply_override(values, override)
-    return parse_recipe(values)
+    return parse_recipe(values, with_weights)
 
 
-def parse_recipe(values: dict[str, Any]) -> Recipe:
+def parse_recipe(values: dict[str, Any], with_weights: bool = True) -> Recipe:
     """Check the values of a recipe. Raises InputError with one sentence on the first thing that is wrong."""
     try:
-        return Recipe.model_validate(values)
+        recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise InputError(_sentence(error)) from None
+    if with_weights:
+        recipe.check_weights()
+    return recipe
 
 
 def dump_recipe(recipe: Recipe) -> str:

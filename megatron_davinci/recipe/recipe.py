@@ -95,26 +95,32 @@ class Recipe(Section):
                     f"stage {stage.name} has another {' or '.join(OPTIMIZER_KIND)} than the first: Megatron's saved "
                     "optimizer cannot be taken up so; set them for all stages"
                 )
-            self._check_reference(index, model)
+            self._check_reference(index)
             if stage.plan and self.evaluation:
                 raise InputError(
                     f"stage {stage.name} has a plan, which packs every document, and evaluation.held_out keeps some "
                     "back: leave one of them out"
                 )
-        if self.init_from is not None:
-            check_source_of_weights(self.init_from, self.model, model)
         return self
 
-    def _check_reference(self, index: int, model: ModelConfig) -> None:
+    def _check_reference(self, index: int) -> None:
         objective = self.stage(index).objective
-        if isinstance(objective, Reinforced) and objective.kl_beta and not isinstance(objective.rollouts, str):
-            source = objective.reference or self.init_from
-            if source is None:
-                raise InputError(
-                    f"objective.kl_beta is {objective.kl_beta}, and no weights are named to stay near: set "
-                    "objective.reference or init_from, or kl_beta to 0"
-                )
-            check_source_of_weights(source, self.model, model, "objective.reference")
+        if not isinstance(objective, Reinforced) or not objective.kl_beta or isinstance(objective.rollouts, str):
+            return
+        if objective.reference is None and self.init_from is None:
+            raise InputError(
+                f"objective.kl_beta is {objective.kl_beta}, and no weights are named to stay near: set "
+                "objective.reference or init_from, or kl_beta to 0"
+            )
+
+    def check_weights(self) -> None:
+        """Raise InputError unless every directory of weights that is named is there, and of this model."""
+        model = load_model_config(self.model)
+        if self.init_from is not None:
+            check_source_of_weights(self.init_from, self.model, model)
+        for stage in (self.stage(index) for index in range(len(self.data.stages))):
+            if isinstance(stage.objective, Reinforced) and stage.objective.reference is not None:
+                check_source_of_weights(stage.objective.reference, self.model, model, "objective.reference")
 
 
 def check_source_of_weights(directory: str, name: str, model: ModelConfig, what: str = "init_from") -> None:

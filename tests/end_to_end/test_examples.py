@@ -118,7 +118,7 @@ def test_scripts_are_what_launch_writes(weights: Path, monkeypatch: pytest.Monke
         (weights / "examples").symlink_to(EXAMPLES)
     recipe = load_recipe(EXAMPLES / name / "recipe.yaml", [])
     ranks = lcm(8, *(recipe.stage(index).ranks_per_replica for index in range(len(recipe.data.stages))))
-    command = ["launch", f"examples/{name}/recipe.yaml", "--nodes", str(ranks // 8), "--dry-run"]
+    command = ["launch", f"examples/{name}/recipe.yaml", "--nodes", str(ranks // 8), "--dry-run", "--python", "python"]
     for file, more in (("train.sh", []), ("train.sbatch", ["--slurm"])):
         written = CliRunner().invoke(app, [*command, *more], catch_exceptions=False).stdout
         if "DAVINCI_WRITE_SCRIPTS" in os.environ:

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,15 @@ from megatron_davinci.train.metrics import read_metrics
 
 
 def launch(recipe: Path, *options: str) -> "subprocess.Popen[bytes]":
-    command = [*DAVINCI, "launch", str(recipe), "--gpus-per-node", "2", "--python", sys.executable, *options]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [*DAVINCI, "launch", str(recipe), "--gpus-per-node", "2", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, start_new_session=True)
+
+
+def wait_for_steps(run: Path, steps: int, launched: "subprocess.Popen[bytes]") -> None:
+    while len(read_metrics(run / "metrics.jsonl")) < steps:
+        assert launched.poll() is None
+        time.sleep(0.01)
 
 
 def two_layouts(values: dict[str, Any], folder: Path, name: str) -> Path:
@@ -45,9 +51,7 @@ def test_a_worker_that_dies_is_started_again_and_nothing_changes(recipe_values: 
     recipe_values["megatron"] = {"tensor_model_parallel_size": 2}
     launched = launch(write_recipe(recipe_values, tmp_path, "launched"))
     run = tmp_path / "launched"
-    while len(read_metrics(run / "metrics.jsonl")) < 8:
-        assert launched.poll() is None
-        time.sleep(0.01)
+    wait_for_steps(run, 8, launched)
     [victim, *_] = [
         process
         for process in psutil.Process(launched.pid).children(recursive=True)
@@ -58,3 +62,18 @@ def test_a_worker_that_dies_is_started_again_and_nothing_changes(recipe_values: 
     finish(start(write_recipe(recipe_values, tmp_path, "whole"), 2))
     assert reported(run) == reported(tmp_path / "whole") and progress(run) == progress(tmp_path / "whole")
     assert same_weights(run, tmp_path / "whole")
+
+
+def test_ctrl_c_saves_and_leaves_nobody_behind(recipe_values: dict[str, Any], tmp_path: Path) -> None:
+    """A terminal sends it to its whole foreground group."""
+    recipe_values["data"]["stages"][0]["epochs"] = 1000
+    recipe_values["checkpoint"]["every_steps"] = 10_000
+    launched = launch(write_recipe(recipe_values, tmp_path, "launched"))
+    run = tmp_path / "launched"
+    wait_for_steps(run, 2, launched)
+    ranks = psutil.Process(launched.pid).children(recursive=True)
+    os.killpg(launched.pid, signal.SIGINT)
+    _, said = launched.communicate(timeout=60)
+    assert launched.returncode == 143, said
+    assert psutil.wait_procs(ranks, timeout=10)[1] == []
+    assert progress(run)["step"] >= 2

@@ -91,9 +91,20 @@ def test_the_next_job_of_a_chain_goes_on(
     assert progress(run)["step"] == 24
 
 
+def test_a_chain_ends_where_its_jobs_can_only_fail(
+    cluster: dict[str, str], recipe_values: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe_values["data"]["stages"][0]["blend"] = [{"corpus": str(tmp_path / "absent")}]
+    first, second = launch(write(recipe_values, tmp_path, "run"), cluster, "--chain", "2")
+    logs = {job: tmp_path / f"slurm-run-{job}.log" for job in (first, second)}
+    wait(lambda: ended(second, cluster), logs[second])
+    assert "not started again: exit code 2" in logs[first].read_text()
+    assert logs[second].read_text() == "the job before gave up\n"
+
+
 def launch(recipe: Path, cluster: dict[str, str], *options: str) -> list[str]:
     """The numbers of the jobs that `davinci launch` has submitted, of two ranks each."""
-    where = ["--nodes", "1", "--gpus-per-node", "2", "--cpu", "--slurm", "--python", sys.executable]
+    where = ["--nodes", "1", "--gpus-per-node", "2", "--cpu", "--slurm"]
     command = [*DAVINCI, "launch", str(recipe), *where, *options]
     told = said(command, {**cluster, "OMP_NUM_THREADS": "1"}, recipe.parent)
     return told.partition(":")[0].removeprefix("submitted ").split(", ")

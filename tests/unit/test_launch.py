@@ -16,7 +16,8 @@ from conftest import write_model
 from data_prep import InputError
 from megatron_davinci.launch.fit import check_memory, check_ranks
 from megatron_davinci.launch.ranks import adopt_slurm_ranks
-from megatron_davinci.launch.script import Job, Slurm, local_script, slurm_script
+from megatron_davinci.launch.script import Job, local_script
+from megatron_davinci.launch.slurm import Slurm, slurm_script
 from megatron_davinci.launch.start import check_here, submit
 from megatron_davinci.launch.state import state_of
 from megatron_davinci.recipe import Recipe, parse_recipe
@@ -111,6 +112,49 @@ def test_a_run_that_moves_no_more_ends(tmp_path: Path) -> None:
     assert done.returncode == 1 and "nothing was saved after 0" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "chain, failed_before, code, saved, ending, said",
+    [
+        (1, None, 0, 9, 0, "requeue 7"),  # stopped by a signal
+        (1, None, 1, 9, 0, "requeue 7"),  # failed after a checkpoint
+        (1, None, 1, 5, 0, "requeue 7"),  # failed for the first time
+        (1, "3", 1, 5, 0, "requeue 7"),  # and elsewhere before
+        (1, "5", 1, 5, 1, "not started again: exit code 1, nothing saved after 5"),
+        (1, None, 0, 5, 1, "not started again: exit code 0"),
+        (1, None, 2, 9, 2, "not started again: exit code 2"),  # refused
+        (3, None, 1, 5, 0, "the next job of the chain goes on"),
+        (3, "5", 1, 5, 1, "not started again"),
+    ],
+)
+def test_a_job_goes_on_while_that_helps(
+    tmp_path: Path, chain: int, failed_before: str | None, code: int, saved: int, ending: int, said: str
+) -> None:
+    """The interpreter stands for training: it says how far the run is, 5 steps before and `saved` after."""
+    run, commands = tmp_path / "a run", tmp_path / "bin"
+    commands.mkdir()
+    run.mkdir()
+    if failed_before:
+        (run / "failed-after").write_text(failed_before)
+    for name, does in {
+        "python": f'[ "$2" = megatron_davinci.launch.state ] && echo $([ -f {tmp_path}/ran ] && echo {saved} || echo 5)',
+        "srun": f"touch {tmp_path}/ran; exit {code}",
+        "scontrol": "echo $@",
+    }.items():
+        (commands / name).write_text(f"#!/bin/sh\n{does}\n")
+        (commands / name).chmod(0o755)
+    script = slurm_script(job(tmp_path, run=str(run), python="python"), Slurm(chain=chain))
+    environment = {"PATH": f"{commands}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == ending and said in done.stdout + done.stderr
+    assert (run / "failed-after").is_file() == (code == 1 and saved == 5 and failed_before != "5")
+    assert (run / "gave-up").is_file() == bool(ending)
+    after = {**environment, "SLURM_JOB_ID": "8", "SLURM_JOB_DEPENDENCY": "afterany:7"}
+    (tmp_path / "ran").unlink()
+    next_one = subprocess.run(["bash", "-c", script], env=after, capture_output=True, text=True, check=False)
+    assert ("the job before gave up" in next_one.stderr) == (chain > 1 and bool(ending))
+    assert (tmp_path / "ran").is_file() == (chain == 1 or not ending)
+
+
 def test_the_state_of_a_run(tmp_path: Path) -> None:
     assert state_of(tmp_path) == "0"
     (tmp_path / "step_0000004").mkdir()
@@ -178,7 +222,7 @@ def test_ranks_are_sruns_where_it_started_several(
     assert os.environ.get("RANK") == rank
     if rank is not None:
         assert (os.environ["WORLD_SIZE"], os.environ["LOCAL_RANK"], os.environ["MASTER_ADDR"]) == ("4", "1", "first")
-        assert 20000 <= int(os.environ["MASTER_PORT"]) < 40000
+        assert 20000 <= int(os.environ["MASTER_PORT"]) < 32768
 
 
 def test_options_that_do_not_go_together(recipe_values: dict[str, Any], tmp_path: Path) -> None:
