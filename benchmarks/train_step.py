@@ -23,7 +23,7 @@ from megatron_davinci.models.config import load_model_config
 from megatron_davinci.recipe import Recipe, parse_recipe
 from megatron_davinci.train.building import build_trainer
 from megatron_davinci.train.next_token import next_token_batch
-from megatron_davinci.train.optimizer import build_optimizer, set_learning_rate
+from megatron_davinci.train.optimizer import build_optimizer, set_hyperparameters
 from megatron_davinci.train.parallel import model_parallel, world
 
 # SmolLM2-135M's shape with a third of its layers: a step takes seconds here.
@@ -95,7 +95,7 @@ def our_step(recipe: Recipe, device: torch.device) -> Callable[[], float]:
     batches = GlobalBatches(recipe).stages[0]
     trainer = build_trainer(recipe, batches.recipe, load_model_config(recipe.model), device)
     optimizer = build_optimizer({}, trainer.chunks)
-    set_learning_rate(optimizer, LR)
+    set_hyperparameters(optimizer, LR)
     return lambda: trainer.step(optimizer, next_token_batch(batches, 0, device)).loss
 
 

@@ -50,10 +50,11 @@ def backend() -> str:
 
 
 def local_device(local_rank: int) -> torch.device:
-    """The device of one rank, by its number on this machine."""
+    """The device of one rank, by its number on this machine; Slurm may have each rank see its own GPU alone."""
     if not has_gpu():
         return CPU
-    device = torch.device("cuda", local_rank)
+    visible = torch.cuda.device_count()
+    device = torch.device("cuda", local_rank if visible > 1 else 0)
     torch.cuda.set_device(device)
     return device
 

@@ -59,6 +59,7 @@ _RANGES = {  # from, to (not included)
     "weight_decay": (0.0, float("inf")),
     "clip_grad": (0.0, float("inf")),
     "bucket_size": (1, float("inf")),
+    "recompute_num_layers": (1, float("inf")),
 }
 
 _SIMPLE_TYPES = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}

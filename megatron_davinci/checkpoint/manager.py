@@ -37,6 +37,7 @@ from megatron_davinci.checkpoint.find import latest_checkpoint
 from megatron_davinci.checkpoint.mortal_manager import use_mortal_manager
 from megatron_davinci.models.config import ModelConfig
 from megatron_davinci.recipe import Recipe, dump_recipe
+from megatron_davinci.train.adam import parts_of
 from megatron_davinci.train.optimizer import Chunks, unwrap
 from megatron_davinci.train.parallel import is_main_rank
 
@@ -69,6 +70,8 @@ class CheckpointManager:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
         dist.barrier()
+        for each in parts_of(self._optimizer):
+            each.init_state_fn(each.optimizer, each.config)  # zeros for what no step has touched: all may be skipped
         strategy = FullyParallelSaveStrategyWrapper(get_default_save_sharded_strategy("torch_dist"), _replicas())
         state = self._sharded_state(loading=False)
         request = dist_checkpointing.save(

@@ -39,8 +39,16 @@ class HeldOut:
                 [Span(int(chosen[i]), start, length, 0) for i, start, length in plan.sequence(index)]
                 for index in range(len(plan))
             ]
-            found.append((corpus.prefix.name, documents, packed))
+            found.append((self._name(key), documents, packed))
         return found
+
+    def _name(self, key: Path) -> str:
+        """The end of the corpus's path that no other corpus of the recipe shares: most often its last part."""
+        for count in range(1, len(key.parts)):
+            ends = [Path(*other.parts[-count:]) for other in self._chosen]
+            if ends.count(Path(*key.parts[-count:])) == 1:
+                return str(Path(*key.parts[-count:]))
+        return str(key)
 
 
 def _stages_by_corpus(recipe: Recipe) -> dict[Path, list[StageRecipe]]:

@@ -36,6 +36,7 @@ def run_demo(repo: Path | None, out: Path) -> dict[str, Any]:
     """Run everything into `out`; returns the facts of the last table."""
     if out.exists():
         raise InputError(f"{out} already exists: remove it, or name another")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # fp32 on two ranks: for the CPU, also where there is a GPU
     facts = _mine(repo, out)
     facts |= _make_corpus(out)
     recipe = _write_recipe(out, facts["sequences"])

@@ -46,7 +46,7 @@ def examine(directory: Path) -> Iterator[Finding]:
     yield gpu
     yield check_transformer_engine(gpu.state == "ok")
     yield check_flash_attention(gpu.state == "ok")
-    if sockets.state == megatron.state == "ok":
+    if sockets.state != "fail" and megatron.state == "ok":
         yield from _trials()
 
 
@@ -54,7 +54,7 @@ def _trials() -> Iterator[Finding]:
     try:
         from megatron_davinci.doctor.trial import check_attention, check_ranks
     except ImportError as error:
-        yield fail("trials", f"cannot begin: {error}", "pip install 'megatron-davinci[train]'")
+        yield fail("trials", f"cannot begin: {error}", "in the checkout: pip install '.[train]'")
         return
     trials: tuple[Callable[[], Finding], ...] = (check_ranks, check_attention)
     for trial in trials:

@@ -1,6 +1,7 @@
 """The machine: GPUs, disk, shared memory, sockets, limits, commands."""
 
 import importlib
+import os
 import resource
 import shutil
 import socket
@@ -10,6 +11,7 @@ from pathlib import Path
 from megatron_davinci.doctor.finding import Finding, fail, ok, warn
 
 _GIB = 1 << 30
+_OWN_ADDRESS = "nothing on one node; for more, give this host its address on the network in /etc/hosts"
 _LEAST_DISK, _LEAST_SHARED, _LEAST_FILES = 20 * _GIB, 1 * _GIB, 4096
 
 
@@ -29,7 +31,11 @@ def check_gpu() -> Finding:
 
 def check_disk(directory: Path) -> Finding:
     """Room where runs are written: a checkpoint of N parameters takes 12 to 14 N bytes."""
-    free = shutil.disk_usage(directory).free
+    absolute = directory.absolute()
+    nearest = next(path for path in (absolute, *absolute.parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        return fail("disk", f"{nearest} cannot be written to", "name another place with --directory")
+    free = shutil.disk_usage(nearest).free
     said = f"{free / _GIB:,.0f} GiB free in {directory.absolute()}"
     if free < _LEAST_DISK:
         return warn("disk", said, "make room, or run elsewhere: a checkpoint takes 12 to 14 bytes a parameter")
@@ -53,6 +59,8 @@ def check_sockets(host: str | None = None) -> Finding:
     try:
         address = socket.gethostbyname(host)
         with socket.create_server(("", 0)) as server, socket.create_connection((address, server.getsockname()[1]), 5):
+            if address.startswith("127."):
+                return warn("sockets", f"{host} is {address}, which no other node reaches", _OWN_ADDRESS)
             return ok("sockets", f"{host} is {address}, and can be reached")
     except OSError as error:
         return fail("sockets", f"{host}: {error}", "name this host in /etc/hosts, and let its ports be reached")

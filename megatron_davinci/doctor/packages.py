@@ -39,7 +39,7 @@ def check_megatron(known: Versions = version) -> Finding:
     try:
         found = known("megatron-core")
     except PackageNotFoundError:
-        return fail("Megatron-Core", "not installed", "pip install 'megatron-davinci[train]'")
+        return fail("Megatron-Core", "not installed", "in the checkout: pip install '.[train]'")
     numbers = tuple(int(part) for part in found.split(".")[:3] if part.isdigit())
     if not _MEGATRON[0] <= numbers < _MEGATRON[1]:
         return fail("Megatron-Core", found, "pip install 'megatron-core>=0.16.1,<0.20'")
@@ -76,7 +76,7 @@ def check_transformer_engine(gpu: bool) -> Finding:
     name = "Transformer Engine"
     if find_spec("transformer_engine") is None:
         if gpu:
-            return fail(name, "not installed, and there is a GPU", "pip install 'megatron-davinci[gpu]'")
+            return fail(name, "not installed, and there is a GPU", "in the checkout: pip install '.[gpu]'")
         return ok(name, "not installed, and not needed without a GPU")
     try:
         importlib.import_module("transformer_engine.pytorch")

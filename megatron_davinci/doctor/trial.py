@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from megatron_davinci.train.step import Trainer
 
 _LENGTHS = (5, 11)
-_SAME = 1e-4  # relative, in fp32
+_SAME, _SAME_IN_BF16 = 1e-4, 2e-2  # relative
 _RECIPE = {
     "data": {"seq_length": 16, "stages": [{"name": "trial", "blend": [{"corpus": "none"}]}]},
     "batch": {"global_size": 1},
@@ -69,7 +69,8 @@ def _attend() -> str:
 
     with TemporaryDirectory() as folder:
         write_json(Path(folder) / "config.json", MODEL)
-        recipe = parse_recipe({**_RECIPE, "model": folder})
+        # no kernel for packed rows takes fp32 on a GPU
+        recipe = parse_recipe({**_RECIPE, "model": folder, "megatron": {"bf16": device.has_gpu()}})
         with world(), model_parallel(recipe.stage(0), recipe.seed) as here:
             trainer = build_trainer(recipe, recipe.stage(0), load_model_config(folder), here)
             ids = torch.arange(sum(_LENGTHS)) * 7 % 100
@@ -77,7 +78,8 @@ def _attend() -> str:
             packed = _gradients(trainer, [documents])
             alone = _gradients(trainer, [[document] for document in documents])
     gap = max(float((packed[name] - alone[name]).abs().max() / alone[name].abs().max()) for name in alone)
-    equal = "equals its documents alone" if gap < _SAME else "wrong: differs from its documents alone"
+    same = _SAME_IN_BF16 if device.has_gpu() else _SAME
+    equal = "equals its documents alone" if gap < same else "wrong: differs from its documents alone"
     return f"a step on {here} {equal} (gradients to {gap:.0e})"
 
 

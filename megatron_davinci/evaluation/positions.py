@@ -1,16 +1,16 @@
 """The positions of a held-out corpus that models are compared on: so many of each difficulty. Torch-free."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data_prep import InputError
 from data_prep.corpus import Annotation, Corpus
 from megatron_davinci.rmt.difficulty import NUM_LEVELS, candidate_levels, levels_of, quantile_thresholds
 from megatron_davinci.rmt.options import Difficulty
 from megatron_davinci.rmt.scores import LEVEL_NAMES
-from megatron_davinci.rmt.token_texts import TokenTexts
 
 
 @dataclass(frozen=True, order=True)
@@ -23,12 +23,18 @@ class Position:
 
 
 def choose_positions(
-    corpus: Corpus, difficulty: Difficulty, texts: TokenTexts, per_level: int, longest: int, seed: int
+    corpus: Corpus,
+    difficulty: Difficulty,
+    answerable: NDArray[np.bool_],
+    per_level: int,
+    longest: int,
+    seed: int,
+    left_out: Container[int] = (),
 ) -> list[Position]:
     """At most `per_level` of each level, drawn uniformly from all that can be asked for, in the corpus's order.
 
-    `longest`: tokens that may stand before a position. Raises InputError where the corpus is not annotated as
-    `difficulty` says, or has nothing to ask for.
+    `answerable` (ids,): tokens that an answer can name; `longest`: tokens that may stand before a position; `left_out`:
+    documents. Raises InputError where the corpus is not annotated as `difficulty` says, or has nothing to ask for.
     """
     annotation = Annotation(corpus)
     if annotation.description["entropy"] != difficulty.entropy:
@@ -40,9 +46,9 @@ def choose_positions(
     if difficulty.quantiles is not None:
         thresholds = quantile_thresholds(annotation.entropies, difficulty.quantiles)
     found: list[list[Position]] = [[] for _ in range(NUM_LEVELS)]
-    for document in range(len(corpus)):
+    for document in (number for number in range(len(corpus)) if number not in left_out):
         ids = corpus[document]
-        levels = candidate_levels(levels_of(annotation.of(document), thresholds), texts.answerable[ids])
+        levels = candidate_levels(levels_of(annotation.of(document), thresholds), answerable[ids])
         for position in np.flatnonzero(levels[: longest + 1] >= 0).tolist():
             found[levels[position]].append(Position(document, position, int(levels[position])))
     if not any(found):

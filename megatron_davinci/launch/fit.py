@@ -44,9 +44,15 @@ def check_memory(recipe: Recipe, ranks: int, gibibytes: float) -> None:
         state = state_bytes(model, stage.parallel_sizes, stage.megatron)
         replicas = ranks // stage.ranks_per_replica
         needed = state.of_each(replicas * stage.context_parallel_size)
+        saving = state.while_saving(replicas * stage.context_parallel_size)
         room = int(gibibytes * GIB)
-        if needed <= room:
+        if saving <= room:
             continue
+        if needed <= room:
+            raise InputError(
+                f"stage {stage.name} takes {saving / GIB:.1f} GiB a rank while a checkpoint is made, since its "
+                f"gradients are one bucket, and --gpu-memory is {gibibytes:g}: set megatron.overlap_grad_reduce"
+            )
         if state.kept < room:
             enough = ceil(ceil(state.shared / (room - state.kept)) / stage.context_parallel_size)
             remedy = f"give {enough * stage.ranks_per_replica} ranks, which share out the optimizer"

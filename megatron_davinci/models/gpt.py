@@ -99,6 +99,4 @@ class ScoringOutputLayer(ColumnParallelLinear):
             return logits[:, : self.unpadded_vocab_size].float()
         if isinstance(predictions, Uncertainty):
             return top_entropies(chosen, weight[:valid], predictions.top, self.tp_group)
-        if predictions.temperatures is not None:
-            chosen = chosen / predictions.temperatures[:, None].to(chosen.dtype)  # the logits are linear in it
-        return score_tokens(chosen, weight[:valid], predictions.labels, start, self.tp_group)
+        return score_tokens(chosen, weight[:valid], predictions.labels, start, self.tp_group, predictions.temperatures)

@@ -21,18 +21,21 @@ def score_tokens(
     labels: Tensor,
     vocab_start: int = 0,
     group: dist.ProcessGroup | None = None,
+    temperatures: Tensor | None = None,
     chunk_elements: int = CHUNK_ELEMENTS,
     kept_elements: int = KEPT_ELEMENTS,
 ) -> tuple[Tensor, Tensor]:
-    """log p(label) and entropy - sum_v p_v log p_v, both (N,) float32 in nats, of softmax(hidden @ weight.T).
+    """log p(label) and entropy - sum_v p_v log p_v, both (N,) float32 in nats, of softmax(hidden @ weight.T / T).
 
     hidden (N, h); weight (V, h), rows vocab_start to vocab_start + V of the whole output layer; labels (N,) ids of the
-    whole vocabulary; `group` holds the ranks with the other shards. Both results are differentiable. The gradient with
+    whole vocabulary; `group` holds the ranks with the other shards; `temperatures` (N,), 1 where absent, divide logits
+    in float32: bf16 would make 0.8008 of 0.8. Both results are differentiable. The gradient with
     respect to `hidden` is this shard's part: whoever gave the hidden states sums it over the group.
     """
     rows = max(1, chunk_elements // weight.size(0))
     kept = kept_elements // (rows * weight.size(0)) if torch.is_grad_enabled() else 0
-    scores: tuple[Tensor, Tensor] = _TokenScores.apply(hidden, weight, labels, vocab_start, group, rows, kept)
+    scales = None if temperatures is None else 1.0 / temperatures.float()
+    scores: tuple[Tensor, Tensor] = _TokenScores.apply(hidden, weight, labels, vocab_start, group, scales, rows, kept)
     return scores
 
 
@@ -41,13 +44,21 @@ class _TokenScores(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, vocab_start: int, group: Any, chunk: int, kept: int
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        vocab_start: int,
+        group: Any,
+        scales: Tensor | None,
+        chunk: int,
+        kept: int,
     ) -> tuple[Tensor, Tensor]:
         local_labels, here = _labels_here(labels, vocab_start, weight.size(0))
         parts, ctx.logits = [], []
         scratch = hidden.new_empty(min(chunk, len(hidden)), weight.size(0), dtype=torch.float32)
         for at in range(0, len(hidden), chunk):
-            logits = (hidden[at : at + chunk] @ weight.t()).float()
+            logits = _logits(hidden, weight, scales, slice(at, at + chunk))
             parts.append(_local_statistics(logits, local_labels[at : at + chunk], scratch))
             if len(ctx.logits) < kept:
                 ctx.logits.append(logits)
@@ -59,14 +70,14 @@ class _TokenScores(torch.autograd.Function):
             peak, total, weighted, target = _combine(peak, total, weighted, target, group)
         log_total = total.log()
         entropy = log_total - weighted / total
-        ctx.save_for_backward(hidden, weight, local_labels, here, peak + log_total, local_peak, entropy)
+        ctx.save_for_backward(hidden, weight, local_labels, here, peak + log_total, local_peak, entropy, scales)
         ctx.set_materialize_grads(False)
         ctx.chunk = chunk
         return target - peak - log_total, entropy
 
     @staticmethod
     def backward(ctx: Any, grad_log_prob: Tensor | None, grad_entropy: Tensor | None) -> Any:
-        hidden, weight, local_labels, here, log_sum_exp, local_peak, entropy = ctx.saved_tensors
+        hidden, weight, local_labels, here, log_sum_exp, local_peak, entropy, scales = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         grad_weight = None  # in fp32, since chunks add up
         for number, at in enumerate(range(0, len(hidden), ctx.chunk)):
@@ -75,11 +86,13 @@ class _TokenScores(torch.autograd.Function):
                 logits, ctx.logits[number] = ctx.logits[number], None
                 log_probs = logits.sub_((log_sum_exp - local_peak)[rows, None])
             else:
-                log_probs = (hidden[rows] @ weight.t()).float().sub_(log_sum_exp[rows, None])
+                log_probs = _logits(hidden, weight, scales, rows).sub_(log_sum_exp[rows, None])
             grad = _grad_of_logits(log_probs, rows, grad_log_prob, grad_entropy, entropy)
             if grad_log_prob is not None:
                 given = (grad_log_prob[rows] * here[rows])[:, None]
                 grad.scatter_add_(1, local_labels[rows, None], given)
+            if scales is not None:
+                grad *= scales[rows, None]
             grad = grad.to(hidden.dtype)
             grad_hidden[rows] = grad @ weight
             if grad_weight is None:
@@ -89,7 +102,13 @@ class _TokenScores(torch.autograd.Function):
             else:
                 grad_weight += grad.t() @ hidden[rows]
         grad_weight = torch.zeros_like(weight) if grad_weight is None else grad_weight.to(weight.dtype)
-        return grad_hidden, grad_weight, None, None, None, None, None
+        return grad_hidden, grad_weight, *[None] * 6
+
+
+def _logits(hidden: Tensor, weight: Tensor, scales: Tensor | None, rows: slice) -> Tensor:
+    """(C, V) float32 of one chunk, divided by the temperatures."""
+    logits = (hidden[rows] @ weight.t()).float()
+    return logits if scales is None else logits.mul_(scales[rows, None])
 
 
 def _labels_here(labels: Tensor, vocab_start: int, size: int) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,11 @@
 
 from megatron_davinci.models.config import ModelConfig
 
-# Dense peak without sparsity, operations per second, in the vendors' data sheets (SXM parts).
-_DENSE_BF16_PEAK = {"A100": 312e12, "H100": 989.4e12, "H200": 989.4e12, "B200": 2250e12}
-_DENSE_FP8_PEAK = {"H100": 1978.9e12, "H200": 1978.9e12, "B200": 4500e12}
+# Dense peak without sparsity, operations per second, in the vendor's data sheets. The first name that is part of the
+# device's counts: an H100 that says nothing else is the SXM part.
+_DENSE_BF16_PEAK = {"A100": 312e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989.4e12, "H200 NVL": 835e12,
+                    "GH200": 989.4e12, "H200": 989.4e12, "GB200": 2500e12, "B200": 2250e12}  # fmt: skip
+_DENSE_FP8_PEAK = {name: 2 * peak for name, peak in _DENSE_BF16_PEAK.items() if name != "A100"}
 
 
 def training_flops(model: ModelConfig, tokens: int, squared_lengths: int, labels: int) -> float:

@@ -94,9 +94,7 @@ class NextTokenAsker(Asker[Rmt]):
         self._annotations = {corpus.prefix: self._open(corpus) for corpus in stage.documents.corpora}
         self.sources = [str(annotation.description["checksum"]) for annotation in self._annotations.values()]
         self._thresholds = self._find_thresholds()
-        self._answerable = texts.answerable
-        if options.reward.match == "strip_casefold":  # which takes no white space for an answer
-            self._answerable = texts.answerable & np.array([bool(text.strip()) for text in texts.texts])
+        self._answerable = texts.answerable_by(options.reward.match)
 
     def asks(self, batch: int) -> list[DocumentAsks]:
         """See Asker."""

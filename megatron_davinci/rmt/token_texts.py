@@ -10,6 +10,7 @@ import numpy.typing as npt
 from data_prep import InputError
 from data_prep.corpus import load_tokenizer, tokenizer_file
 from megatron_davinci.rmt.answers import can_be_boxed
+from megatron_davinci.rmt.rewards import Match
 
 
 class TokenTexts:
@@ -36,6 +37,12 @@ class TokenTexts:
         self.boxable: npt.NDArray[np.bool_] = np.array([can_be_boxed(text) for text in self.texts])
         self.answerable: npt.NDArray[np.bool_] = np.array([bool(text) for text in self.texts]) & self.boxable
         self._markup = re.compile("|".join(map(re.escape, self._tokenizer.markup_tokens)) or r"(?!)")
+
+    def answerable_by(self, match: Match) -> npt.NDArray[np.bool_]:
+        """(ids,): tokens that some answer can match; strip_casefold takes no white space for an answer."""
+        if match != "strip_casefold":
+            return self.answerable
+        return self.answerable & np.array([bool(text.strip()) for text in self.texts])
 
     def of(self, ids: Sequence[int]) -> list[bytes]:
         """The bytes of each id; none for ids that pad the vocabulary."""

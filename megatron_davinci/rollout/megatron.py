@@ -5,7 +5,7 @@ a row for each response at every token. Pipelines take several lanes, where thei
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -24,30 +24,37 @@ from megatron_davinci.rollout.engine import Question, Sampling, Text
 from megatron_davinci.rollout.records import Response
 from megatron_davinci.rollout.sampling import draw_tokens
 from megatron_davinci.train.next_token import rounds_of
-from megatron_davinci.train.optimizer import Chunks, gathered_weights
-from megatron_davinci.train.step import Trainer, run_schedule
+from megatron_davinci.train.optimizer import gathered_weights
+from megatron_davinci.train.step import run_schedule
 
 
 @dataclass(frozen=True)
 class MegatronEngine:
     """`stops`: ids that end a response; `lanes`: a multiple of this many micro-batches go through the pipeline.
 
-    `cache_tokens`: rows whose keys and values are held at once; texts beyond wait for their turn. All ranks of one
-    replica answer the same texts together.
+    `cache_tokens`: rows whose keys and values are held at once; texts beyond wait for their turn. `moved` is called
+    after every token. All ranks of one replica answer the same texts together.
     """
 
-    chunks: Chunks
+    chunks: Sequence[torch.nn.Module]
     device: torch.device
     stops: frozenset[int]
     lanes: int
     cache_tokens: int
     row_multiple: int
+    moved: Callable[[], None] = lambda: None
 
     @classmethod
-    def of(cls, trainer: Trainer, stage: StageRecipe, rollouts: MegatronRollouts, stops: frozenset[int]) -> Self:
-        """One that answers with a trainer's weights, in its layout."""
-        lanes, multiple = rounds_of(stage), stage.tensor_parallel_size
-        return cls(trainer.chunks, trainer.device, stops, lanes, rollouts.cache_tokens, multiple)
+    def of(
+        cls,
+        chunks: Sequence[torch.nn.Module],
+        device: torch.device,
+        stage: StageRecipe,
+        rollouts: MegatronRollouts,
+        stops: frozenset[int],
+    ) -> Self:
+        """One that answers with a model's chunks, a trainer's or bare ones, in the stage's layout."""
+        return cls(chunks, device, stops, rounds_of(stage), rollouts.cache_tokens, stage.tensor_parallel_size)
 
     @torch.no_grad()
     def answer(self, texts: Sequence[Text], sampling: Sampling) -> list[list[list[Response]]]:
@@ -67,6 +74,7 @@ class MegatronEngine:
             for lane, scores in zip(lanes, logits, strict=True):
                 lane.grow(*self._draw(lane, scores, sampling))
             rows = [lane.next_rows() for lane in lanes]
+            self.moved()
         answered = [iter(lane.responses()) for lane in lanes]
         return [next(answered[number % self.lanes]) for number in range(len(texts))]
 

@@ -11,25 +11,29 @@ from megatron_davinci.models.gpt import ScoringGPTModel
 from megatron_davinci.models.initialize import draw_weights, load_weights
 from megatron_davinci.recipe import Recipe, StageRecipe
 from megatron_davinci.train.optimizer import data_parallel
+from megatron_davinci.train.parallel import raised_on_all
 from megatron_davinci.train.step import Trainer
 
 
-def build_trainer(recipe: Recipe, stage: StageRecipe, model: ModelConfig, device: torch.device) -> Trainer:
-    """This rank's model with its first weights, ready to step."""
-    config, chunks = build_model(recipe, stage, model, device)
+def build_trainer(
+    recipe: Recipe, stage: StageRecipe, model: ModelConfig, device: torch.device, resumes: bool = False
+) -> Trainer:
+    """This rank's model with its first weights, ready to step; without any where it resumes from a checkpoint's."""
+    config, chunks = build_model(recipe, stage, model, device, resumes)
     return Trainer(data_parallel(config, stage.megatron, chunks), config, device)
 
 
 def build_model(
-    recipe: Recipe, stage: StageRecipe, model: ModelConfig, device: torch.device
+    recipe: Recipe, stage: StageRecipe, model: ModelConfig, device: torch.device, resumes: bool = False
 ) -> tuple[TransformerConfig, list[ScoringGPTModel]]:
-    """The chunks of the model that this rank holds, with its first weights."""
+    """The chunks of the model that this rank holds, with its first weights. See `build_trainer`."""
     config = transformer_config(model, stage.megatron)
     chunks = build_chunks(config, model)
-    if recipe.init_from is None:
+    if recipe.init_from is not None and not resumes:
+        with raised_on_all():  # each rank reads its own part, and may be alone to find it damaged
+            load_weights(chunks, Path(recipe.init_from), recipe.model)
+    elif not resumes:
         draw_weights(chunks, model, recipe.seed)
-    else:
-        load_weights(chunks, Path(recipe.init_from), recipe.model)
     for chunk in chunks:
         chunk.to(device)
     return config, chunks

@@ -1,5 +1,6 @@
 """`davinci eval next-token`: the same held-out positions to several models, one after the other."""
 
+import gc
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,11 +16,12 @@ from data_prep import InputError
 from data_prep.corpus import Corpus, tokenizer_file, tokenizer_fingerprint
 from data_prep.files import jsonl_writer, refuse_occupied, write_json
 from data_prep.progress import counter
+from megatron_davinci.evaluation.overlap import documents_of
 from megatron_davinci.evaluation.positions import Position, choose_positions, level_counts
 from megatron_davinci.evaluation.tables import Evaluation, Outcome, markdown, summarize
 from megatron_davinci.models.build import check_layers_can_be_built
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.recipe import Recipe
+from megatron_davinci.recipe import Recipe, StageRecipe
 from megatron_davinci.recipe.recipe import check_source_of_weights
 from megatron_davinci.rmt.answers import read_response
 from megatron_davinci.rmt.asks import CONTINUATION
@@ -32,8 +34,9 @@ from megatron_davinci.rmt.token_texts import TokenTexts
 from megatron_davinci.rollout.engine import Question, Sampling, Text
 from megatron_davinci.rollout.megatron import MegatronEngine
 from megatron_davinci.rollout.records import Response
-from megatron_davinci.train.building import build_trainer
-from megatron_davinci.train.parallel import data_rank, is_main_rank, model_parallel, world
+from megatron_davinci.train.building import build_model
+from megatron_davinci.train.optimizer import in_precision
+from megatron_davinci.train.parallel import data_rank, is_main_rank, model_parallel, raised_on_all, world
 from megatron_davinci.train.prepare import check_number_of_ranks
 
 
@@ -69,7 +72,7 @@ def evaluate(recipe: Recipe, models: dict[str, str], plan: Plan, out: Path) -> s
     for name, directory in models.items():
         check_source_of_weights(directory, recipe.model, model, f"--model {name}")
     corpus = Corpus(plan.corpus)
-    asked = _Asked.of(recipe, options, corpus, plan, stage.seq_length)
+    asked = _Asked.of(recipe, stage, options, corpus, plan)
     check_number_of_ranks(stage)
     check_layers_can_be_built()
     found = {}
@@ -77,10 +80,12 @@ def evaluate(recipe: Recipe, models: dict[str, str], plan: Plan, out: Path) -> s
         for name, directory in models.items():
             with model_parallel(stage, recipe.seed) as device:
                 started = recipe.model_copy(update={"init_from": directory})
-                trainer = build_trainer(started, stage, model, device)
+                config, chunks = build_model(started, stage, model, device)
                 rollouts = options.rollouts if isinstance(options.rollouts, MegatronRollouts) else MegatronRollouts()
-                engine = MegatronEngine.of(trainer, stage, rollouts, asked.stops)
+                engine = MegatronEngine.of(in_precision(config, chunks), device, stage, rollouts, asked.stops)
                 found[name] = _evaluate_one(engine, asked, plan, name)
+                del engine, chunks  # before the next model is built
+                gc.collect()
         if not is_main_rank():
             return ""
     return _write(found, models, asked, plan, out)
@@ -112,9 +117,10 @@ class _Asked:
     budget: int
     stops: frozenset[int]
     seed: int
+    trained_on: int
 
     @classmethod
-    def of(cls, recipe: Recipe, options: Rmt, corpus: Corpus, plan: Plan, seq_length: int) -> "_Asked":
+    def of(cls, recipe: Recipe, stage: StageRecipe, options: Rmt, corpus: Corpus, plan: Plan) -> "_Asked":
         """Raises InputError where the corpus has another tokenizer, or no text fits."""
         directory, fingerprint = recipe.tokenizer_directory, corpus.manifest["tokenizer"]["fingerprint"]
         if directory is None or tokenizer_fingerprint(tokenizer_file(directory)) != fingerprint:
@@ -124,16 +130,20 @@ class _Asked:
         prompt.check_budget(plan.budget is not None or options.budget is not None)
         budget = plan.budget or _last_budget(options)
         preamble, instruction = prompt.preamble_ids(), prompt.instruction_ids(budget)
-        longest = seq_length - len(preamble) - len(instruction) - options.response_tokens
+        longest = stage.seq_length - len(preamble) - len(instruction) - options.response_tokens
         if longest < 1:
             raise InputError(
                 f"a prompt of {len(preamble) + len(instruction)} tokens and a response of {options.response_tokens} "
-                f"leave no room in seq_length {seq_length}: raise it, or lower objective.response_tokens"
+                f"leave no room in seq_length {stage.seq_length}: raise it, or lower objective.response_tokens"
             )
-        positions = choose_positions(corpus, options.difficulty, texts, plan.positions, longest, recipe.seed)
+        answerable = texts.answerable_by(options.reward.match)
+        trained_on = documents_of(corpus, [Path(blend.corpus) for blend in stage.blend])
+        positions = choose_positions(
+            corpus, options.difficulty, answerable, plan.positions, longest, recipe.seed, trained_on
+        )
         grouped = [list(group) for _, group in groupby(positions, key=lambda position: position.document)]
         stops = stop_tokens(directory, corpus.manifest["tokenizer"]["eod"])
-        return cls(options, corpus, texts, grouped, preamble, instruction, budget, stops, recipe.seed)
+        return cls(options, corpus, texts, grouped, preamble, instruction, budget, stops, recipe.seed, len(trained_on))
 
     def direct(self, document: Sequence[Position]) -> Text:
         """One token, without a word about it."""
@@ -169,7 +179,7 @@ def _evaluate_one(
     rank, size = data_rank()
     batches = [asked.documents[at : at + plan.documents] for at in range(0, len(asked.documents), plan.documents)]
     ours: list[tuple[int, list[Outcome], list[dict[str, Any]], float]] = []
-    with counter(f"batches of {name}", len(batches), quiet=not is_main_rank()) as count:
+    with counter(f"batches of {name}", len(batches), quiet=not is_main_rank()) as count, raised_on_all():
         for number in range(rank, len(batches), size):
             ours.append((number, *_evaluate_batch(engine, asked, batches[number], plan)))
             count(size)
@@ -208,6 +218,7 @@ def _write(
     positions = [position for document in asked.documents for position in document]
     facts = {
         "corpus": str(plan.corpus),
+        "documents_left_out_as_trained_on": asked.trained_on,
         "template": asked.options.template,
         "match": asked.options.reward.match,
         "budget": asked.budget,

@@ -23,7 +23,7 @@ from megatron_davinci.train.building import build_trainer
 from megatron_davinci.train.held_out_loss import held_out_losses
 from megatron_davinci.train.metrics import Metrics
 from megatron_davinci.train.next_token import next_token_batch
-from megatron_davinci.train.optimizer import build_optimizer, gathered_weights, set_learning_rate
+from megatron_davinci.train.optimizer import build_optimizer, gathered_weights, set_hyperparameters
 from megatron_davinci.train.parallel import TIMEOUT, agreed, is_main_rank, model_parallel, world
 from megatron_davinci.train.prepare import Run, prepare
 from megatron_davinci.train.reinforcement import PARTS, Reinforcement
@@ -52,7 +52,7 @@ def train(recipe: Recipe, trial_steps: int | None = None) -> None:
         run = with_whole_weights(run)
         stage = run.batches.stages[run.stage].recipe
         with model_parallel(stage, recipe.seed, patience) as device:
-            trainer = build_trainer(recipe, stage, run.model, device)
+            trainer = build_trainer(recipe, stage, run.model, device, resumes=run.checkpoint is not None)
             loop = Loop(run, trainer, stage, trial_steps)
             end = loop.run()
             if end < run.batches.num_steps and is_main_rank() and trial_steps is None:
@@ -181,7 +181,7 @@ class Loop:
             forget_moments(self._optimizer)
         started = time.monotonic()
         lr = run.learning_rates.at(index, batch)
-        set_learning_rate(self._optimizer, lr)
+        set_hyperparameters(self._optimizer, lr)
         if index in self._reinforcement:
             result, facts = self._reinforce(index, batch)
         else:

@@ -74,10 +74,18 @@ def refuse_padded_buckets(optimizer: MegatronOptimizer) -> None:
                 )
 
 
-def set_learning_rate(optimizer: MegatronOptimizer, lr: float) -> None:
-    """Give every parameter group the learning rate of this step."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+def set_hyperparameters(optimizer: MegatronOptimizer, lr: float) -> None:
+    """Give every parameter group the learning rate of this step, and what the stage's recipe says of Adam.
+
+    Weight decay spares norms and biases: Megatron marks their group, and leaves the rest to its scheduler. A checkpoint
+    that was loaded has brought the values of the stage that saved it.
+    """
+    for part in parts_of(optimizer):
+        config = part.config
+        for group in part.param_groups:
+            group["lr"] = lr
+            group["weight_decay"] = config.weight_decay * group["wd_mult"]
+            group["betas"], group["eps"] = (config.adam_beta1, config.adam_beta2), config.adam_eps
 
 
 def unwrap(chunks: Chunks) -> list[GPTModel]:
@@ -87,9 +95,12 @@ def unwrap(chunks: Chunks) -> list[GPTModel]:
 
 
 @contextmanager
-def gathered_weights(chunks: Chunks) -> Iterator[None]:
-    """Every rank's weights whole and still: overlap_param_gather otherwise fills them in during the next forward."""
-    hooked = [chunk for chunk in chunks if chunk.use_forward_hook]
+def gathered_weights(chunks: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """Every rank's weights whole and still: overlap_param_gather otherwise fills them in during the next forward.
+
+    Data-parallel ranks enter it together.
+    """
+    hooked = [chunk for chunk in chunks if isinstance(chunk, DistributedDataParallel) and chunk.use_forward_hook]
     for chunk in hooked:
         chunk.disable_forward_pre_hook()
     try:

@@ -12,6 +12,7 @@ from megatron.core import parallel_state
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from torch._C._distributed_c10d import HashStore
 
+from data_prep import InputError
 from megatron_davinci import device
 from megatron_davinci.recipe import StageRecipe
 
@@ -40,6 +41,8 @@ def world(patience: timedelta = TIMEOUT) -> Iterator[None]:
 @contextmanager
 def model_parallel(stage: StageRecipe, seed: int, patience: timedelta = TIMEOUT) -> Iterator[torch.device]:
     """Megatron's groups for a stage's layout, inside `world`; gives this rank's device."""
+    if stage.megatron.get("deterministic_mode"):
+        os.environ.setdefault("NVTE_ALLOW_NONDETERMINISTIC_ALGO", "0")  # Megatron insists, before it builds a layer
     tensor, pipeline, virtual, context = stage.parallel_sizes
     minutes = math.ceil(patience / timedelta(minutes=1))
     parallel_state.initialize_model_parallel(
@@ -67,6 +70,21 @@ def agreed(value: int) -> int:
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+@contextmanager
+def raised_on_all() -> Iterator[None]:
+    """What is wrong in the block on one rank is raised on every rank: the others would wait for it. All enter it."""
+    mistake: Exception | None = None
+    try:
+        yield
+    except (InputError, FloatingPointError) as error:
+        mistake = error
+    mistakes: list[Exception | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(mistakes, mistake)
+    for each in mistakes:
+        if each is not None:
+            raise each
 
 
 def _local_rank() -> int:

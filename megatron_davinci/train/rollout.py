@@ -4,7 +4,9 @@ Draws hang on seed, step and question alone. A run that was interrupted therefor
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from megatron_davinci.rmt.problems import ProblemAsker
 from megatron_davinci.rollout.engine import Engine, Question, Sampling, Text
 from megatron_davinci.rollout.megatron import MegatronEngine
 from megatron_davinci.rollout.records import Ask, Group, Response, write_rollouts
-from megatron_davinci.train.parallel import agreed, data_rank, is_main_rank
+from megatron_davinci.train.parallel import agreed, data_rank, is_main_rank, raised_on_all
 from megatron_davinci.train.prepare import Run
 from megatron_davinci.train.reference import Reference
 from megatron_davinci.train.step import Trainer
@@ -53,7 +55,8 @@ class Sampler:
         assert inputs is not None
         options = inputs.asker.options
         assert isinstance(options.rollouts, MegatronRollouts)
-        engine = MegatronEngine.of(trainer, stage, options.rollouts, inputs.stops)
+        engine = MegatronEngine.of(trainer.chunks, trainer.device, stage, options.rollouts, inputs.stops)
+        engine = replace(engine, moved=trainer.timers.moved)
         reference = None
         if options.kl_beta:
             reference = Reference.of(run.recipe, stage, options, run.model, trainer.device)
@@ -73,20 +76,25 @@ class Sampler:
         if self._reference is not None:
             with self._timers("reference"):
                 groups = self._reference.score(asker, asked, groups)
-        if is_main_rank():
-            if isinstance(asker, ProblemAsker):
-                with self._timers("verdicts"):
-                    groups = asker.with_verdicts(groups)
-            header: dict[str, Any] = {"step": step, "policy_step": step, "tokenizer": self._inputs.replay.tokenizer}
-            sampled = {"temperature": self._sampling.temperature, "top_p": self._sampling.top_p}
-            write_rollouts(path, {**header, **sampled, "engine": "megatron"}, groups)
-        dist.barrier()
+        with raised_on_all():
+            if is_main_rank():
+                self._write(path, step, groups)
         return sum(len(response.tokens) for group in groups for response in group.responses)
+
+    def _write(self, path: Path, step: int, groups: list[Group]) -> None:
+        asker = self._inputs.asker
+        if isinstance(asker, ProblemAsker):
+            with self._timers("verdicts"):
+                groups = asker.with_verdicts(groups)
+        header: dict[str, Any] = {"step": step, "policy_step": step, "tokenizer": self._inputs.replay.tokenizer}
+        sampled = {"temperature": self._sampling.temperature, "top_p": self._sampling.top_p}
+        write_rollouts(path, {**header, **sampled, "engine": "megatron"}, groups)
 
     def _answer(self, asked: Sequence[DocumentAsks], step: int) -> list[Group]:
         """All groups, on every rank; each data-parallel rank answers its share of the documents."""
         rank, size = data_rank()
-        ours = self._engine.answer([self._text(about, step) for about in asked[rank::size]], self._sampling)
+        with raised_on_all():
+            ours = self._engine.answer([self._text(about, step) for about in asked[rank::size]], self._sampling)
         shares: list[list[list[list[Response]]]] = [[] for _ in range(size)]
         dist.all_gather_object(shares, ours, group=parallel_state.get_data_parallel_group())
         by_document = [shares[number % size][number // size] for number in range(len(asked))]

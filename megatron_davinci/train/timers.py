@@ -13,8 +13,13 @@ class Timers:
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = defaultdict(float)
-        self.listener: Callable[[str], None] | None = None
-        """Told of each phase that begins."""
+        self.listener: Callable[[str | None], None] | None = None
+        """Told of each phase that begins and, with None, of what moves in a long one."""
+
+    def moved(self) -> None:
+        """The present phase, which is long, has come further."""
+        if self.listener is not None:
+            self.listener(None)
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:

@@ -142,17 +142,24 @@ class Watchdog:
         self._seen[rank] = _Seen(beat, silent, still)
 
     def _end(self, verdict: str) -> None:
-        self._stacks.mkdir(parents=True, exist_ok=True)
-        path = self._stacks / f"rank_{self._rank:05d}.txt"
-        with path.open("w") as file:
-            file.write(f"{verdict}\n\n")
-            file.flush()
-            faulthandler.dump_traceback(file, all_threads=True)
         if self._watched:
             print(f"error: {verdict}; what each rank does stands in {self._stacks}", file=sys.stderr, flush=True)
+        # In a thread: the disk may be what the run waits for, and then this would too.
+        threading.Thread(target=self._write_stacks, args=(verdict,), daemon=True).start()
         # A launcher ends all ranks when the first one ends, and rank 0 may keep the store: the others read it first.
         time.sleep((2.5 if self._rank == 0 else 1.25) * self._period)
         os._exit(EXIT_CODE)
+
+    def _write_stacks(self, verdict: str) -> None:
+        try:
+            self._stacks.mkdir(parents=True, exist_ok=True)
+            with (self._stacks / f"rank_{self._rank:05d}.txt").open("w") as file:
+                file.write(f"{verdict}\n\n")
+                file.flush()
+                faulthandler.dump_traceback(file, all_threads=True)
+        except OSError as error:
+            print(f"rank {self._rank} cannot write its stacks: {error.strerror}", file=sys.stderr, flush=True)
+            faulthandler.dump_traceback(sys.stderr, all_threads=True)
 
 
 def _name(rank: int, beat: Beat) -> str:

@@ -1,6 +1,7 @@
 """Law: a policy finds out what only the reward tells, by trees as without them."""
 
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import EFFORT
-from test_bad_input import DAVINCI, refuse
+from test_bad_input import refuse
 
 from data_prep.files import read_json, read_jsonl
 from megatron_davinci.demo.reinforce import DOCUMENTS, doors_recipe
@@ -62,18 +63,33 @@ def test_evaluation_shows_what_was_learnt(taught: Path, curves: dict[str, list[f
     """The same positions to both: with a thought, chance before and nearly always right after."""
     assert len(curves["tree"]) == STEPS
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(doors_recipe(taught, 1, "-")))
+    values = doors_recipe(taught, 1, "-")
+    recipe.write_text(yaml.safe_dump(values))
     models = ("--model", f"base={taught / 'hf'}", "--model", f"rmt={taught / 'tree'}")
-    given = ("--corpus", str(taught / "docs"), *models, "--out", str(tmp_path / "eval"), "--temperature", "1")
-    said = subprocess.run(
-        [*DAVINCI, "eval", "next-token", str(recipe), *given], capture_output=True, check=True, text=True
+    given = ("--corpus", str(taught / "docs"), *models, "--temperature", "1")
+    said = refuse("eval", "next-token", recipe, *given, "--out", tmp_path / "eval", cwd=tmp_path)
+    assert "docs holds nothing but documents that the recipe trains on" in said
+    values["data"]["stages"][0]["blend"][0]["corpus"] = "elsewhere"
+    recipe.write_text(yaml.safe_dump(values))
+    command = ["-m", "megatron_davinci", "eval", "next-token", str(recipe), *given, "--out"]
+    done = subprocess.run(
+        [sys.executable, *command, str(tmp_path / "eval")], capture_output=True, check=True, text=True
     )
     results = read_json(tmp_path / "eval" / "results.json")
     asked = sum(results["positions"].values())
-    assert asked >= DOCUMENTS // 2 and (tmp_path / "eval" / "tables.md").read_text() in said.stdout
+    assert asked >= DOCUMENTS // 2 and (tmp_path / "eval" / "tables.md").read_text() in done.stdout
     base, learnt = (results["models"][name]["reasoned"]["average"] for name in ("base", "rmt"))
     assert base < 0.7 and learnt > 0.85
     for name in ("base", "rmt"):
         lines = list(read_jsonl(tmp_path / "eval" / f"{name}.jsonl.zst"))
         assert len(lines) == asked and all("</think>" in line["response"] for line in lines if line["closed"])
-    assert "already exists" in refuse("eval", "next-token", recipe, *given, cwd=tmp_path)
+    assert "already exists" in refuse("eval", "next-token", recipe, *given, "--out", tmp_path / "eval", cwd=tmp_path)
+    # replicas answer different numbers of batches, and none waits for another's weights
+    shared = dict.fromkeys(("use_distributed_optimizer", "overlap_grad_reduce", "overlap_param_gather"), True)
+    recipe.write_text(yaml.safe_dump({**values, "megatron": shared}))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    more = [str(tmp_path / "both"), "--documents", "6"]
+    subprocess.run([sys.executable, *torchrun, *command, *more], capture_output=True, check=True, timeout=120)
+    for name in ("base", "rmt"):
+        alone, both = (list(read_jsonl(tmp_path / out / f"{name}.jsonl.zst")) for out in ("eval", "both"))
+        assert [line["response"] for line in alone] == [line["response"] for line in both]

@@ -17,6 +17,7 @@ from test_convert import write_weights
 from training import finish, kill_after, progress, reported, same_weights, start, write_recipe
 
 from data_prep.corpus import Corpus
+from megatron_davinci.checkpoint.to_megatron import import_from_hf
 from megatron_davinci.train.metrics import read_metrics
 
 STEPS = 14  # 18 documents, batches of 4, three epochs
@@ -202,6 +203,36 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(write: Write, tmp_pat
     refused = start(write("strict", **changes), 1)
     _, error = refused.communicate()
     assert refused.returncode == 1 and b"1 step(s) in a row: nothing of this one is saved" in error
+
+
+@pytest.mark.parametrize("layout", ["one", "DP2"])
+def test_a_run_that_has_made_no_step_yet_is_saved_and_resumed(write: Write, tmp_path: Path, layout: str) -> None:
+    """All steps are skipped: Adam has no moments, and Megatron would find none to save."""
+    source = write_weights(tmp_path / "broken", num_hidden_layers=4)
+    tensors = load_file(source / "model.safetensors")
+    save_file({**tensors, "model.norm.weight": tensors["model.norm.weight"] * torch.nan}, source / "model.safetensors")
+    ranks, megatron = LAYOUTS[layout]
+    changes = {"model": str(source), "init_from": str(source), "megatron": megatron}
+    run = write("run", faults={"skipped_steps": 100}, **changes)
+    kill_after(start(run, ranks), tmp_path / "run", 7)
+    assert "resuming" in finish(start(run, ranks))
+    assert progress(tmp_path / "run")["step"] == progress(tmp_path / "run")["skipped"] == STEPS
+
+
+def test_weights_that_one_rank_alone_finds_damaged(write: Write, tmp_path: Path) -> None:
+    """Those of the last layer, which the second pipeline stage reads: its sentence is the main rank's too."""
+    source = write_weights(tmp_path / "hf", num_hidden_layers=4)
+    import_from_hf(source, tmp_path / "weights")
+    (tmp_path / "weights" / "manifest.json").unlink()
+    path = tmp_path / "weights" / "__0_0.distcp"
+    data = bytearray(path.read_bytes())
+    last = load_file(source / "model.safetensors")["model.layers.3.mlp.down_proj.weight"]
+    data[data.find(last.numpy().tobytes()[:64])] ^= 1
+    path.write_bytes(data)
+    changes = {"model": str(source), "init_from": str(tmp_path / "weights"), "megatron": LAYOUTS["PP2"][1]}
+    refused = start(write("run", **changes), 2)
+    _, error = refused.communicate()
+    assert refused.returncode and b"error: " in error and b"__0_0.distcp is altered between bytes" in error
 
 
 def test_a_killed_run_leaves_no_process(write: Write, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def _answers(
     with model_parallel(stage, recipe.seed) as device:
         trainer = build_trainer(recipe, stage, load_model_config(recipe.model), device)
         rows = stage.tensor_parallel_size
-        engine = MegatronEngine.of(trainer, stage, MegatronRollouts(), frozenset(stops))
+        engine = MegatronEngine.of(trainer.chunks, device, stage, MegatronRollouts(), frozenset(stops))
         found = engine.answer(texts, sampling)
         sequences = [
             ([*text.ids[: question.position], *question.instruction], response.tokens)

@@ -17,7 +17,7 @@ from megatron_davinci.testing.gather import gather_gradients, gather_parameters
 from megatron_davinci.testing.logits import copies_of_one_batch, packed_logits
 from megatron_davinci.train.building import build_trainer
 from megatron_davinci.train.next_token import forward_step, next_token_batch
-from megatron_davinci.train.optimizer import build_optimizer, gathered_weights, set_learning_rate
+from megatron_davinci.train.optimizer import build_optimizer, gathered_weights, set_hyperparameters
 from megatron_davinci.train.parallel import context_rank, model_parallel, world
 from megatron_davinci.train.step import Trainer, run_schedule
 
@@ -65,7 +65,7 @@ def _measure_one(values: dict[str, Any], device: torch.device) -> dict[str, Any]
     loss = trainer.gradients(work)["loss"]
     gradients = as_arrays(gather_gradients(trainer))
     optimizer = build_optimizer(batches.recipe.megatron, trainer.chunks)
-    set_learning_rate(optimizer, recipe.schedule.lr * ADAM_AS_SGD["adam_eps"])
+    set_hyperparameters(optimizer, recipe.schedule.lr * ADAM_AS_SGD["adam_eps"])
     steps = [trainer.step(optimizer, work) for _ in range(SGD_STEPS)]
     with gathered_weights(trainer.chunks):
         weights = as_arrays(gather_parameters(trainer, lambda p: p.data))

@@ -22,7 +22,7 @@ from megatron_davinci.testing.gather import gather_gradients, gather_parameters
 from megatron_davinci.train.building import build_trainer
 from megatron_davinci.train.counts import BatchCounts
 from megatron_davinci.train.next_token import weighted_loss
-from megatron_davinci.train.optimizer import build_optimizer, set_learning_rate
+from megatron_davinci.train.optimizer import build_optimizer, set_hyperparameters
 from megatron_davinci.train.parallel import data_rank, model_parallel, world
 from megatron_davinci.train.reinforcement import REPORTS, forward_step
 from megatron_davinci.train.step import Work
@@ -63,7 +63,7 @@ def _measure(values: dict[str, Any], path: str, device: torch.device) -> dict[st
         loss = trainer.gradients(work)["loss"]
         gradients = as_arrays(gather_gradients(trainer))
         optimizer = build_optimizer(stage.megatron, trainer.chunks)
-        set_learning_rate(optimizer, LR * ADAM_AS_SGD["adam_eps"])
+        set_hyperparameters(optimizer, LR * ADAM_AS_SGD["adam_eps"])
         for _ in range(STEPS):
             trainer.step(optimizer, work)
     return {"loss": loss, "gradients": gradients, "weights": as_arrays(gather_parameters(trainer, lambda p: p.data))}

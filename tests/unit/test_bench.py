@@ -36,7 +36,7 @@ def test_figures_are_those_of_the_steps_behind_the_warm_up() -> None:
     assert found["tflops_per_second_per_rank"] == pytest.approx(1500 / 5)
     assert found["mfu"] == pytest.approx(300 / 989.4) and "H100's dense BF16 peak, 989" in found["mfu_of"]
     assert (found["seconds_median"], found["peak_memory_gib"]) == (1.0, 3.0)
-    assert summarize(STEPS, 1, MACHINE, fp8=True)["mfu"] == pytest.approx(300 / 1978.9)
+    assert summarize(STEPS, 1, MACHINE, fp8=True)["mfu"] == pytest.approx(300 / 1978.8)
     assert summarize(STEPS, 1, {**MACHINE, "device": "cpu"}, fp8=False)["mfu"] is None
     with pytest.raises(InputError, match="has none behind a warm-up of 4"):
         summarize(STEPS, 4, MACHINE, fp8=False)
@@ -58,6 +58,20 @@ def test_a_grid_is_every_combination() -> None:
     assert combinations(["a=1,2", "b=x"]) == [["a=1", "b=x"], ["a=2", "b=x"]]
     with pytest.raises(InputError, match="give key=value,value"):
         combinations(["a"])
+
+
+@pytest.mark.parametrize(
+    "name, teraflops",
+    [
+        ("NVIDIA H100 80GB HBM3", 989.4),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H100 NVL", 835),
+        ("NVIDIA GH200 480GB", 989.4),
+        ("NVIDIA GB200", 2500),
+    ],
+)
+def test_peaks_are_those_of_the_part(name: str, teraflops: float) -> None:
+    assert dense_peak(name, fp8=False)[0] == teraflops * 1e12 and dense_peak(name, fp8=True)[0] == 2e12 * teraflops
 
 
 def test_peaks_of_unknown_devices_are_not_guessed() -> None:

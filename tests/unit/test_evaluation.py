@@ -19,11 +19,11 @@ __all__ = ["annotate", "folder"]
 
 def test_positions_are_candidates_of_their_level_and_no_more_than_wanted(folder: Path) -> None:
     corpus, difficulty, texts = Corpus(folder / "docs"), Difficulty(), TokenTexts(folder / "model")
-    every = choose_positions(corpus, difficulty, texts, 10**6, 100, seed=0)
-    few = choose_positions(corpus, difficulty, texts, 3, 100, seed=0)
+    every = choose_positions(corpus, difficulty, texts.answerable, 10**6, 100, seed=0)
+    few = choose_positions(corpus, difficulty, texts.answerable, 3, 100, seed=0)
     assert level_counts(few) == {"easy": 3, "medium": 3, "hard": 3} and set(few) < set(every)
-    assert few == sorted(few) == choose_positions(corpus, difficulty, texts, 3, 100, seed=0)
-    assert few != choose_positions(corpus, difficulty, texts, 3, 100, seed=1)
+    assert few == sorted(few) == choose_positions(corpus, difficulty, texts.answerable, 3, 100, seed=0)
+    assert few != choose_positions(corpus, difficulty, texts.answerable, 3, 100, seed=1)
     annotation = Annotation(corpus)
     for each in every:
         levels = levels_of(annotation.of(each.document), difficulty.thresholds)
@@ -33,15 +33,15 @@ def test_positions_are_candidates_of_their_level_and_no_more_than_wanted(folder:
         int(((levels_of(annotation.of(d), difficulty.thresholds) >= 0) & texts.answerable[corpus[d]])[1:].sum())
         for d in range(DOCUMENTS)
     )
-    assert all(each.position <= 1 for each in choose_positions(corpus, difficulty, texts, 10**6, 1, seed=0))
+    assert all(each.position <= 1 for each in choose_positions(corpus, difficulty, texts.answerable, 10**6, 1, seed=0))
 
 
 def test_a_corpus_that_cannot_be_asked_about_is_refused(folder: Path) -> None:
     corpus, texts = Corpus(folder / "docs"), TokenTexts(folder / "model")
     with pytest.raises(InputError, match=r"annotated with entropies of kind top16, .* is full"):
-        choose_positions(corpus, Difficulty(entropy="full"), texts, 5, 100, seed=0)
+        choose_positions(corpus, Difficulty(entropy="full"), texts.answerable, 5, 100, seed=0)
     with pytest.raises(InputError, match=r"has no position of entropy 5 or more"):
-        choose_positions(corpus, Difficulty(thresholds=(5, 6, 7)), texts, 5, 100, seed=0)
+        choose_positions(corpus, Difficulty(thresholds=(5, 6, 7)), texts.answerable, 5, 100, seed=0)
 
 
 def test_intervals_are_wilsons() -> None:

@@ -15,6 +15,7 @@ from data_prep import InputError
 from data_prep.corpus import Corpus, pack_documents, save_plan
 from megatron_davinci.data.batches import GlobalBatches, share_of_rank
 from megatron_davinci.data.documents import PackedSequence
+from megatron_davinci.data.held_out import HeldOut
 from megatron_davinci.data.packed import PackedBatch, pack_micro_batch
 from megatron_davinci.recipe import parse_recipe
 
@@ -152,6 +153,14 @@ def test_held_out_documents_are_never_drawn_and_are_what_is_evaluated(tmp_path: 
     assert set(_drawn(batches)) == set(range(7)) - held_out
     with pytest.raises(InputError, match=r"evaluation\.held_out is 7, but .* has 7 documents to choose from"):
         _batches(tmp_path / "all", [3] * 7, evaluation={"every_steps": 1, "held_out": 7})
+
+
+def test_corpora_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    recipe = _batches(tmp_path / "en", [3, 5, 7, 9], evaluation={"every_steps": 1, "held_out": 1}).recipe
+    other = _batches(tmp_path / "zh", [3, 5, 7, 9]).recipe.data.stages[0].blend
+    stage = recipe.data.stages[0].model_copy(update={"blend": [*recipe.data.stages[0].blend, *other]})
+    both = recipe.model_copy(update={"data": recipe.data.model_copy(update={"stages": [stage]})})
+    assert [name for name, *_ in HeldOut(both).sources(both, 0)] == ["en/corpus", "zh/corpus"]
 
 
 @pytest.mark.parametrize("unit,size", [("sequences", 4), ("tokens", 4 * SEQ_LENGTH)])

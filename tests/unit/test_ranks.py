@@ -3,7 +3,9 @@
 import time
 
 import pytest
+import torch.distributed as dist
 
+from data_prep import InputError
 from megatron_davinci.testing import ranks, run_on_ranks
 
 
@@ -13,6 +15,24 @@ def fail_on_one() -> None:
     if os.environ["RANK"] == "1":
         raise ValueError("of this rank alone")
     time.sleep(600)
+
+
+def fail_for_all(ranks_that_fail: list[int]) -> str:
+    from megatron_davinci.train.parallel import raised_on_all, world
+
+    with world():
+        try:
+            with raised_on_all():
+                if dist.get_rank() in ranks_that_fail:
+                    raise InputError(f"of rank {dist.get_rank()}")
+        except InputError as error:
+            return str(error)
+    return "well"
+
+
+def test_what_is_wrong_on_one_rank_is_raised_on_all() -> None:
+    assert run_on_ranks(fail_for_all, 3, [1, 2]) == ["of rank 1"] * 3
+    assert run_on_ranks(fail_for_all, 2, []) == ["well"] * 2
 
 
 def test_a_rank_that_waits_for_one_that_failed_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,6 +200,8 @@ def test_layers_that_recomputation_does_not_divide_are_refused(recipe_file: Path
     fields = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 3}
     with pytest.raises(InputError, match="layers of a pipeline chunk is 4, which recompute_num_layers = 3"):
         load_recipe(recipe_file, [f"megatron.{name}={value}" for name, value in fields.items()])
+    with pytest.raises(InputError, match="recompute_num_layers"):  # Megatron would go on for ever
+        load_recipe(recipe_file, ["megatron.recompute_num_layers=0"])
 
 
 def test_stages_agree_on_what_a_saved_optimizer_can_be_taken_up_by(recipe_values: dict[str, Any]) -> None:

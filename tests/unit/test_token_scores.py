@@ -23,10 +23,13 @@ def inputs(rows: int, hidden: int, vocabulary: int, seed: int = 0) -> tuple[torc
     return states, weight, labels, torch.randn(rows, generator=g), torch.randn(rows, generator=g)
 
 
-def plain(states: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, a: Any, b: Any) -> Numbers:
+def plain(
+    states: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, a: Any, b: Any, temperatures: Any = None
+) -> Numbers:
     """The definition in ten lines, in double precision: scores, gradients."""
     states, weight = (x.double().requires_grad_() for x in (states, weight))
-    log_p = (states @ weight.t()).log_softmax(-1)
+    logits = states @ weight.t()
+    log_p = (logits if temperatures is None else logits / temperatures[:, None]).log_softmax(-1)
     scores = log_p.gather(1, labels[:, None])[:, 0], -(log_p.exp() * log_p).sum(1)
     ((scores[0] * a).sum() + (scores[1] * b).sum()).backward()
     return scores[0].detach(), scores[1].detach(), states.grad, weight.grad
@@ -59,6 +62,23 @@ def test_scores_and_gradients_are_those_of_the_definition(
     given_inputs = inputs(rows, hidden, vocabulary, seed)
     found = chunked(*given_inputs, chunk_elements=chunk_elements, kept_elements=kept_elements)
     assert close(found, plain(*given_inputs))
+
+
+@pytest.mark.parametrize("kept_elements", [0, 10**6])
+def test_temperatures_divide_the_logits_of_each_row(kept_elements: int) -> None:
+    given_inputs, temperatures = inputs(9, 5, 20), torch.linspace(0.3, 2.0, 9)
+    found = chunked(*given_inputs, temperatures=temperatures, chunk_elements=60, kept_elements=kept_elements)
+    assert close(found, plain(*given_inputs, temperatures.double()))
+
+
+def test_a_temperature_is_not_rounded_to_the_weights_precision() -> None:
+    """0.8 is 0.8008 in bf16: a policy would be scored at another temperature than it was sampled at."""
+    states, weight, labels, *_ = inputs(6, 4, 30)
+    states, weight = states.bfloat16(), weight.bfloat16()
+    logits = (states @ weight.t()).double()
+    expected = (logits / 0.8).log_softmax(-1).gather(1, labels[:, None])[:, 0]
+    found, _ = score_tokens(states, weight, labels, temperatures=torch.full((6,), 0.8))
+    assert float((found - expected).abs().max()) < 1e-5
 
 
 def test_extreme_logits_overflow_nowhere() -> None:
