@@ -43,7 +43,7 @@ from megatron_davinci.train.parallel import is_main_rank
 
 _WRITTEN = "written-by-rank-"  # notes of a checkpoint that is not finished
 _FULL_DISK = 16 << 20  # bytes that are left of a disk on which nothing more fits
-# The state of the distributed optimizer in a form that any layout can load.
+# The state of the distributed optimizer in a form that any layout can load. Megatron adds groups to what it is given.
 _CONTENT = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
 
 
@@ -75,7 +75,7 @@ class CheckpointManager:
         strategy = FullyParallelSaveStrategyWrapper(get_default_save_sharded_strategy("torch_dist"), _replicas())
         state = self._sharded_state(loading=False)
         request = dist_checkpointing.save(
-            state, str(part), strategy, content_metadata=_CONTENT, async_sharded_save=True
+            state, str(part), strategy, content_metadata=dict(_CONTENT), async_sharded_save=True
         )
         assert request is not None
         if is_main_rank():
@@ -136,9 +136,9 @@ class CheckpointManager:
         return [(f"model{number}", model) for number, model in enumerate(self._models)]
 
     def _sharded_state(self, loading: bool) -> dict[str, Any]:
-        models = {name: model.sharded_state_dict(metadata=_CONTENT) for name, model in self._named_models()}
+        models = {name: model.sharded_state_dict(metadata=dict(_CONTENT)) for name, model in self._named_models()}
         # given the models' whole state, the optimizer finds each shard's parameter by identity
-        optimizer = self._optimizer.sharded_state_dict(models, is_loading=loading, metadata=_CONTENT)
+        optimizer = self._optimizer.sharded_state_dict(models, is_loading=loading, metadata=dict(_CONTENT))
         return {**models, "optimizer": optimizer}
 
     def _write_beside(self, part: Path, progress: dict[str, Any]) -> None:
