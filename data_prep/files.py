@@ -63,6 +63,12 @@ def refuse_existing(path: Path | None) -> None:
         raise InputError(f"{path} already exists: remove it, or choose another name")
 
 
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the closest of its parents that is there."""
+    absolute = path.absolute()
+    return next(each for each in (absolute, *absolute.parents) if each.exists())
+
+
 def refuse_occupied(path: Path) -> None:
     """Raise InputError when a directory to be made already holds something."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

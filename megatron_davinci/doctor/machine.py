@@ -8,6 +8,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+from data_prep.files import nearest_existing
 from megatron_davinci.doctor.finding import Finding, fail, ok, warn
 
 _GIB = 1 << 30
@@ -31,8 +32,7 @@ def check_gpu() -> Finding:
 
 def check_disk(directory: Path) -> Finding:
     """Room where runs are written: a checkpoint of N parameters takes 12 to 14 N bytes."""
-    absolute = directory.absolute()
-    nearest = next(path for path in (absolute, *absolute.parents) if path.exists())
+    nearest = nearest_existing(directory)
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         return fail("disk", f"{nearest} cannot be written to", "name another place with --directory")
     free = shutil.disk_usage(nearest).free

@@ -35,9 +35,9 @@ def check_ranks(recipe: Recipe, nodes: int, per_node: int) -> None:
 
 
 def check_memory(recipe: Recipe, ranks: int, gibibytes: float) -> None:
-    """Raise InputError where weights, gradients and optimizer alone are more than a GPU has, saying what would do.
+    """Raise InputError where weights, gradients, optimizer and what saving them takes are more than a GPU has.
 
-    Activations come on top: what passes may still not fit.
+    It says what would do. Activations come on top: what passes may still not fit.
     """
     model = load_model_config(recipe.model)
     for stage in (recipe.stage(index) for index in range(len(recipe.data.stages))):

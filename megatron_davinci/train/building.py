@@ -16,23 +16,26 @@ from megatron_davinci.train.step import Trainer
 
 
 def build_trainer(
-    recipe: Recipe, stage: StageRecipe, model: ModelConfig, device: torch.device, resumes: bool = False
+    recipe: Recipe, stage: StageRecipe, model: ModelConfig, device: torch.device, unset: bool = False
 ) -> Trainer:
-    """This rank's model with its first weights, ready to step; without any where it resumes from a checkpoint's."""
-    config, chunks = build_model(recipe, stage, model, device, resumes)
+    """This rank's model with its first weights, ready to step.
+
+    `unset`: they are left unset, for a checkpoint's to be loaded.
+    """
+    config, chunks = build_model(recipe, stage, model, device, unset)
     return Trainer(data_parallel(config, stage.megatron, chunks), config, device)
 
 
 def build_model(
-    recipe: Recipe, stage: StageRecipe, model: ModelConfig, device: torch.device, resumes: bool = False
+    recipe: Recipe, stage: StageRecipe, model: ModelConfig, device: torch.device, unset: bool = False
 ) -> tuple[TransformerConfig, list[ScoringGPTModel]]:
     """The chunks of the model that this rank holds, with its first weights. See `build_trainer`."""
     config = transformer_config(model, stage.megatron)
     chunks = build_chunks(config, model)
-    if recipe.init_from is not None and not resumes:
+    if recipe.init_from is not None and not unset:
         with raised_on_all():  # each rank reads its own part, and may be alone to find it damaged
             load_weights(chunks, Path(recipe.init_from), recipe.model)
-    elif not resumes:
+    elif not unset:
         draw_weights(chunks, model, recipe.seed)
     for chunk in chunks:
         chunk.to(device)

@@ -52,7 +52,7 @@ def train(recipe: Recipe, trial_steps: int | None = None) -> None:
         run = with_whole_weights(run)
         stage = run.batches.stages[run.stage].recipe
         with model_parallel(stage, recipe.seed, patience) as device:
-            trainer = build_trainer(recipe, stage, run.model, device, resumes=run.checkpoint is not None)
+            trainer = build_trainer(recipe, stage, run.model, device, unset=run.checkpoint is not None)
             loop = Loop(run, trainer, stage, trial_steps)
             end = loop.run()
             if end < run.batches.num_steps and is_main_rank() and trial_steps is None:

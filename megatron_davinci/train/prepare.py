@@ -10,7 +10,7 @@ from xxhash import xxh3_64
 
 from data_prep import InputError
 from data_prep.corpus import tokenizer_file, tokenizer_fingerprint
-from data_prep.files import read_json
+from data_prep.files import nearest_existing, read_json
 from megatron_davinci.checkpoint.files import PROGRESS_FILE
 from megatron_davinci.checkpoint.recovery import newest_whole
 from megatron_davinci.data.batches import GlobalBatches
@@ -114,7 +114,7 @@ def inspect(recipe: Recipe, damaged: str | None = None) -> Run:
 
 def check_directory(directory: Path) -> None:
     """Raise InputError where a run's directory can be neither written to nor made."""
-    nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    nearest = nearest_existing(directory)
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise InputError(f"checkpoint.dir is {directory}, and {nearest} cannot be written to: name another directory")
 

@@ -16,7 +16,7 @@ from megatron_davinci.recipe import Recipe
 from megatron_davinci.train.building import build_trainer
 from megatron_davinci.train.held_out_loss import held_out_losses
 from megatron_davinci.train.optimizer import unwrap
-from megatron_davinci.train.parallel import is_main_rank, model_parallel, world
+from megatron_davinci.train.parallel import is_main_rank, model_parallel, raised_on_all, world
 from megatron_davinci.train.prepare import check_number_of_ranks
 
 
@@ -45,10 +45,10 @@ def sweep(recipe: Recipe, stage_name: str | None, scores: Mapping[str, Curve], o
     check_layers_can_be_built(fp8=bool(stage.megatron.get("fp8")))
     curves: dict[str, dict[int, float]] = {}
     with world(), model_parallel(stage, recipe.seed) as device:
-        first = recipe.model_copy(update={"init_from": str(found[0])})
-        trainer = build_trainer(first, stage, model, device)
+        trainer = build_trainer(recipe, stage, model, device, unset=True)
         for checkpoint in found:
-            load_weights(unwrap(trainer.chunks), checkpoint, recipe.model)
+            with raised_on_all():
+                load_weights(unwrap(trainer.chunks), checkpoint, recipe.model)
             for name, loss in held_out_losses(trainer, batches, index).items():
                 curves.setdefault(f"loss on {name}", {})[step_of(checkpoint)] = loss
         return write_curves({**curves, **scores}, out) if is_main_rank() else ""

@@ -14,7 +14,7 @@ import torch
 from conftest import EFFORT
 from safetensors.torch import load_file, save_file
 from test_convert import write_weights
-from training import finish, kill_after, progress, reported, same_weights, start, write_recipe
+from training import finish, kill_after, progress, reported, same_weights, start, uninterrupted, whole, write_recipe
 
 from data_prep.corpus import Corpus
 from megatron_davinci.checkpoint.to_megatron import import_from_hf
@@ -22,6 +22,7 @@ from megatron_davinci.train.metrics import read_metrics
 
 STEPS = 14  # 18 documents, batches of 4, three epochs
 Write = Callable[..., Path]
+__all__ = ["uninterrupted", "whole"]
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "one": (1, {}),
     "DP2": (2, {"use_distributed_optimizer": True, "overlap_grad_reduce": True, "overlap_param_gather": True}),
@@ -40,21 +41,6 @@ def write(recipe_values: dict[str, Any], tmp_path: Path) -> Write:
         return write_recipe(recipe_values, tmp_path, name, checkpoint=known, **changes)
 
     return write
-
-
-@pytest.fixture(scope="module")
-def uninterrupted() -> list[Path]:
-    """The run that `whole` has made."""
-    return []
-
-
-@pytest.fixture
-def whole(write: Write, tmp_path: Path, uninterrupted: list[Path]) -> Path:
-    """A run of one process that nothing stopped: the first test that asks for it starts it."""
-    if not uninterrupted:
-        finish(start(write("whole"), 1))
-        uninterrupted.append(tmp_path / "whole")
-    return uninterrupted[0]
 
 
 def equal(one: Path, other: Path) -> None:

@@ -14,7 +14,7 @@ import yaml
 from conftest import EFFORT
 from language import write_recipe
 from test_bad_input import DAVINCI, refuse, refuse_training
-from training import finish, kill_after, progress, reported, same_weights, start
+from training import finish, kill_after, progress, reported, same_weights, start, uninterrupted, whole
 
 from data_prep.files import read_jsonl
 from megatron_davinci.demo.reinforce import RESPONSES, doors_recipe
@@ -29,6 +29,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
 if EFFORT > 1:  # test_trees compares gradients of every layout
     LAYOUTS["PP2"] = (2, {"pipeline_model_parallel_size": 2})
 Write = Callable[..., Path]
+__all__ = ["uninterrupted", "whole"]
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +49,6 @@ def write(recorded: Path, tmp_path: Path) -> Write:
         return write_recipe(tmp_path, name, values, **changes)
 
     return write
-
-
-@pytest.fixture(scope="module")
-def uninterrupted() -> list[Path]:
-    """The run that `whole` has made."""
-    return []
-
-
-@pytest.fixture
-def whole(write: Write, tmp_path: Path, uninterrupted: list[Path]) -> Path:
-    """A run that nothing stopped: the first test that asks for it starts it."""
-    if not uninterrupted:
-        finish(start(write("whole"), 1))
-        uninterrupted.append(tmp_path / "whole")
-    return uninterrupted[0]
 
 
 def test_a_killed_run_ends_as_an_uninterrupted_one(write: Write, whole: Path, tmp_path: Path) -> None:

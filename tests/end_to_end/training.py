@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 import psutil
+import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
@@ -35,6 +36,21 @@ def finish(process: "subprocess.Popen[bytes]") -> str:
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors.decode()
     return errors.decode()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> list[Path]:
+    """The run that `whole` has made."""
+    return []
+
+
+@pytest.fixture
+def whole(write: Callable[..., Path], tmp_path: Path, uninterrupted: list[Path]) -> Path:
+    """A run of one process that nothing stopped, by the module's `write`: the first test that asks for it starts it."""
+    if not uninterrupted:
+        finish(start(write("whole"), 1))
+        uninterrupted.append(tmp_path / "whole")
+    return uninterrupted[0]
 
 
 def kill_after(process: "subprocess.Popen[bytes]", run: Path, step: int) -> None:

@@ -1,5 +1,6 @@
 """What each rank runs in the tests of the engine: answers, and the same texts through the training forward."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,9 @@ def _answers(
         trainer = build_trainer(recipe, stage, load_model_config(recipe.model), device)
         rows = stage.tensor_parallel_size
         engine = MegatronEngine.of(trainer.chunks, device, stage, MegatronRollouts(), frozenset(stops))
-        found = engine.answer(texts, sampling)
+        moves: list[None] = []
+        found = replace(engine, moved=lambda: moves.append(None)).answer(texts, sampling)
+        assert len(moves) == max(len(response.tokens) for text in found for each in text for response in each)
         sequences = [
             ([*text.ids[: question.position], *question.instruction], response.tokens)
             for text, of_text in zip(texts, found, strict=True)

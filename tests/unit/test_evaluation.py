@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import write_corpus
 from test_asks import DOCUMENTS, annotate, folder
 
 from data_prep import InputError
-from data_prep.corpus import Annotation, Corpus
+from data_prep.corpus import Annotation, Corpus, CorpusWriter
+from megatron_davinci.evaluation.overlap import documents_of
 from megatron_davinci.evaluation.positions import Position, choose_positions, level_counts
 from megatron_davinci.evaluation.tables import Evaluation, Outcome, markdown, summarize, wilson_interval
 from megatron_davinci.rmt.difficulty import levels_of
@@ -33,7 +35,20 @@ def test_positions_are_candidates_of_their_level_and_no_more_than_wanted(folder:
         int(((levels_of(annotation.of(d), difficulty.thresholds) >= 0) & texts.answerable[corpus[d]])[1:].sum())
         for d in range(DOCUMENTS)
     )
+    left = choose_positions(corpus, difficulty, texts.answerable, 10**6, 100, seed=0, left_out={0})
+    assert left == [each for each in every if each.document != 0] != every
     assert all(each.position <= 1 for each in choose_positions(corpus, difficulty, texts.answerable, 10**6, 1, seed=0))
+
+
+def test_documents_that_were_trained_on_are_left_out(tmp_path: Path) -> None:
+    held_out, trained = write_corpus(tmp_path / "held-out", [9, 9, 9, 9]), tmp_path / "trained"
+    corpus = Corpus(held_out)
+    writer = CorpusWriter(trained, corpus.manifest["tokenizer"])
+    writer.add([corpus[2].tolist(), [1, 2, 3], corpus[0].tolist()[:-1]])
+    writer.commit({})
+    assert documents_of(corpus, [trained, tmp_path / "absent"]) == {2}
+    with pytest.raises(InputError, match="holds nothing but documents that the recipe trains on"):
+        documents_of(corpus, [held_out])
 
 
 def test_a_corpus_that_cannot_be_asked_about_is_refused(folder: Path) -> None:

@@ -66,7 +66,7 @@ def test_the_script_is_shell_and_quotes(tmp_path: Path) -> None:
     for script in (
         local_script(job(tmp_path, overrides=["data.stages.0.name=a b; exit 7"])),
         local_script(job(tmp_path, nodes=2)),
-        slurm_script(job(tmp_path), Slurm(chain=2, container="image.sqsh", more=["--qos=high"])),
+        slurm_script(job(tmp_path), Slurm(chain=2, container="image.sqsh", mounts=["/my models"], more=["--qos=high"])),
     ):
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
     assert "'a recipe.yaml' 'data.stages.0.name=a b; exit 7'" in local_script(
@@ -94,9 +94,12 @@ def test_slurm_is_told_what_the_job_needs(tmp_path: Path) -> None:
     wanted = Slurm(time="08:00:00", partition="h100", account="lab", warning=300, more=["--qos=high"])
     script = slurm_script(job(tmp_path, nodes=32, per_node=8), wanted)
     for option in ("nodes=32", "ntasks-per-node=8", "gpus-per-node=8", "time=08:00:00", "partition=h100", "account=lab",
-                   "signal=USR1@300", "requeue", "qos=high"):  # fmt: skip
+                   "signal=USR1@300", "requeue", "qos=high", "exclusive", "mem=0"):  # fmt: skip
         assert f"#SBATCH --{option}\n" in script
-    assert "gpus" not in slurm_script(job(tmp_path, gpus=False), Slurm())
+    for_cpus = slurm_script(job(tmp_path, gpus=False), Slurm())
+    assert not any(option in for_cpus for option in ("gpus", "exclusive", "mem="))
+    inside = slurm_script(job(tmp_path), Slurm(container="image.sqsh", mounts=["/models", "/data"]))
+    assert '--container-mounts="$PWD:$PWD",/models:/models,/data:/data ' in inside
     chained = slurm_script(job(tmp_path), Slurm(chain=3))
     assert "scontrol requeue" not in chained and "--no-requeue" in chained
 
