@@ -5,6 +5,7 @@ CPU: functions of torch that would raise, modules that write device="cuda" out, 
 GPU it changes nothing.
 """
 
+import ctypes
 import importlib
 import logging
 import resource
@@ -25,6 +26,9 @@ _WRITE_CUDA_OUT = (
     "megatron.core.optimizer.optimizer",
     "megatron.core.utils",
 )
+# glibc's mallopt: up to this many bytes, freed memory is kept for the next tensor. By default what exceeds 32 MiB goes
+# back to the system, which fills it with zeros, page by page, each time a layer asks again.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _KEPT_BYTES = -1, -3, 2**31 - 1
 _FP8_CAPABILITY = (8, 9)  # Ada and Hopper
 _FACTORIES = frozenset({"tensor", "zeros", "ones", "empty", "full"})
 
@@ -95,6 +99,7 @@ def use_this_machine() -> None:
     """Make Megatron-Core run on the CPU where there is no GPU. Call before the first use of Megatron."""
     if has_gpu():
         return
+    _keep_freed_memory()
     cuda: dict[str, Callable[..., Any]] = {
         "current_device": lambda: CPU,
         # two functions: torch's compiler, where another library imports it later, knows a function by one name
@@ -114,6 +119,14 @@ def use_this_machine() -> None:
     random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()  # type: ignore[attr-defined]
     random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)  # type: ignore[attr-defined]
     logging.getLogger(random.__name__).addFilter(lambda record: "CPU RNG state changed" not in record.getMessage())
+
+
+def _keep_freed_memory() -> None:
+    """A step on the CPU asks for the same large tensors over and over, and much of its time went into new pages."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def _type_as_on_cuda(original: Callable[..., Any]) -> Callable[..., Any]:

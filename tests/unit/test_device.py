@@ -1,0 +1,29 @@
+"""The CPU as a machine to train on."""
+
+import subprocess
+import sys
+
+import pytest
+
+from megatron_davinci.device import has_gpu
+
+STEPS = """
+import resource, torch
+from megatron_davinci import device
+if {wanted}:
+    device.use_this_machine()
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(16 << 20)  # 64 MiB, freed at once
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(has_gpu(), reason="of machines without a GPU")
+def test_large_tensors_of_a_step_are_laid_into_memory_that_is_there() -> None:
+    faults = {}
+    for wanted in (True, False):
+        program = STEPS.format(wanted=wanted)
+        found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        faults[wanted] = int(found.stdout)
+    assert faults[True] < faults[False] / 10
