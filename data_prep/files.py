@@ -75,8 +75,8 @@ def refuse_occupied(path: Path) -> None:
         raise InputError(f"{path} already exists: remove it, or name another")
 
 
-def existing_parent(path: Path) -> Path:
-    """The directory that a file is to lie in; it is made where it is not there."""
+def make_parent(path: Path) -> Path:
+    """The directory that a file is to lie in, made where it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.parent
 

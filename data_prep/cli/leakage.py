@@ -52,7 +52,7 @@ def decontaminate(
     )
     from data_prep.corpus.indexed import Corpus, corpus_files
     from data_prep.corpus.leakage_page import write_page
-    from data_prep.files import existing_parent, refuse_existing, write_json
+    from data_prep.files import make_parent, refuse_existing, write_json
     from data_prep.progress import counter
 
     if text and drop_to is not None:
@@ -67,7 +67,7 @@ def decontaminate(
     references = References.read(benchmark, tokenizer)
     if clean_benchmark is not None:
         clean_names(references.benchmarks)
-    with TemporaryDirectory(prefix="candidates-", dir=existing_parent(out)) as folder:
+    with TemporaryDirectory(prefix="candidates-", dir=make_parent(out)) as folder:
         found: Candidates | None = None
         if text:
             with counter("texts", quiet=as_json) as advance:

@@ -5,6 +5,7 @@ Weights come from counts of the whole global batch, so that the gradient is the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -28,7 +29,7 @@ class Answered:
     predicted: Tensor
     groups: Sequence[ScoredGroup]
 
-    @property
+    @cached_property
     def labels(self) -> Tensor:
         """Eq. 8: what is predicted, without the positions that were asked for; a problem's answer is no part of it."""
         labels = self.predicted.clone()

@@ -1,19 +1,13 @@
 """`davinci rmt ...`: what reinforcement mid-training needs beside training itself."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from megatron_davinci.rmt import EntropyKind
+
 app = typer.Typer(no_args_is_help=True, help="Reinforcement mid-training: difficulty of tokens, prompts.")
-
-
-class Entropy(StrEnum):
-    """Which tokens count in an entropy."""
-
-    TOP16 = "top16"
-    FULL = "full"
 
 
 @app.command()
@@ -22,8 +16,8 @@ def annotate(
     model: Annotated[Path, typer.Option(help="Hugging Face directory of the annotating model.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Megatron's fields, as key=value.")] = None,
     entropy: Annotated[
-        Entropy, typer.Option(help="Of the 16 likeliest tokens, renormalised, or of all.")
-    ] = Entropy.TOP16,
+        EntropyKind, typer.Option(help="Of the 16 likeliest tokens, renormalised, or of all.")
+    ] = "top16",
 ) -> None:
     """How uncertain a model is of each token of a corpus: PREFIX.entropy, by which difficulty is told. Resumable.
 
@@ -34,7 +28,7 @@ def annotate(
     from megatron_davinci.recipe import parse_overrides
     from megatron_davinci.train.annotate import annotate as run
 
-    told = run(prefix, model, entropy.value, parse_overrides(overrides or []))
+    told = run(prefix, model, entropy, parse_overrides(overrides or []))
     if told:
         report({"annotated": str(prefix), **told}, as_json=False)
 

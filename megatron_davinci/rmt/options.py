@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from data_prep import InputError
+from megatron_davinci.rmt import EntropyKind
 from megatron_davinci.rmt.rewards import Match
 from megatron_davinci.section import Positive, Section
 
@@ -26,7 +27,7 @@ class Budget(Section):
 
 
 class Difficulty(Section):
-    entropy: Literal["top16", "full"] = "top16"
+    entropy: EntropyKind = "top16"
     """Which entropy the annotation must hold: that of the 16 likeliest tokens, renormalised, or of all."""
     thresholds: Three = (0.5, 1.0, 1.5)
     """Where easy, medium and hard begin, in nats. What lies below is never asked for."""

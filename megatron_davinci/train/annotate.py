@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from megatron_davinci.models.build import check_layers_can_be_built
 from megatron_davinci.models.config import ModelConfig, load_model_config
 from megatron_davinci.models.gpt import Predictions, Uncertainty
 from megatron_davinci.recipe import Recipe, StageRecipe, parse_recipe
+from megatron_davinci.rmt import EntropyKind
 from megatron_davinci.train.building import build_model
 from megatron_davinci.train.next_token import rounds_of
 from megatron_davinci.train.optimizer import in_precision
@@ -32,7 +33,6 @@ from megatron_davinci.train.prepare import check_number_of_ranks, check_tokenize
 from megatron_davinci.train.step import ForwardOutput, run_schedule
 
 Chunks = list[torch.nn.Module]
-EntropyKind = Literal["top16", "full"]
 BLOCK_TOKENS = 1 << 20  # computed and written at once; where a killed run goes on
 _LIKELIEST = 16
 _LEAST_WIDTH, _WIDTH_MULTIPLE = 4096, 128
