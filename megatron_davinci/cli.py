@@ -15,6 +15,7 @@ import typer
 from data_prep import InputError, WorkFailed
 from data_prep.cli import app as data_app
 from data_prep.errors import is_full_disk
+from megatron_davinci import __version__
 from megatron_davinci.bench.cli import app as bench_app
 from megatron_davinci.checkpoint.cli import app as convert_app
 from megatron_davinci.doctor.cli import doctor
@@ -22,16 +23,28 @@ from megatron_davinci.evaluation.cli import app as eval_app
 from megatron_davinci.launch.cli import launch
 from megatron_davinci.rmt.cli import app as rmt_app
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Agentic mid-training on Megatron-Core: from git histories to a Hugging Face checkpoint.",
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
 app.add_typer(rmt_app, name="rmt")
 app.add_typer(convert_app, name="convert")
 app.add_typer(eval_app, name="eval")
 app.add_typer(bench_app, name="bench")
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"davinci {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def davinci(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Say which version this is, and stop.", callback=_say_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Agentic mid-training on Megatron-Core: from git histories to a Hugging Face checkpoint."""
 
 
 @app.command()

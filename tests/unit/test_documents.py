@@ -6,11 +6,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import click
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from megatron_davinci.cli import app
 from megatron_davinci.recipe.reference import reference
@@ -92,3 +94,8 @@ def test_the_shell_completes_commands() -> None:
     program = "import sys; sys.argv = ['davinci']; from megatron_davinci.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", program], env=asked, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["train"], done.stderr
+
+
+def test_the_version_is_the_packages() -> None:
+    found = CliRunner().invoke(app, ["--version"])
+    assert (found.exit_code, found.output) == (0, f"davinci {version('megatron-davinci')}\n")
