@@ -4,7 +4,7 @@ All of it is a function of recipe, corpora and step: whoever resumes asks the sa
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Generic, TypeVar
@@ -16,13 +16,21 @@ from data_prep.corpus import Annotation, Corpus
 from megatron_davinci.data.batches import StageBatches
 from megatron_davinci.data.documents import Int64s, Span
 from megatron_davinci.rmt.curriculum import Mix, difficulty_mix, token_budget
-from megatron_davinci.rmt.difficulty import NONE, candidate_levels, draw_positions, levels_of, quantile_thresholds
+from megatron_davinci.rmt.difficulty import (
+    NONE,
+    Floats,
+    candidate_levels,
+    draw_positions,
+    levels_of,
+    quantile_thresholds,
+)
 from megatron_davinci.rmt.options import Grpo, Rmt
 from megatron_davinci.rmt.prompts import load_prompt
 from megatron_davinci.rmt.rewards import matches
 from megatron_davinci.rmt.token_texts import TokenTexts
 from megatron_davinci.rollout.records import Ask, Response, prompt_hash
 
+_STRETCH = 1 << 24  # tokens that are looked at together
 CONTINUATION = 64  # tokens that byte_prefix may compare an answer with
 Judge = Callable[[Response, bytes | None], bool]
 Options = TypeVar("Options", Rmt, Grpo)
@@ -93,8 +101,9 @@ class NextTokenAsker(Asker[Rmt]):
         # once for each corpus, however often the blend repeats it
         self._annotations = {corpus.prefix: self._open(corpus) for corpus in stage.documents.corpora}
         self.sources = [str(annotation.description["checksum"]) for annotation in self._annotations.values()]
-        self._thresholds = self._find_thresholds()
         self._answerable = texts.answerable_by(options.reward.match)
+        self._thresholds = self._find_thresholds()
+        self._refuse_nothing_to_ask()
 
     def asks(self, batch: int) -> list[DocumentAsks]:
         """See Asker."""
@@ -143,5 +152,29 @@ class NextTokenAsker(Asker[Rmt]):
         difficulty = self.options.difficulty
         if difficulty.quantiles is None:
             return difficulty.thresholds
-        entropies = np.concatenate([annotation.entropies for annotation in self._annotations.values()])
-        return quantile_thresholds(entropies, difficulty.quantiles)
+        entropies = np.concatenate(list(self._askable_entropies()))
+        return quantile_thresholds(entropies, difficulty.quantiles) if len(entropies) else (0.0, 0.0, 0.0)
+
+    def _refuse_nothing_to_ask(self) -> None:
+        """Raise InputError where every token is too easy: next tokens would be trained under the name of RMT."""
+        most = -1.0
+        for entropies in self._askable_entropies():
+            most = max(most, float(entropies.max(initial=-1.0)))
+            if most >= self._thresholds[0]:
+                return
+        said = "there is none" if most < 0 else f"the most uncertain has {most:.3g} nats"
+        raise InputError(
+            f"no token can be asked for: difficulty begins at {self._thresholds[0]:g} nats, and of the tokens that an "
+            f"answer can name {said}: lower objective.difficulty, or annotate with another model"
+        )
+
+    def _askable_entropies(self) -> Iterator[Floats]:
+        """Of the tokens that can be asked for, a stretch of a corpus at a time."""
+        for corpus in {corpus.prefix: corpus for corpus in self._stage.documents.corpora}.values():
+            entropies = self._annotations[corpus.prefix].entropies
+            for begin in range(0, len(corpus.tokens), _STRETCH):
+                end = min(begin + _STRETCH, len(corpus.tokens))
+                askable = self._answerable[corpus.tokens[begin:end]]
+                first, stop = np.searchsorted(corpus.starts, (begin, end))
+                askable[corpus.starts[first:stop][corpus.lengths[first:stop] > 0] - begin] = False
+                yield entropies[begin:end][askable]

@@ -32,7 +32,7 @@ class Difficulty(Section):
     thresholds: Three = (0.5, 1.0, 1.5)
     """Where easy, medium and hard begin, in nats. What lies below is never asked for."""
     quantiles: tuple[Share, Share, Share] | None = None
-    """The same as shares of the stage's positions that lie below, in place of `thresholds`."""
+    """The same as shares that lie below, of the stage's tokens that can be asked for; in place of `thresholds`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -82,7 +82,7 @@ class Policy(Section):
     """The ratio is clipped below 1 - this."""
     clip_high: NonNegative | None = None
     """The ratio is clipped above 1 + this; where absent 0.2, for dapo 0.28."""
-    importance_cap: Annotated[float, Field(gt=0)] | None = None
+    importance_cap: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Truncated importance sampling: each token weighs min(pi_trainer / pi_rollout, this), for rollouts from an engine
     whose numbers differ from the trainer's. The ratio that is clipped is then taken to the trainer's own policy."""
 
@@ -113,7 +113,7 @@ class Reinforced(Section):
     """Longest response; those that reach it are cut off."""
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """At which rollouts are sampled, and their tokens scored."""
-    advantage_delta: Annotated[float, Field(gt=0)] = 1e-6
+    advantage_delta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-6
     """delta of Eq. 6."""
     advantage_ddof: Literal[0, 1] = 1
     """What is taken off G in the standard deviation of Eq. 6."""

@@ -33,10 +33,16 @@ class Prompt:
         return list(self.encode(self.preamble.format())) if self.preamble else []
 
     def check_budget(self, has_one: bool) -> None:
-        """Raise InputError where the template names a budget that there is not."""
-        if not has_one and "{budget}" in self.instruction:
+        """Raise InputError where the template names a budget that there is not, or is silent about the one there is."""
+        names_one = "{budget}" in self.instruction
+        if names_one and not has_one:
             raise InputError(
                 f"template {self.name} names a budget, objective.budget is null: take a template with free in its name"
+            )
+        if has_one and not names_one:
+            raise InputError(
+                f"template {self.name} names no budget, by which length would be rewarded: set objective.budget to "
+                "null, or take a template without free in its name"
             )
 
     def instruction_ids(self, budget: int) -> list[int]:

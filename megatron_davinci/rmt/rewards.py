@@ -46,7 +46,7 @@ def matches(
         return _ends_on_a_token(answer, continuation)
     if kind == "first_token":
         return first_token_of(answer) == continuation[0]
-    return _plain(answer) == _plain(continuation[0]) != ""
+    return plain_text(answer) == plain_text(continuation[0]) != ""
 
 
 def _ends_on_a_token(answer: bytes, continuation: Sequence[bytes]) -> bool:
@@ -58,5 +58,6 @@ def _ends_on_a_token(answer: bytes, continuation: Sequence[bytes]) -> bool:
     return begun == answer
 
 
-def _plain(text: bytes) -> str:
+def plain_text(text: bytes) -> str:
+    """What strip_casefold compares."""
     return text.decode(errors="surrogateescape").strip().casefold()

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from data_prep import InputError
 from data_prep.corpus import load_tokenizer, tokenizer_file
 from megatron_davinci.rmt.answers import can_be_boxed
-from megatron_davinci.rmt.rewards import Match
+from megatron_davinci.rmt.rewards import Match, plain_text
 
 
 class TokenTexts:
@@ -42,7 +42,7 @@ class TokenTexts:
         """(ids,): tokens that some answer can match; strip_casefold takes no white space for an answer."""
         if match != "strip_casefold":
             return self.answerable
-        return self.answerable & np.array([bool(text.strip()) for text in self.texts])
+        return self.answerable & np.array([bool(plain_text(text)) for text in self.texts])
 
     def of(self, ids: Sequence[int]) -> list[bytes]:
         """The bytes of each id; none for ids that pad the vocabulary."""

@@ -237,8 +237,8 @@ def split_to_fit(tree: Tree, width: int) -> list[Tree]:
     parts: list[list[Branch]] = [[]]
     used = len(tree.trunk)
     for branch in tree.branches:
+        begun = False
         for response in branch.responses:
-            begun = bool(parts[-1]) and parts[-1][-1].position == branch.position
             needed = len(response.tokens) + (0 if begun else len(branch.instruction))
             if used + needed > width:
                 parts.append([])
@@ -252,6 +252,7 @@ def split_to_fit(tree: Tree, width: int) -> list[Tree]:
             else:
                 parts[-1].append(replace(branch, responses=[response]))
             used += needed
+            begun = True
     silent = torch.zeros_like(tree.label_weights)
     others = [prune(Tree(tree.trunk, silent, branches)) for branches in parts[1:]]
     return [replace(tree, branches=parts[0]), *others]

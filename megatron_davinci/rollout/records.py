@@ -88,18 +88,32 @@ def read_rollouts(path: Path) -> tuple[dict[str, Any], list[Group]]:
     """Header and groups. Raises InputError for what is no such file."""
     lines = read_jsonl(path)
     header = next(lines, {})
-    if header.get("format") != FORMAT or not {"step", "policy_step", "tokenizer"} <= header.keys():
+    counts = [header.get("step"), header.get("policy_step")]
+    if header.get("format") != FORMAT or not all(map(_is_count, counts)) or "tokenizer" not in header:
         raise InputError(f"{path} does not begin with a header of rollouts (format {FORMAT}): write it again")
     return header, [_group(path, number, line) for number, line in enumerate(lines, 2)]
 
 
 def _group(path: Path, number: int, line: dict[str, Any]) -> Group:
     try:
-        ask = Ask(**{name: line[name] for name in Ask.__dataclass_fields__})
+        ask = _ask(line)
         responses = [_response(entry) for entry in line["responses"]]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}, line {number}, is no group of rollouts ({error!r}): write it again") from None
     return Group(ask, responses)
+
+
+def _ask(line: dict[str, Any]) -> Ask:
+    ask = Ask(**{name: line[name] for name in Ask.__dataclass_fields__})
+    if not all(map(_is_count, (ask.document, ask.epoch, ask.position, ask.budget))):
+        raise ValueError("document, epoch, position and budget are integers from 0")
+    if type(ask.level) is not int or not isinstance(ask.prompt, str):  # -1: of no level
+        raise ValueError("level is an integer, prompt a hash")
+    return ask
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _response(entry: Any) -> Response:
@@ -113,8 +127,8 @@ def _response(entry: Any) -> Response:
     for numbers in known:
         if len(numbers) != len(response.tokens):
             raise ValueError(f"{len(response.tokens)} tokens with {len(numbers)} log-probabilities")
-    if not all(type(token) is int and token >= 0 for token in response.tokens):
+    if not all(map(_is_count, response.tokens)):
         raise ValueError("a token that is no id")
-    if not all(isinstance(value, float | int) and value <= 0 for numbers in known for value in numbers):
+    if not all(type(value) in (float, int) and value <= 0 for numbers in known for value in numbers):
         raise ValueError("a log-probability that is no number, or above 0")
     return response

@@ -47,7 +47,12 @@ class Replay:
             raise InputError(f"{path} was written with another tokenizer than the corpora: sample with the same one")
         if header["step"] != step:
             raise InputError(f"{path} holds rollouts for step {header['step']}: name it so, or sample for step {step}")
-        if header["policy_step"] > step or (self.on_policy and header["policy_step"] != step):
+        if header["policy_step"] > step:
+            raise InputError(
+                f"{path} is for step {step}, but its policy_step is {header['policy_step']}: no policy is there yet "
+                "that has taken so many steps; write down how many that had taken which sampled"
+            )
+        if self.on_policy and header["policy_step"] != step:
             raise InputError(
                 f"{path} was written by the policy after {header['policy_step']} steps, and trains step {step}: "
                 "objective.policy.kind reinforce needs rollouts of the very same policy; sample them again, or set "

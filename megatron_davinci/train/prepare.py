@@ -185,5 +185,5 @@ def check_number_of_ranks(stage: StageRecipe) -> None:
         raise InputError(
             f"{ranks} process(es) cannot hold tensor {stage.tensor_parallel_size} x pipeline "
             f"{stage.pipeline_parallel_size} x context {stage.context_parallel_size} ranks: start a multiple of "
-            f"{needed}, as in torchrun --nproc-per-node {needed} -m megatron_davinci.train RECIPE"
+            f"{needed}, as with torchrun --nproc-per-node {needed}"
         )

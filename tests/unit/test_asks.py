@@ -14,7 +14,7 @@ from megatron_davinci.recipe import parse_recipe
 from megatron_davinci.rmt.asks import NextTokenAsker
 from megatron_davinci.rmt.options import Rmt
 from megatron_davinci.rmt.token_texts import TokenTexts
-from megatron_davinci.rollout.records import prompt_hash
+from megatron_davinci.rollout.records import Response, prompt_hash
 
 DOCUMENTS = 12
 
@@ -116,15 +116,16 @@ def test_levels_follow_the_curriculum(folder: Path) -> None:
 
 
 def test_quantiles_are_taken_over_the_whole_stage(folder: Path) -> None:
-    entropies = np.array([[0.0, 0.0, 0.5, 1.0]] * 4).flatten()
+    entropies = np.array([[9.0, 0.0, 0.5, 9.0], [9.0, 0.1, 0.9, 9.0]] * 2).flatten()
     other = folder.parent / "quantiles"
     other.mkdir()
     doors.write_model(other / "model")
     doors.write_documents(other / "model", other / "docs", 4)
     annotate(Corpus(other / "docs"), entropies, "full")
-    every = asker(other, difficulty={"entropy": "full", "quantiles": [0.5, 0.6, 0.9]})
-    levels = {ask.level for step in range(2) for about in every.asks(step) for ask in about.asks}
-    assert levels == {1}  # 0.5 nats: more than 60% lie at or below; by the usual thresholds it would be easy
+    every = asker(other, positions=3, difficulty={"entropy": "full", "quantiles": [0.4, 0.6, 0.9]})
+    found = {(about.span.document % 2, ask.position, ask.level) for about in every.asks(0) for ask in about.asks}
+    # of 0, 0.1, 0.5 and 0.9 nats; the first token of a document and its end, which nobody asks for, do not count
+    assert found == {(0, 2, 1), (1, 1, 0), (1, 2, 2)}
     with pytest.raises(InputError, match="annotated with entropies of kind full"):
         asker(other)
 
@@ -148,6 +149,26 @@ def test_a_corpus_without_annotation_says_how_to_make_it(tmp_path: Path) -> None
         asker(tmp_path)
 
 
+def test_a_stage_in_which_nothing_is_hard_enough_is_refused(folder: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"difficulty begins at 9 nats, .* the most uncertain has [12]\.\d+ nats: lower"
+    ):
+        asker(folder, difficulty={"thresholds": [9, 10, 11]})
+
+
+@pytest.mark.parametrize("match", ["token_exact", "byte_prefix", "first_token", "strip_casefold"])
+def test_an_answer_is_judged_by_the_token_asked_for(folder: Path, match: Any) -> None:
+    every = asker(folder, reward={"match": match})
+    [about, *_] = [about for about in every.asks(0) if about.asks]
+    ids, texts = about.ids.tolist(), TokenTexts(folder / "model")
+    judge = every.judge(about, about.asks[0])
+    nobody = Response([], [], True)
+    token, after = (texts.of(ids)[about.asks[0].position + offset] for offset in (0, 1))
+    assert judge(nobody, token) and not judge(nobody, after or b" nothing") and not judge(nobody, None)
+    assert judge(nobody, token + after) == (not after or match in ("byte_prefix", "first_token"))
+    assert judge(nobody, token.strip().upper()) == (match == "strip_casefold")
+
+
 def test_without_budget_and_curriculum_nobody_says_how_long(folder: Path) -> None:
     free = asker(folder, template="suffix_free_1", budget=None, curriculum=None)
     asks = [ask for step in range(2) for about in free.asks(step) for ask in about.asks]
@@ -155,3 +176,5 @@ def test_without_budget_and_curriculum_nobody_says_how_long(folder: Path) -> Non
     assert free.instruction(0) == free.instruction(5)
     with pytest.raises(InputError, match=r"template suffix_1 names a budget, objective.budget is null"):
         asker(folder, budget=None)
+    with pytest.raises(InputError, match=r"template suffix_free_1 names no budget, by which length would be rewarded"):
+        asker(folder, template="suffix_free_1")

@@ -1,6 +1,7 @@
 """Laws of a step's rows: every weight is the paper's, worked out by hand; nothing that moves nothing takes a row."""
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from megatron_davinci.objectives.rmt import RmtCounts
 from megatron_davinci.rmt.asks import DocumentAsks
 from megatron_davinci.rmt.batch import Answered, count, grow_trees, pack_trees
 from megatron_davinci.rmt.options import Rmt
-from megatron_davinci.rmt.scores import Score, ScoredGroup, describe
+from megatron_davinci.rmt.scores import Score, ScoredGroup, describe, score_group
+from megatron_davinci.rmt.token_texts import TokenTexts
 from megatron_davinci.rmt.tree import Tree, lay_out
 from megatron_davinci.rollout.records import Ask, Group, Response
 from megatron_davinci.train.reinforcement import weighted_losses
@@ -111,6 +113,18 @@ def test_rows_hold_every_label_once(shared: bool) -> None:
 LOG_PROBS = torch.tensor([-1.0, -2.0, -0.5, -0.7])  # two labels, two tokens of a response
 
 
+def losses(chosen: dict[str, Any], which: int) -> tuple[float, dict[str, float]]:
+    """Of a document with one of two responses: the first has the advantage 2, the second -2."""
+    [tree] = trees(options(), batch=[answered(4, {3: [(2, 2.0), (2, -2.0)]})])
+    [branch] = tree.branches
+    branch = type(branch)(branch.position, branch.instruction, branch.responses[which : which + 1])
+    batch = lay_out([Tree(tree.trunk, torch.tensor([0.0, 0.1, 0.1]), [branch])], 12)
+    batch.policy.log_probs[:] = torch.tensor([-0.8, -0.6])
+    batch.policy.reference_log_probs[:] = -1.0
+    loss, _, reports = weighted_losses(options(**chosen), batch, (LOG_PROBS, torch.ones(4)))
+    return float(loss), {name: float(value) for name, value in reports.items()}
+
+
 @pytest.mark.parametrize(
     "chosen, policy_term",
     [
@@ -125,18 +139,36 @@ LOG_PROBS = torch.tensor([-1.0, -2.0, -0.5, -0.7])  # two labels, two tokens of 
     ],
 )
 def test_losses_in_numbers(chosen: dict[str, Any], policy_term: float) -> None:
-    [tree] = trees(options(), batch=[answered(4, {3: [(2, 2.0), (2, -2.0)]})])
-    [branch] = tree.branches
-    branch = type(branch)(branch.position, branch.instruction, branch.responses[:1])
-    batch = lay_out([Tree(tree.trunk, torch.tensor([0.0, 0.1, 0.1]), [branch])], 12)
-    batch.policy.log_probs[:] = torch.tensor([-0.8, -0.6])
-    batch.policy.reference_log_probs[:] = -1.0
-    loss, _, reports = weighted_losses(options(**chosen), batch, (LOG_PROBS, torch.ones(4)))
+    loss, reports = losses(chosen, 0)
     assert reports["ntp_loss"] == pytest.approx(0.3) and reports["entropy"] == 2
     assert reports["policy_loss"] == pytest.approx(-0.5 * policy_term, rel=1e-5)  # one position, G = 2
     assert loss == pytest.approx(0.3 - 0.5 * policy_term, rel=1e-5)
     assert reports["log_prob_gap"] == pytest.approx(0.4)
     assert reports["clipped"] == (0 if "importance_cap" in chosen.get("policy", {}) else 1)
+
+
+def test_a_ratio_against_the_advantage_is_clipped_from_below() -> None:
+    _, reports = losses({"policy": {"kind": "grpo", "clip_low": 0.05}}, 1)  # ratios e^0.3 and e^-0.1
+    assert reports["policy_loss"] == pytest.approx(0.5 * 2.0 * (np.exp(0.3) + 0.95), rel=1e-5)
+    assert reports["clipped"] == 1
+
+
+def test_a_group_is_scored_by_the_recipes_rules() -> None:
+    """Texts of three tokens, a thought of 2 of 4 and a right answer; and of 4 of 4, and a wrong one."""
+    texts = SimpleNamespace(of=lambda ids: [[b"x", b"</think>", b"\\boxed{y}", b"\\boxed{z}"][id_] for id_ in ids])
+    responses = [Response(ids, [-1.0] * len(ids), True) for ids in ([0, 0, 1, 2], [0, 0, 0, 0, 1, 3])]
+    group = Group(Ask(0, 0, 3, 0, 4, "-"), responses)
+    rules = {"length_weight": 0.5, "largest_length_reward": 3.0}
+
+    def score(**more: Any) -> ScoredGroup:
+        chosen = options(reward={**rules, **more}, advantage_delta=0.5, advantage_ddof=0)
+        return score_group(group, lambda _, answer: answer == b"y", chosen, cast(TokenTexts, texts))
+
+    both, right_alone = score(), score(length_only_where_matched=True)
+    assert [s.of_length for s in both.scores] == [1.5, 3.0]
+    assert [s.reward for s in both.scores] == [0.5 + 0.75, 1.5]  # Eq. 5
+    assert [s.reward for s in right_alone.scores] == [0.5 + 0.75, 0.0]
+    assert both.advantages == pytest.approx([-0.125 / 0.625, 0.125 / 0.625])  # Eq. 6 with ddof 0 and delta 0.5
 
 
 def test_a_ratio_that_helps_is_not_clipped() -> None:

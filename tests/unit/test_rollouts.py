@@ -47,7 +47,7 @@ def test_a_step_finds_its_rollouts(replay: Replay) -> None:
         ({"tokenizer": "u"}, GROUP, "written with another tokenizer"),
         ({"step": 3}, GROUP, "holds rollouts for step 3"),
         ({"policy_step": 2}, GROUP, "by the policy after 2 steps, and trains step 4"),
-        ({"policy_step": 5}, GROUP, "by the policy after 5 steps, and trains step 4"),
+        ({"policy_step": 5}, GROUP, "is for step 4, but its policy_step is 5"),
         ({"temperature": 0.8}, GROUP, "sampled at temperature 0.8, objective.temperature is 1.0"),
         ({}, replace(GROUP, ask=replace(ASK, prompt="cd")), "answers other questions than step 4 asks"),
         ({}, replace(GROUP, responses=GROUP.responses[:1]), "1 responses, objective.responses is 2"),
@@ -79,6 +79,9 @@ def test_lines_may_stand_in_any_order_but_only_once(replay: Replay) -> None:
 def test_older_rollouts_are_taken_where_a_ratio_corrects_for_them(replay: Replay) -> None:
     write_rollouts(replay.file(4), {**HEADER, "policy_step": 2}, [GROUP])
     assert replace(replay, on_policy=False).read(4, [ASK]) == [GROUP]
+    write_rollouts(replay.file(4), {**HEADER, "policy_step": 5}, [GROUP])
+    with pytest.raises(InputError, match="no policy is there yet that has taken so many steps"):
+        replace(replay, on_policy=False).read(4, [ASK])
 
 
 def test_a_kl_term_needs_the_reference_model(replay: Replay) -> None:
@@ -95,6 +98,7 @@ def test_a_kl_term_needs_the_reference_model(replay: Replay) -> None:
         {"tokens": [5, 1.5]},
         {"log_probs": [-0.5, 0.1]},
         {"log_probs": [-0.5, None]},
+        {"log_probs": [-0.5, False]},
         {"log_probs": None},
         {"finished": None},
     ],
@@ -108,6 +112,28 @@ def test_a_damaged_line_is_named(tmp_path: Path, change: dict[str, Any]) -> None
         writer.write(header)
         writer.write(line)
     with pytest.raises(InputError, match=r"step_0000004.jsonl.zst, line 2, is no group of rollouts"):
+        read_rollouts(path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"position": 4.0}, {"position": [2]}, {"document": True}, {"epoch": -1}, {"level": {}}, {"prompt": 5}]
+)
+def test_a_damaged_question_is_named(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = rollout_file(tmp_path, 4)
+    write_rollouts(path, HEADER, [GROUP])
+    header, line = list(read_jsonl(path))
+    with jsonl_writer(path) as writer:
+        writer.write(header)
+        writer.write(line | change)
+    with pytest.raises(InputError, match=r"step_0000004.jsonl.zst, line 2, is no group of rollouts"):
+        read_rollouts(path)
+
+
+@pytest.mark.parametrize("change", [{"policy_step": "1"}, {"policy_step": None}, {"policy_step": -3}, {"step": 4.0}])
+def test_a_damaged_header_is_named(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = rollout_file(tmp_path, 4)
+    write_rollouts(path, {**HEADER, **change}, [GROUP])
+    with pytest.raises(InputError, match=r"step_0000004.jsonl.zst does not begin with a header"):
         read_rollouts(path)
 
 
