@@ -1,5 +1,6 @@
 """The `davinci` command. Imports nothing heavy before a command runs."""
 
+import errno
 import gc
 import os
 import signal
@@ -123,6 +124,9 @@ def exit_on_mistake() -> Iterator[None]:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
+        if error.errno == errno.EROFS:
+            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+            sys.exit(2)
         if not is_full_disk(error):
             raise
         print(f"error: {error.strerror}: make room, and start the same command again", file=sys.stderr)

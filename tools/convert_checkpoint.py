@@ -3,14 +3,17 @@
 python tools/convert_checkpoint.py --model-type GPT --loader hf --saver torch_dist --load-dir HF --save-dir OUT
 python tools/convert_checkpoint.py --model-type GPT --loader torch_dist --saver hf --load-dir RUN --save-dir HF
 
-The work is done by `davinci convert`, which needs no number of ranks: a torch_dist checkpoint loads in any layout.
+The work is done by `davinci convert`, which needs no number of ranks: a torch_dist checkpoint loads in any layout. What
+it writes for Megatron-LM lies where its --load looks: OUT/release, which OUT's tracker file names.
 """
 
 import argparse
 from pathlib import Path
 
 from data_prep import InputError
+from data_prep.files import refuse_occupied
 from megatron_davinci.checkpoint.conversion import How
+from megatron_davinci.checkpoint.find import TRACKER
 from megatron_davinci.checkpoint.to_huggingface import export_to_hf
 from megatron_davinci.checkpoint.to_megatron import import_from_hf
 from megatron_davinci.cli import exit_on_mistake
@@ -18,15 +21,17 @@ from megatron_davinci.cli import exit_on_mistake
 # Megatron-LM's own names for the same forms beside ours.
 _HUGGING_FACE = ("hf", "llama_mistral", "saver_hf")
 _TORCH_DIST = ("torch_dist", "core", "mcore", "megatron")
-_NO_EFFECT = ("--target-tensor-parallel-size", "--target-pipeline-parallel-size", "--max-queue-size")
+_NO_EFFECT = ("--target-tensor-parallel-size", "--target-pipeline-parallel-size", "--max-queue-size",
+              "--checkpoint-type", "--model-size", "--megatron-path", "--saver-transformer-impl")  # fmt: skip
 
 
 def parse_arguments() -> argparse.Namespace:
     """The flags that Megatron users know; those that no longer matter are accepted and said to have no effect."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model-type", required=True, choices=["GPT"], help="decoder-only models")
-    parser.add_argument("--loader", required=True, choices=[*_HUGGING_FACE, *_TORCH_DIST], help="form of --load-dir")
-    parser.add_argument("--saver", required=True, choices=[*_HUGGING_FACE, *_TORCH_DIST], help="form of --save-dir")
+    forms = [*_HUGGING_FACE, *_TORCH_DIST]
+    parser.add_argument("--loader", default="megatron", choices=forms, help="form of --load-dir")
+    parser.add_argument("--saver", default="megatron", choices=forms, help="form of --save-dir")
     parser.add_argument("--load-dir", required=True, type=Path, help="directory to read")
     parser.add_argument("--save-dir", required=True, type=Path, help="directory to make")
     parser.add_argument("--tokenizer-model", type=Path, help="tokenizer's directory, where the checkpoint has none")
@@ -38,7 +43,7 @@ def parse_arguments() -> argparse.Namespace:
     types.add_argument("--fp16", action="store_const", dest="dtype", const="fp16", help="write fp16")
     for flag in _NO_EFFECT:
         parser.add_argument(
-            flag, type=int, help="no effect: torch_dist loads in any layout, and nothing waits in a queue"
+            flag, help="no effect: torch_dist loads in any layout, the model says what it is, and nothing waits"
         )
     parser.add_argument("--no-checking", action="store_true", help="no effect: names and shapes are always checked")
     return parser.parse_args()
@@ -57,7 +62,9 @@ def main() -> None:
         how, model = How(arguments.dtype), arguments.hf_model
         export_to_hf(arguments.load_dir, arguments.save_dir, arguments.tokenizer_model, how, model)
     else:
-        import_from_hf(arguments.load_dir, arguments.save_dir, How(arguments.dtype))
+        refuse_occupied(arguments.save_dir)
+        import_from_hf(arguments.load_dir, arguments.save_dir / "release", How(arguments.dtype))
+        (arguments.save_dir / TRACKER).write_text("release")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,10 @@ def find_data(path: Path, start: int, length: int, shape: tuple[int, ...], dtype
         if not _is_plain(record, shape, dtype):
             raise InputError(f"{path} holds no contiguous {dtype} tensor of shape {list(shape)} at byte {start}")
         file.seek(start + entry.header_offset)
-        name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+        header = file.read(_LOCAL_HEADER.size)
+        if len(header) < _LOCAL_HEADER.size:
+            raise InputError(f"{path} holds no tensor at byte {start}: it is cut off or altered")
+        name, extra = _LOCAL_HEADER.unpack(header)
         return Data(start + entry.header_offset + _LOCAL_HEADER.size + int(name) + int(extra), entry.CRC)
 
 

@@ -5,10 +5,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from data_prep import InputError
+
 app = typer.Typer(no_args_is_help=True, help="Checkpoints between Megatron and Hugging Face.")
 
 AsType = Annotated[
-    Literal["bf16", "fp16", "fp32"] | None, typer.Option(help="Type of what is written; default: that of the weights.")
+    Literal["bf16", "fp16", "fp32"] | None, typer.Option(help="Type of what is written; default: each as it is stored.")
 ]
 AsModel = Annotated[
     str | None,
@@ -18,7 +20,14 @@ AsModel = Annotated[
     ),
 ]
 ShardSize = Annotated[float, typer.Option(help="Largest size of a file, in 10^9 bytes.")]
+_LEAST_GIGABYTES, _MOST_GIGABYTES = 0.001, 1e6
 Workers = Annotated[int, typer.Option(min=1, help="Files written at once; each takes 0.1 GB of memory at most.")]
+
+
+def _bytes(gigabytes: float) -> int:
+    if not _LEAST_GIGABYTES <= gigabytes <= _MOST_GIGABYTES:  # nor is nan
+        raise InputError(f"--shard-gigabytes is {gigabytes}: it must lie between {_LEAST_GIGABYTES} and 1e6")
+    return int(gigabytes * 1e9)
 
 
 @app.command("megatron-to-hf")
@@ -42,7 +51,7 @@ def megatron_to_hf(
     from megatron_davinci.checkpoint.conversion import How
     from megatron_davinci.checkpoint.to_huggingface import export_to_hf
 
-    export_to_hf(checkpoint, out, tokenizer, How(dtype, int(shard_gigabytes * 1e9), workers), model)
+    export_to_hf(checkpoint, out, tokenizer, How(dtype, _bytes(shard_gigabytes), workers), model)
 
 
 @app.command("hf-to-megatron")
@@ -60,7 +69,7 @@ def hf_to_megatron(
     from megatron_davinci.checkpoint.conversion import How
     from megatron_davinci.checkpoint.to_megatron import import_from_hf
 
-    import_from_hf(source, out, How(dtype, int(shard_gigabytes * 1e9), workers))
+    import_from_hf(source, out, How(dtype, _bytes(shard_gigabytes), workers))
 
 
 @app.command()

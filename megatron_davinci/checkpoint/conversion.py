@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,12 +20,12 @@ from megatron_davinci.models.config import ModelConfig
 
 DType = Literal["bf16", "fp16", "fp32"]
 DTYPES: dict[DType, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-Write = Callable[[HashedFile, Sequence[Target], torch.dtype], dict[str, Any]]
+Write = Callable[[HashedFile, Sequence[Target]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class How:
-    """How weights are written. `dtype` None: as most of them are stored."""
+    """How weights are written. `dtype` None: each as it is stored."""
 
     dtype: DType | None = None
     shard_bytes: int = 5 * 10**9  # transformers' own default
@@ -41,12 +41,13 @@ class Conversion:
 
     def __init__(self, source: Path, out: Path, targets: Sequence[Target], model: ModelConfig, how: How) -> None:
         self.targets, self._out, self._workers = targets, out.resolve(), how.workers
-        self.dtype = DTYPES[how.dtype] if how.dtype else _most(targets)
-        self.groups = _grouped(targets, self.dtype, how.shard_bytes)
+        if how.dtype:
+            self.targets = [replace(target, written_as=DTYPES[how.dtype]) for target in targets]
+        self.groups = _grouped(self.targets, how.shard_bytes)
         self.part = self._out.with_name(self._out.name + PART)
         self._check_place(source)
         self.part.parent.mkdir(parents=True, exist_ok=True)
-        identity = {**_identity(source, targets, self.dtype, how.shard_bytes), "model": str(model.architecture())}
+        identity = {**_identity(source, self.targets, how.shard_bytes), "model": str(model.architecture())}
         self._lock_file = self.part.with_name(f"{self.part.name}.lock")
         self._lock = take_lock(self._lock_file)
         try:
@@ -73,9 +74,17 @@ class Conversion:
             raise InputError(f"{self._out} is a mount point, which nothing can be renamed to: name a directory in it")
 
     @property
+    def dtype(self) -> torch.dtype:
+        """In which most elements are written."""
+        elements: dict[torch.dtype, int] = {}
+        for target in self.targets:
+            elements[target.written] = elements.get(target.written, 0) + target.num_elements
+        return max(elements, key=lambda dtype: elements[dtype])
+
+    @property
     def total_bytes(self) -> int:
         """Of all elements."""
-        return sum(target.num_bytes(self.dtype) for target in self.targets)
+        return sum(target.num_bytes for target in self.targets)
 
     def write(self, shards: Mapping[str, Sequence[Target]], write: Write) -> None:
         """Write each file that is not there yet; what `write` returns is noted in the journal."""
@@ -86,7 +95,7 @@ class Conversion:
         self, shards: Mapping[str, Sequence[Target]], write: Write, count: Callable[[int], None], name: str
     ) -> dict[str, Any]:
         file = HashedFile(self.part / name, count)
-        noted = write(file, shards[name], self.dtype)
+        noted = write(file, shards[name])
         return {**file.finish(), **noted}
 
     def complete(self) -> None:
@@ -103,18 +112,11 @@ class Conversion:
         (self._out / self.journal.path.name).unlink()
 
 
-def _most(targets: Sequence[Target]) -> torch.dtype:
-    elements: dict[torch.dtype, int] = {}
-    for target in targets:
-        elements[target.dtype] = elements.get(target.dtype, 0) + target.num_bytes(torch.uint8)
-    return max(elements, key=lambda dtype: elements[dtype])
-
-
-def _grouped(targets: Sequence[Target], dtype: torch.dtype, shard_bytes: int) -> list[list[Target]]:
+def _grouped(targets: Sequence[Target], shard_bytes: int) -> list[list[Target]]:
     groups: list[list[Target]] = [[]]
     size = 0
     for target in targets:
-        needed = target.num_bytes(dtype)
+        needed = target.num_bytes
         if groups[-1] and size + needed > shard_bytes:
             groups.append([])
             size = 0
@@ -123,14 +125,13 @@ def _grouped(targets: Sequence[Target], dtype: torch.dtype, shard_bytes: int) ->
     return groups
 
 
-def _identity(source: Path, targets: Sequence[Target], dtype: torch.dtype, shard_bytes: int) -> dict[str, Any]:
+def _identity(source: Path, targets: Sequence[Target], shard_bytes: int) -> dict[str, Any]:
     """What an interrupted conversion must have in common with one that takes it up."""
     files = sorted(path for path in source.iterdir() if path.is_file())
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    shapes = [(target.name, target.layer, target.shape) for target in targets]
+    shapes = [(target.name, target.layer, target.shape, str(target.written)) for target in targets]
     return {
         "source": xxh3_64(repr((str(source.resolve()), stats)).encode()).hexdigest(),
         "tensors": xxh3_64(repr(shapes).encode()).hexdigest(),
-        "dtype": str(dtype),
         "shard_bytes": shard_bytes,
     }

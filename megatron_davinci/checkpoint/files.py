@@ -18,8 +18,9 @@ PROGRESS_FILE = "progress.json"
 _MANIFEST, _WEIGHTS = "manifest.json", ".distcp"
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt",
-    "added_tokens.json", "chat_template.jinja", "generation_config.json",
+    "added_tokens.json", "chat_template.jinja", "chat_template.json", "tokenizer.model",
 )  # fmt: skip
+_GENERATION = "generation_config.json"
 
 
 def name_latest(checkpoint: Path) -> None:
@@ -88,6 +89,12 @@ def copy_tokenizer(source: Path, target: Path) -> list[str]:
     for name in found:
         shutil.copyfile(source / name, target / name)
     return found
+
+
+def copy_generation(source: Path, target: Path) -> None:
+    """Copy how a model is sampled from by default, where its directory says so."""
+    if (source / _GENERATION).is_file():
+        shutil.copyfile(source / _GENERATION, target / _GENERATION)
 
 
 def take_inventory(directory: Path, wanted: Callable[[str], bool]) -> dict[str, dict[str, Any]]:

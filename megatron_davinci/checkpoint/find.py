@@ -8,7 +8,7 @@ from data_prep import InputError
 from data_prep.files import read_text
 
 _ENDS = 1 << 20  # bytes at either end of a file
-_TRACKER = "latest_checkpointed_iteration.txt"  # Megatron-LM's and Megatron-Bridge's
+TRACKER = "latest_checkpointed_iteration.txt"  # Megatron-LM's and Megatron-Bridge's
 
 
 def latest_checkpoint(run: Path) -> Path | None:
@@ -54,11 +54,11 @@ def weights_fingerprint(path: Path) -> str:
 
 
 def _latest_iteration(run: Path) -> Path | None:
-    if not (run / _TRACKER).is_file():
+    if not (run / TRACKER).is_file():
         return None
-    said = read_text(run / _TRACKER).strip()
+    said = read_text(run / TRACKER).strip()
     if said == "release":
         return run / said
     if not said.isdecimal():
-        raise InputError(f"{run / _TRACKER} says {said!r}, which is no iteration: name the checkpoint's own directory")
+        raise InputError(f"{run / TRACKER} says {said!r}, which is no iteration: name the checkpoint's own directory")
     return run / f"iter_{int(said):07d}"

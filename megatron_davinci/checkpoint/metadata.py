@@ -16,6 +16,7 @@ from data_prep import InputError
 
 _RECORDS = "torch.distributed.checkpoint.metadata"
 _FILES = "torch.distributed.checkpoint.filesystem"
+_MEGATRON = "megatron.core.dist_checkpointing.strategies.torch"  # before 0.16 it had records of its own
 # Plain records and enumerations beside those that stand for something here.
 _IGNORED = {
     _RECORDS: {"StorageMeta"},
@@ -129,6 +130,8 @@ _KNOWN: dict[tuple[str, str], Any] = {
                        MetadataIndex, _StorageInfo, Metadata)
     },
     **{(module, name): _Ignored for module, names in _IGNORED.items() for name in names},
+    (_MEGATRON, "MCoreMetadata"): Metadata,
+    (_MEGATRON, "MCoreSavePlan"): _Ignored,
     **{("torch", name): getattr(torch, name) for name in _DTYPES},
     ("torch", "Size"): tuple,
     ("torch.serialization", "_get_layout"): _Layout,

@@ -24,6 +24,8 @@ class _Entry(NamedTuple):
 
 def huggingface_tensors(directory: Path) -> dict[str, StoredTensor]:
     """By name. Raises InputError where a file is missing, cut off, or holds what is no floating-point tensor."""
+    if (directory / _INDEX).is_file() and (directory / _SINGLE).is_file():
+        raise InputError(f"{directory} has both {_SINGLE} and {_INDEX}: remove the one that is not meant")
     if (directory / _INDEX).is_file():
         weight_map = _weight_map(directory / _INDEX)
     elif (directory / _SINGLE).is_file():

@@ -25,6 +25,7 @@ from megatron_davinci.checkpoint.metadata import MetadataIndex, StorageInfo, Ten
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}  # as safetensors has them
 _STACKED = "decoder.layers."
+_MOST_LAYERS = 10_000
 _LAYER_NUMBER = re.compile(r"decoder\.layers\.\d+\.")
 
 
@@ -116,6 +117,15 @@ def megatron_tensors(directory: Path) -> dict[str, StoredTensor]:
 
     What begins with "optimizer." and what is no tensor is left out; a leading "model." or "module." is taken off.
     """
+    try:
+        return _megatron_tensors(directory)
+    except InputError:
+        raise
+    except (AttributeError, TypeError, ValueError, IndexError, KeyError) as error:  # its fields are anybody's
+        raise InputError(f"{directory / '.metadata'} is damaged ({error!r}): copy the checkpoint again") from None
+
+
+def _megatron_tensors(directory: Path) -> dict[str, StoredTensor]:
     metadata = read_metadata(directory / ".metadata")
     places: dict[tuple[str, tuple[int, ...]], StorageInfo] = {}
     for index, info in metadata.storage_data.items():
@@ -131,6 +141,8 @@ def megatron_tensors(directory: Path) -> dict[str, StoredTensor]:
             continue
         for layer, tensor in _layers(files, full_name, entry, places, directory).items():
             key = name if layer is None else name.replace(_STACKED, f"{_STACKED}{layer}.", 1)
+            if key in found:
+                raise InputError(f"{directory} holds {key} twice, once as {full_name}: it must hold it once")
             found[key] = tensor
     return found
 
@@ -150,11 +162,13 @@ def _layers(
     stacked = _STACKED in name and not _LAYER_NUMBER.search(name)
     shape, dtype = tuple(entry.size), entry.properties.dtype
     inner = shape[1:] if stacked else shape
-    if not 1 <= len(inner) <= 2 or dtype not in DTYPE_NAMES:
+    if not 1 <= len(inner) <= 2 or dtype not in DTYPE_NAMES or (stacked and shape[0] > _MOST_LAYERS):
         raise InputError(f"{directory}: {name} has type {dtype} and shape {list(shape)}, as no parameter of a GPT has")
     found: dict[int | None, StoredTensor] = defaultdict(lambda: StoredTensor(inner, dtype))
     for chunk in entry.chunks:
         offsets, sizes = tuple(chunk.offsets), tuple(chunk.sizes)
+        if not all(at >= 0 and 0 < size <= whole - at for at, size, whole in zip(offsets, sizes, shape, strict=True)):
+            raise InputError(f"{directory / '.metadata'} has a chunk of {name} outside its shape {list(shape)}")
         info = places.get((name, offsets))
         if info is None:
             raise InputError(f"{directory / '.metadata'} does not say where {name} at {list(offsets)} lies")
@@ -188,6 +202,8 @@ class _Place:
             data = self.file.bytes
             at, crc = find_data(self.file.path, self.start, self.length, self.sizes, self.dtype)
             elements = data[at : at + math.prod(self.sizes) * self.dtype.itemsize]
+            if len(elements) < math.prod(self.sizes) * self.dtype.itemsize:
+                raise InputError(f"{self.file.path} ends within a tensor at byte {at}: copy it again")
             if crc and zlib.crc32(elements) != crc:
                 raise InputError(
                     f"{self.file.path} is altered between bytes {at} and {at + len(elements)}: copy it again"

@@ -27,12 +27,14 @@ class Stretch(NamedTuple):
 
 @dataclass(frozen=True)
 class Target:
-    """A tensor to write. `layer` and `stacked`: its place in a tensor of all layers, None where there is none."""
+    """A tensor to write. `layer`: its place in a tensor of all layers, None where there is none; `written_as`: its type
+    there, None for the one that it is stored in."""
 
     name: str
     shape: tuple[int, ...]
     stretches: Sequence[Stretch]
     layer: int | None = None
+    written_as: torch.dtype | None = None
 
     @property
     def full_name(self) -> str:
@@ -44,9 +46,20 @@ class Target:
         """In which it is stored."""
         return next(source.dtype for source, _, _ in self.stretches if source is not None)
 
-    def num_bytes(self, dtype: torch.dtype) -> int:
-        """Of its elements."""
-        return int(torch.Size(self.shape).numel()) * dtype.itemsize
+    @property
+    def written(self) -> torch.dtype:
+        """In which it is written."""
+        return self.written_as or self.dtype
+
+    @property
+    def num_elements(self) -> int:
+        """Rows times columns."""
+        return int(torch.Size(self.shape).numel())
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its elements as they are written."""
+        return self.num_elements * self.written.itemsize
 
     def read(self, start: int, stop: int) -> Tensor:
         """Rows (stop - start, columns)."""
@@ -70,10 +83,13 @@ class Target:
         for start in range(0, self.shape[0], at_once):
             yield self.read(start, min(start + at_once, self.shape[0]))
 
-    def pieces(self, dtype: torch.dtype) -> Iterator[Any]:
-        """The bytes of its elements in order, as buffers."""
+    def pieces(self) -> Iterator[Any]:
+        """The bytes of its elements in order, as buffers. Raises InputError where a number becomes infinite."""
         for rows in self.slices():
-            yield rows.to(dtype).contiguous().view(torch.uint8).numpy().reshape(-1).data
+            changed = rows.to(self.written)
+            if changed.dtype == torch.float16 != rows.dtype and changed.isinf().sum() != rows.isinf().sum():
+                raise InputError(f"{self.full_name} has numbers that fp16 cannot hold: take bf16 or fp32")
+            yield changed.contiguous().view(torch.uint8).numpy().reshape(-1).data
 
     @property
     def _columns(self) -> int:
@@ -82,17 +98,17 @@ class Target:
 
 def huggingface_targets(tensors: Mapping[str, StoredTensor], model: ModelConfig, origin: Path) -> list[Target]:
     """Hugging Face's tensors out of Megatron's, layer by layer. Raises InputError where they do not fit the model."""
-    needed: dict[str, tuple[int, ...]] = {}
+    needed: set[str] = set()
     targets = []
     for mapping, layer in _by_layer(model):
         name = _numbered(mapping.megatron, layer)
-        needed[name] = mapping.megatron_shape(model)
-        source = _take(tensors, name, _acceptable(mapping, model), origin)
+        needed.add(name)
+        source = _take(tensors, name, mapping.megatron_shape(model), origin, _least_rows(mapping, model))
         for part, (hf, shape) in enumerate(zip(mapping.hf, mapping.hf_shapes(model), strict=True)):
             runs = sorted((run for run in mapping.runs(model) if run.part == part), key=lambda run: run.hf_row)
             stretches = [Stretch(source, run.megatron_row, run.length) for run in runs]
             targets.append(Target(_numbered(hf, layer), shape, stretches))
-    _refuse_others(tensors, set(needed), origin)
+    _refuse_others(tensors, needed, origin)
     return targets
 
 
@@ -104,7 +120,7 @@ def megatron_targets(tensors: Mapping[str, StoredTensor], model: ModelConfig, or
         names = [_numbered(hf, layer) for hf in mapping.hf]
         needed |= set(names)
         shapes = mapping.hf_shapes(model)
-        sources = [_take(tensors, name, [shape], origin) for name, shape in zip(names, shapes, strict=True)]
+        sources = [_take(tensors, name, shape, origin) for name, shape in zip(names, shapes, strict=True)]
         stretches = [Stretch(sources[run.part], run.hf_row, run.length) for run in mapping.runs(model)]
         shape = mapping.megatron_shape(model)
         missing = shape[0] - sum(stretch.length for stretch in stretches)
@@ -122,7 +138,7 @@ def copied_targets(tensors: Mapping[str, StoredTensor], model: ModelConfig, orig
     for mapping, layer in _by_layer(model):
         name, shape = _numbered(mapping.megatron, layer), mapping.megatron_shape(model)
         needed.add(name)
-        source = _take(tensors, name, _acceptable(mapping, model), origin)
+        source = _take(tensors, name, shape, origin, _least_rows(mapping, model))
         rows = model.vocab_size if mapping.padded else shape[0]
         stretches = [Stretch(source, 0, rows), Stretch(None, 0, shape[0] - rows)]
         targets.append(Target(mapping.megatron.replace("layers.*.", "layers."), shape, stretches, layer))
@@ -160,20 +176,28 @@ def _numbered(name: str, layer: int | None) -> str:
     return name if layer is None else name.replace("*", str(layer))
 
 
-def _acceptable(mapping: families.Mapping, model: ModelConfig) -> list[tuple[int, ...]]:
-    """Shapes that Megatron's tensor may have: other programs pad the vocabulary to other sizes."""
-    shape = mapping.megatron_shape(model)
-    return [shape] if not mapping.padded else [(rows, *shape[1:]) for rows in range(model.vocab_size, 2 * shape[0])]
+def _least_rows(mapping: families.Mapping, model: ModelConfig) -> int | None:
+    """Rows that Megatron's tensor has at least, where other programs pad the vocabulary to other sizes."""
+    return model.vocab_size if mapping.padded else None
 
 
 def _take(
-    tensors: Mapping[str, StoredTensor], name: str, shapes: Sequence[tuple[int, ...]], origin: Path
+    tensors: Mapping[str, StoredTensor],
+    name: str,
+    shape: tuple[int, ...],
+    origin: Path,
+    least_rows: int | None = None,
 ) -> StoredTensor:
     if name not in tensors:
+        if f"{name}_w" in tensors:
+            raise InputError(
+                f"{origin} has {name} in two parts (singleton_local_shards), which is not known here: save it without"
+            )
         raise InputError(f"{origin} has no tensor {name}, which its config.json asks for")
     found = tensors[name]
-    if found.shape not in shapes:
-        raise InputError(f"{origin}: {name} has the shape {list(found.shape)}, its config.json says {list(shapes[0])}")
+    padded = least_rows is not None and found.shape[0] >= least_rows and found.shape[1:] == shape[1:]
+    if found.shape != shape and not padded:
+        raise InputError(f"{origin}: {name} has the shape {list(found.shape)}, its config.json says {list(shape)}")
     if not found.covered():
         raise InputError(f"{origin}: the chunks of {name} do not make up its shape {list(found.shape)}")
     return found

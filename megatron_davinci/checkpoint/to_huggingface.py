@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from data_prep import InputError
 from data_prep.files import refuse_occupied, write_json
 from megatron_davinci.checkpoint.conversion import Conversion, How
-from megatron_davinci.checkpoint.files import TOKENIZER_FILES, check_checkpoint, copy_tokenizer
+from megatron_davinci.checkpoint.files import TOKENIZER_FILES, check_checkpoint, copy_generation, copy_tokenizer
 from megatron_davinci.checkpoint.files_written import HashedFile
 from megatron_davinci.checkpoint.sources import DTYPE_NAMES
 from megatron_davinci.checkpoint.targets import Target
@@ -30,7 +28,7 @@ def export_to_hf(
     """
     weights = open_checkpoint(checkpoint, model)
     directory = weights.directory
-    source = tokenizer or _tokenizer_of(directory, model)
+    source = tokenizer or _own_or(model, directory, "tokenizer.json")
     if tokenizer is not None and not any((tokenizer / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(f"{tokenizer} has none of {', '.join(TOKENIZER_FILES)}: name a tokenizer's directory")
     refuse_occupied(out)
@@ -48,15 +46,17 @@ def export_to_hf(
         config = {**weights.model.huggingface, "torch_dtype": str(conversion.dtype).removeprefix("torch.")}
         config.pop("dtype", None)
         write_json(conversion.part / "config.json", config)
-        if "tokenizer.json" not in copy_tokenizer(source, conversion.part):
+        copy_generation(_own_or(model, directory, "generation_config.json"), conversion.part)
+        if not {"tokenizer.json", "tokenizer.model"} & set(copy_tokenizer(source, conversion.part)):
             print(f"{directory} has no tokenizer: name one with --tokenizer to have it in {out}", file=sys.stderr)
         conversion.complete()
     return directory
 
 
-def _tokenizer_of(directory: Path, model: str | None) -> Path:
+def _own_or(model: str | None, directory: Path, file: str) -> Path:
+    """Where a file lies beside the weights, or in the directory that says what model they are of."""
     own = directory / "hf"
-    return own if model is None or (own / "tokenizer.json").is_file() else Path(model)
+    return own if model is None or (own / file).is_file() else Path(model)
 
 
 def _named(groups: Sequence[Sequence[Target]]) -> dict[str, Sequence[Target]]:
@@ -65,17 +65,17 @@ def _named(groups: Sequence[Sequence[Target]]) -> dict[str, Sequence[Target]]:
     return {f"model-{i:05d}-of-{len(groups):05d}.safetensors": group for i, group in enumerate(groups, 1)}
 
 
-def _write_safetensors(file: HashedFile, shard: Sequence[Target], dtype: torch.dtype) -> dict[str, Any]:
+def _write_safetensors(file: HashedFile, shard: Sequence[Target]) -> dict[str, Any]:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for target in shard:
-        end = at + target.num_bytes(dtype)
-        header[target.name] = {"dtype": DTYPE_NAMES[dtype], "shape": target.shape, "data_offsets": [at, end]}
+        end = at + target.num_bytes
+        header[target.name] = {"dtype": DTYPE_NAMES[target.written], "shape": target.shape, "data_offsets": [at, end]}
         at = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the data begins at a multiple of 8
     file.write(len(text).to_bytes(8, "little") + text)
     for target in shard:
-        for piece in target.pieces(dtype):
+        for piece in target.pieces():
             file.write(piece)
     return {}

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from data_prep import InputError
 from data_prep.files import refuse_occupied, write_json
 from megatron_davinci.checkpoint.blobs import object_bytes, write_tensor
 from megatron_davinci.checkpoint.conversion import Conversion, How
-from megatron_davinci.checkpoint.files import copy_tokenizer
+from megatron_davinci.checkpoint.files import copy_generation, copy_tokenizer
 from megatron_davinci.checkpoint.files_written import HashedFile
 from megatron_davinci.checkpoint.metadata import (
     BytesStorageMetadata,
@@ -50,7 +51,7 @@ def import_from_hf(source: Path, out: Path, how: How | None = None) -> None:
         metadata = Metadata({})
         for name, shard in shards.items():
             places = conversion.journal.files[name]["places"]
-            _add_tensors(metadata, name, shard, places, conversion.dtype, weights.model.num_layers)
+            _add_tensors(metadata, name, shard, places, weights.model.num_layers)
         _add_objects(metadata, weights.model, conversion.part / "__1_0.distcp")
         write_metadata(metadata, conversion.part / ".metadata")
         torch.save(_COMMON, conversion.part / "common.pt")
@@ -58,12 +59,13 @@ def import_from_hf(source: Path, out: Path, how: How | None = None) -> None:
         (conversion.part / "hf").mkdir(exist_ok=True)
         shutil.copyfile(source / "config.json", conversion.part / "hf" / "config.json")
         copy_tokenizer(source, conversion.part / "hf")
+        copy_generation(source, conversion.part / "hf")
         conversion.complete()
 
 
-def write_distcp(file: HashedFile, shard: Sequence[Target], dtype: torch.dtype) -> dict[str, Any]:
+def write_distcp(file: HashedFile, shard: Sequence[Target]) -> dict[str, Any]:
     """Tensors one after the other; returns where each lies."""
-    return {"places": [write_tensor(file, _chunk(target), dtype, target.pieces(dtype)) for target in shard]}
+    return {"places": [write_tensor(file, _chunk(target), target.written, target.pieces()) for target in shard]}
 
 
 def _chunk(target: Target) -> tuple[int, ...]:
@@ -72,20 +74,17 @@ def _chunk(target: Target) -> tuple[int, ...]:
 
 
 def _add_tensors(
-    metadata: Metadata,
-    name: str,
-    shard: Sequence[Target],
-    places: Sequence[tuple[int, int]],
-    dtype: torch.dtype,
-    num_layers: int,
+    metadata: Metadata, name: str, shard: Sequence[Target], places: Sequence[tuple[int, int]], num_layers: int
 ) -> None:
     """Which chunk lies where in a file."""
     for target, (start, length) in zip(shard, places, strict=True):
         layers = () if target.layer is None else (num_layers,)
         offsets = torch.Size([target.layer or 0] * len(layers) + [0] * len(target.shape))
-        empty = TensorStorageMetadata(TensorProperties(dtype), torch.Size((*layers, *target.shape)), [])
+        empty = TensorStorageMetadata(TensorProperties(target.written), torch.Size((*layers, *target.shape)), [])
         entry = metadata.state_dict_metadata.setdefault(target.name, empty)
         assert isinstance(entry, TensorStorageMetadata)
+        if entry.properties.dtype != target.written:
+            raise InputError(f"{target.full_name} has another type than in other layers: give all one with --dtype")
         entry.chunks.append(ChunkStorageMetadata(offsets, torch.Size(_chunk(target))))
         metadata.storage_data[MetadataIndex(target.name, offsets)] = StorageInfo(name, start, length)
 

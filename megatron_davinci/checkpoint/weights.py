@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep import InputError
+from megatron_davinci.checkpoint.described import check_description
 from megatron_davinci.checkpoint.find import find_checkpoint
 from megatron_davinci.checkpoint.safetensors_files import huggingface_tensors
 from megatron_davinci.checkpoint.sources import StoredTensor, megatron_tensors
@@ -52,6 +53,8 @@ def open_weights(path: Path, model: str | None = None) -> Weights:
         return open_checkpoint(path, model)
     if (path / "config.json").is_file():
         return open_huggingface(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
     raise InputError(f"{path} is neither a torch_dist checkpoint, nor a run with one, nor a Hugging Face directory")
 
 
@@ -68,11 +71,14 @@ def open_checkpoint(path: Path, model: str | None = None) -> Weights:
         raise InputError(f"{directory} does not say what model it is of: name a preset or Hugging Face directory")
     if own is not None and own.architecture() != config.architecture():
         raise InputError(f"{directory} is of another architecture than {model}: leave the model out, it says it itself")
+    check_description(directory, config)
     return Weights(directory, config, _without_buffers(megatron_tensors(directory)), True)
 
 
 def open_huggingface(path: Path) -> Weights:
     """Where embeddings are tied, a second copy of them is left out; one that differs is an InputError."""
+    if not path.is_dir():
+        raise InputError(f"{path} is no directory: give a Hugging Face directory with weights")
     model = load_model_config(str(path))
     tensors = _without_buffers(huggingface_tensors(path))
     if model.tied_embeddings and _OUTPUT in tensors and _EMBEDDING in tensors:

@@ -15,6 +15,7 @@ _PRESETS = files("megatron_davinci") / "presets"
 # Embeddings have this multiple of rows, whatever the layout: any tensor-parallel size that divides it can be resumed by
 # any other. Megatron's make_vocab_size_divisible_by has the same default.
 _VOCABULARY_MULTIPLE = 128
+_KINDS: dict[type, str] = {dict: "an object, or null", bool: "true or false"}
 _SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
           "head_dim", "vocab_size", "max_position_embeddings")  # fmt: skip
 # Llama 3's stretching of low frequencies; Megatron-Core knows these values alone, and any factor.
@@ -47,9 +48,12 @@ class ModelConfig:
         """Raises InputError, naming `origin`, for an unknown family or a missing or unsupported field."""
         if not isinstance(config, dict):
             raise InputError(f"{origin} is no model's configuration: it must be an object of fields")
-        family = FAMILIES.get(config.get("model_type", ""))
+        family = FAMILIES.get(str(config.get("model_type", "")))
         if family is None:
             raise InputError(f"{origin} has model_type {config.get('model_type')!r}; known: {', '.join(FAMILIES)}")
+        for name, kind in {"rope_scaling": dict, "rope_parameters": dict, "tie_word_embeddings": bool}.items():
+            if not isinstance(config.get(name), kind | None):
+                raise InputError(f"{origin} has {name} {config[name]!r}; it must be {_KINDS[kind]}")
         rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
         for name, value in family.requires.items():
             if config.get(name, value) != value:
@@ -74,7 +78,7 @@ class ModelConfig:
                 rotary_base=_rotary_base(rope.get("rope_theta") or config.get("rope_theta", 10000.0), origin),
                 rope_scaling_factor=_rope_scaling_factor(rope, origin),
                 layernorm_epsilon=config["rms_norm_eps"],
-                tied_embeddings=config.get("tie_word_embeddings", False),
+                tied_embeddings=bool(config.get("tie_word_embeddings", False)),
                 init_method_std=config.get("initializer_range", 0.02),
                 huggingface=config,
             )

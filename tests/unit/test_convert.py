@@ -334,7 +334,10 @@ def test_a_torn_line_of_the_journal_is_no_trouble(tmp_path: Path) -> None:
         begun.write({"__0_0.distcp": begun.groups[0]}, write_distcp)
     with begun.journal.path.open("a") as journal:
         journal.write('{"file":"__0_1.dis')
+    before = (tmp_path / "m.part" / "__0_0.distcp").stat()
     import_from_hf(source, tmp_path / "m", SMALL)
+    after = (tmp_path / "m" / "__0_0.distcp").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)  # not written again
     assert differences(source, tmp_path / "m") == [] and not list(tmp_path.glob("m.part*"))
 
 
@@ -376,6 +379,7 @@ def test_a_model_that_contradicts_the_checkpoint_is_refused(tmp_path: Path) -> N
 )
 def test_a_damaged_index_is_named(tmp_path: Path, change: Any, sentence: str) -> None:
     source = write_weights(tmp_path / "hf")
+    (source / "model.safetensors").rename(source / "model.safetensors.index.json")
     (source / "model.safetensors.index.json").write_text(json.dumps(change))
     with pytest.raises(InputError, match=sentence):
         import_from_hf(source, tmp_path / "m")
@@ -451,9 +455,12 @@ def test_megatrons_own_flags_convert_too(tmp_path: Path) -> None:
     source = write_weights(tmp_path / "hf")
     tool = [sys.executable, str(Path(__file__).parents[2] / "tools" / "convert_checkpoint.py"), "--model-type", "GPT"]
     there = ["--loader", "llama_mistral", "--saver", "core", "--target-tensor-parallel-size", "2", "--bf16"]
+    there += ["--checkpoint-type", "hf", "--model-size", "qwen2.5"]
     back = ["--loader", "core", "--saver", "saver_hf"]
     megatron, hf = tmp_path / "m", tmp_path / "back"
     subprocess.run([*tool, *there, "--load-dir", str(source), "--save-dir", str(megatron)], check=True)
+    assert (megatron / "latest_checkpointed_iteration.txt").read_text() == "release"  # where --load begins to look
+    assert (megatron / "release" / ".metadata").is_file()
     subprocess.run([*tool, *back, "--load-dir", str(megatron), "--save-dir", str(hf)], check=True)
     assert same(weights(hf), {name: tensor.bfloat16() for name, tensor in weights(source).items()})
     same_form = [*tool, "--loader", "core", "--saver", "mcore", "--load-dir", str(hf), "--save-dir", str(megatron)]
