@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import forests
 import pytest
 import table
 import trees
@@ -21,8 +22,15 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "PP2": (2, table.PP2),
     "PP2, full recomputation": (2, {**table.PP2, **FULL}),
     "PP2 interleaved": (2, PP2_INTERLEAVED),
+    "PP2 interleaved, full recomputation": (2, {**PP2_INTERLEAVED, **FULL}),
     "DP2": (2, {}),
     "TP2xPP2+SP": (4, {**table.TP2, **table.PP2, **table.SP}),
+}
+OF_STEPS = {
+    "alone": (1, {}),
+    "DP2": (2, {"use_distributed_optimizer": True}),
+    "TP2+SP": (2, {**table.TP2, **table.SP}),
+    "PP2 interleaved, selective recomputation": (2, {**PP2_INTERLEAVED, **SELECTIVE}),
 }
 PATHS = ("tree", "split", "chains", "alone")
 WHERE_FAULTS_SHOW = {"TP2+SP": list(FAULTS)[:-1], "PP2, full recomputation": list(FAULTS)[-1:]}
@@ -62,11 +70,31 @@ def test_trees_equal_one_sequence_per_response(measured: dict[str, Any], layout:
         assert tree["loss"] == pytest.approx(reference["loss"], rel=1e-5)
         assert relative_difference(tree["gradients"], reference["gradients"]) <= 1e-5
         assert relative_difference(tree["weights"], reference["weights"]) <= 1e-5
+        assert relative_difference(tree["later gradients"], reference["later gradients"]) <= 1e-5
 
 
 def test_the_weights_that_are_compared_have_moved(measured: dict[str, Any]) -> None:
     weights = measured["alone"]["alone"]["weights"]["decoder.final_layernorm.weight"]
     assert abs(weights - 1).max() > 1e-3
+
+
+@pytest.fixture(scope="module")
+def stepped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Numbers of rank 0 by layout, of random steps."""
+    values = table.recipe(tmp_path_factory.mktemp("forests"), tie_word_embeddings=True)
+    wanted = {name: (ranks, table.variant(values, fields)) for name, (ranks, fields) in OF_STEPS.items()}
+    return {name: ranks[0] for name, ranks in table.run_all(wanted, forests.measure).items()}
+
+
+@pytest.mark.parametrize("layout", OF_STEPS)
+@pytest.mark.parametrize("step", forests.STEPS)
+def test_random_steps_share_what_they_can_and_lose_nothing(stepped: dict[str, Any], step: str, layout: str) -> None:
+    """Every objective, and both templates: trees against a sequence for each response."""
+    expected_sums, expected = stepped["alone"][step, "chains"]
+    for path in forests.PATHS:
+        sums, gradients = stepped[layout][step, path]
+        assert sums["loss"] == pytest.approx(expected_sums["loss"], rel=1e-5, abs=1e-5)
+        assert relative_difference(gradients, expected) <= 1e-5
 
 
 @pytest.mark.parametrize("fault", FAULTS)

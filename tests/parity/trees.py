@@ -30,17 +30,19 @@ from megatron_davinci.train.step import Work
 WIDTH, SPLIT, VOCABULARY, NTP_WEIGHT, STEPS, LR = 160, 72, 256, 0.1, 3, 0.1
 COUNTS = BatchCounts(0, 0, 0, 0, {})
 # (trunk, [(position, instruction, responses)]): ragged, an instruction of none, the whole trunk as prefix, no branch,
-# one response, an empty one
+# one response, an empty one, one position, the first one, a trunk of one token
 SHAPES: list[tuple[int, list[tuple[int, int, list[int]]]]] = [
     (40, [(9, 4, [5, 7, 3]), (25, 4, [6, 6, 2])]),
     (33, [(1, 3, [4, 2]), (12, 0, [5, 1, 8]), (33, 2, [3, 3])]),
     (50, []),
     (21, [(20, 5, [9]), (3, 2, [0, 4])]),
+    (17, [(0, 3, [4, 2])]),
+    (1, [(0, 2, [3]), (1, 1, [2, 2])]),
 ]
 
 
 def measure(recipes: list[dict[str, Any]], paths: Sequence[str] = ("tree", "chains", "alone")) -> list[dict[str, Any]]:
-    """Per recipe and path: loss and gradients, and weights after some steps of SGD.
+    """Per recipe and path: loss and gradients, and weights and gradients after some steps of SGD.
 
     tree, split: as training does it, whole and in parts; chains: `tree: false`; alone: a packed sequence for each
     response, put together here. Another name is a fault to be planted into the tree.
@@ -66,7 +68,10 @@ def _measure(values: dict[str, Any], path: str, device: torch.device) -> dict[st
         set_hyperparameters(optimizer, LR * ADAM_AS_SGD["adam_eps"])
         for _ in range(STEPS):
             trainer.step(optimizer, work)
-    return {"loss": loss, "gradients": gradients, "weights": as_arrays(gather_parameters(trainer, lambda p: p.data))}
+        weights = as_arrays(gather_parameters(trainer, lambda p: p.data))
+        trainer.gradients(work)
+        later = as_arrays(gather_gradients(trainer))
+    return {"loss": loss, "gradients": gradients, "weights": weights, "later gradients": later}
 
 
 def random_trees() -> list[Tree]:

@@ -37,9 +37,10 @@ def random_tree(random: torch.Generator, trunk: int, shapes: list[tuple[int, int
 @st.composite
 def trees(draw: st.DrawFn) -> Tree:
     trunk = draw(st.integers(1, 12))
-    positions = draw(st.lists(st.integers(1, trunk), unique=True, max_size=3))
+    positions = draw(st.lists(st.integers(0, trunk), unique=True, max_size=3))
     responses = st.lists(st.integers(0, 5), min_size=1, max_size=4)
-    shapes = [(p, draw(st.integers(0, 3)), draw(responses)) for p in sorted(positions)]
+    # a response at position 0 follows the instruction alone
+    shapes = [(p, draw(st.integers(0 if p else 1, 3)), draw(responses)) for p in sorted(positions)]
     return random_tree(torch.Generator().manual_seed(draw(st.integers(0, 99))), trunk, shapes)
 
 
