@@ -1,16 +1,19 @@
 """Laws of reinforcement mid-training by the engine inside the trainer, as a user starts it."""
 
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from conftest import EFFORT
 from language import write_recipe
 from training import finish, kill_after, kill_when, progress, reported, same_weights, start
 
+from data_prep.corpus import AnnotationWriter, Corpus
 from megatron_davinci.demo.reinforce import doors_recipe
 from megatron_davinci.rollout.records import read_rollouts, rollout_file
 
@@ -35,18 +38,37 @@ def write(taught: Path, tmp_path: Path) -> Write:
     return write
 
 
-def test_a_killed_run_ends_as_an_uninterrupted_one(write: Write, tmp_path: Path) -> None:
-    finish(start(write("whole"), 1))
-    killed, run = write("killed"), tmp_path / "killed"
+@pytest.fixture
+def varied(taught: Path, tmp_path: Path) -> dict[str, dict[str, Any]]:
+    """Changes to a recipe: documents of all difficulties, and a budget that falls."""
+    for path in taught.glob("docs.*"):
+        if not path.name.startswith("docs.entropy"):
+            shutil.copy(path, tmp_path)
+    corpus = Corpus(tmp_path / "docs")
+    writer = AnnotationWriter(corpus, {"entropy": "top16", "model": "-", "precision": "fp32"})
+    writer.append(np.random.default_rng(3).uniform(0, 2, len(corpus.tokens)).astype(np.float32))
+    writer.commit()
+    stage = {"name": "doors", "blend": [{"corpus": str(corpus.prefix)}], "epochs": STEPS}
+    return {"data": {"stages": [stage]}, "objective": {"budget": {"first": 4, "gamma": 0.2}}}
+
+
+def test_a_killed_run_ends_as_an_uninterrupted_one(
+    write: Write, varied: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """On two replicas; curriculum and budget go on where they were."""
+    finish(start(write("whole", **varied), 2))
+    killed, run = write("killed", **varied), tmp_path / "killed"
     written = [rollout_file(run / "rollouts", step) for step in range(STEPS)]
-    kill_after(start(killed, 1), run, 1)  # what follows a step without a checkpoint is the engine, answering
+    kill_after(start(killed, 2), run, 1)  # what follows a step without a checkpoint is the engine, answering
     assert written[0].is_file() and not written[1].is_file()
-    kill_when(start(killed, 1), written[2].is_file)  # and what follows its answers is the step
+    kill_when(start(killed, 2), written[2].is_file)  # and what follows its answers is the step
     assert len(reported(run)) == 2
     for step in sorted(random.Random(1).sample(range(3, STEPS - 1), min(EFFORT - 1, 2))):
-        kill_after(start(killed, 1), run, step)
-    finish(start(killed, 1))
+        kill_after(start(killed, 2), run, step)
+    finish(start(killed, 2))
     lines = reported(tmp_path / "killed")
+    assert len({line["budget"] for line in lines}) > 2 and any(line["empty_levels"] for line in lines)
+    assert len({(line["positions_easy"], line["positions_hard"]) for line in lines}) > 1
     assert lines == reported(tmp_path / "whole") and len(lines) == STEPS
     assert progress(tmp_path / "killed") == progress(tmp_path / "whole")
     assert same_weights(tmp_path / "whole", tmp_path / "killed")

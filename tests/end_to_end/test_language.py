@@ -17,7 +17,7 @@ from megatron_davinci.demo.reinforce import DOCUMENTS, doors_recipe
 from megatron_davinci.rollout.records import read_rollouts, rollout_file
 from megatron_davinci.testing import run_on_ranks
 
-STEPS, SAME_STEPS, CHANCE = 120, 3, 0.25
+STEPS, SAME_STEPS, CHANCE = 120, 8, 0.25
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,12 @@ def curves(taught: Path) -> dict[str, list[float]]:
 
 def test_the_right_thought_is_learnt(curves: dict[str, list[float]]) -> None:
     for curve in curves.values():
-        assert np.mean(curve[:SAME_STEPS]) == pytest.approx(CHANCE, abs=0.12)
+        assert np.mean(curve[:3]) == pytest.approx(CHANCE, abs=0.12)
         if len(curve) == STEPS:
             assert np.mean(curve[-10:]) > 0.9
+    if EFFORT > 1:  # rounding has grown, and the two have still learnt the same, just as fast
+        tree, alone = (np.reshape(curves[name], (-1, 10)).mean(1) for name in ("tree", "alone"))
+        assert np.abs(tree - alone).max() < 0.06
 
 
 def test_tokens_are_scored_at_the_temperature_at_which_they_were_sampled(taught: Path) -> None:

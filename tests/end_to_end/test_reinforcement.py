@@ -157,6 +157,9 @@ def test_what_does_not_fit_is_refused(write: Write, recorded: Path, tmp_path: Pa
         ("data.seq_length=64",): "seq_length is 64: raise it, lower objective.response_tokens",
         ("objective.template=suffix_9",): "template 'suffix_9' is unknown; known: ",
         ("objective.difficulty.entropy=full",): "annotated with entropies of kind top16",
+        ("objective.difficulty.thresholds=[9, 10, 11]",): "no token can be asked for: difficulty begins at 9 nats",
+        ("objective.template=suffix_free_1",): "template suffix_free_1 names no budget",
+        ("data.stages.0.blend.0.corpus=" + str(recorded / "lessons"),): "lessons has no annotation of difficulty",
         ("objective.difficulty.thresholds=[1, 0.5, 2]",): "they must rise from easy to hard",
         ("objective.curriculum.early=[1, 1, 0]",): "which adds up to 2: it must be 1",
         ("objective.budgets.first=3",): "did you mean budget?",
@@ -199,7 +202,7 @@ def test_rollouts_of_another_policy_stop_before_the_step(write: Write, tmp_path:
     few = rollouts_up_to(1, write("x"), tmp_path / "few")
     header, groups = read_rollouts(rollout_file(few, 0))
     for change, sentence in {
-        "policy_step": "was written by the policy after 7 steps, and trains step 0",
+        "policy_step": "is for step 0, but its policy_step is 7",
         "tokenizer": "written with another tokenizer",
     }.items():
         write_rollouts(rollout_file(few, 0), {**header, change: 7}, groups)
