@@ -4,15 +4,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from layouts import as_arrays
+from layouts import ADAM_AS_SGD, as_arrays
 from megatron.core import dist_checkpointing
 
 from megatron_davinci.checkpoint.manager import CheckpointManager
+from megatron_davinci.data.batches import GlobalBatches
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.recipe import parse_recipe
 from megatron_davinci.testing.gather import gather_parameters
 from megatron_davinci.train.building import build_trainer
-from megatron_davinci.train.optimizer import build_optimizer, unwrap
+from megatron_davinci.train.next_token import next_token_batch
+from megatron_davinci.train.optimizer import build_optimizer, set_hyperparameters, unwrap
 from megatron_davinci.train.parallel import model_parallel, world
 
 
@@ -23,15 +25,19 @@ def weights(recipes: list[dict[str, Any]], checkpoint: str | None) -> list[dict[
 
 
 def save(recipes: list[dict[str, Any]]) -> list[None]:
-    """A checkpoint of each run as it begins, in its own layout; gives nothing."""
+    """Two checkpoints of each run in its own layout: as it begins, and after a step; gives nothing."""
     with world():
         for values in recipes:
-            recipe = parse_recipe(values)
+            recipe = parse_recipe({**values, "megatron": {**values["megatron"], **ADAM_AS_SGD}})
             stage, model = recipe.stage(0), load_model_config(recipe.model)
             with model_parallel(stage, recipe.seed) as device:
                 trainer = build_trainer(recipe, stage, model, device)
                 optimizer = build_optimizer(stage.megatron, trainer.chunks)
-                CheckpointManager(recipe, model, trainer.chunks, optimizer).save(1, {})
+                manager = CheckpointManager(recipe, model, trainer.chunks, optimizer)
+                manager.save(1, {})
+                set_hyperparameters(optimizer, recipe.schedule.lr * ADAM_AS_SGD["adam_eps"])
+                trainer.step(optimizer, next_token_batch(GlobalBatches(recipe).stages[0], 0, device))
+                manager.save(2, {})
     return [None for _ in recipes]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import table
 import torch
-from test_convert import write_weights
+from test_convert import weights, write_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron_davinci.checkpoint.compare import differences
@@ -55,8 +55,8 @@ def test_megatron_loads_what_was_converted(recipes: dict[str, dict[str, Any]], f
     found = table.run_all(in_layouts(other), converted.weights, checkpoint)
     [[expected]] = table.run_all({"begun": (1, recipe)}, converted.weights, None).values()
     assert len(expected) > 10
-    for weights, *_ in found.values():
-        assert weights.keys() == expected.keys() and all(np.array_equal(weights[n], expected[n]) for n in weights)
+    for loaded, *_ in found.values():
+        assert loaded.keys() == expected.keys() and all(np.array_equal(loaded[n], expected[n]) for n in loaded)
 
 
 def test_training_begins_with_a_checkpoint_as_with_its_source(recipes: dict[str, dict[str, Any]]) -> None:
@@ -79,10 +79,16 @@ def test_every_layouts_checkpoint_exports_to_the_same_files(recipes: dict[str, d
         for name, (ranks, values) in in_layouts(recipe).items()
     }
     table.run_all(wanted, converted.save)
-    for run in runs.values():
-        exported = run.with_name(f"{run.name}-hf")
-        assert export_to_hf(run, exported) == run / "step_0000001"
-        assert differences(exported, Path(recipe["model"])) == []
+    trained = {}
+    for name, run in runs.items():
+        begun, exported = run.with_name(f"{run.name}-begun"), run.with_name(f"{run.name}-hf")
+        export_to_hf(run / "step_0000001", begun)
+        assert differences(begun, Path(recipe["model"])) == []  # to the last bit
+        assert export_to_hf(run, exported) == run / "step_0000002"
+        trained[name] = {key: tensor.numpy() for key, tensor in weights(exported).items()}
+    assert layouts.relative_difference(trained["TP1"], {k: t.numpy() for k, t in weights(begun).items()}) > 1e-4
+    for name in LAYOUTS:
+        assert layouts.relative_difference(trained[name], trained["TP1"]) <= 1e-5
 
 
 def test_a_real_model_keeps_its_logits(tmp_path: Path) -> None:
