@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from data_prep import InputError
-from data_prep.files import refuse_occupied
+from data_prep.files import PART, refuse_occupied
 from megatron_davinci.checkpoint.conversion import How
 from megatron_davinci.checkpoint.find import TRACKER
 from megatron_davinci.checkpoint.to_huggingface import export_to_hf
@@ -62,9 +62,16 @@ def main() -> None:
         how, model = How(arguments.dtype), arguments.hf_model
         export_to_hf(arguments.load_dir, arguments.save_dir, arguments.tokenizer_model, how, model)
     else:
-        refuse_occupied(arguments.save_dir)
-        import_from_hf(arguments.load_dir, arguments.save_dir / "release", How(arguments.dtype))
-        (arguments.save_dir / TRACKER).write_text("release")
+        convert_for_load(arguments.load_dir, arguments.save_dir, How(arguments.dtype))
+
+
+def convert_for_load(source: Path, out: Path, how: How) -> None:
+    """OUT/release, then the tracker file; killed, it goes on with what it has left there itself."""
+    begun = f"release{PART}"
+    if not (out.is_dir() and all(path.name.startswith(begun) for path in out.iterdir())):
+        refuse_occupied(out)
+    import_from_hf(source, out / "release", how)
+    (out / TRACKER).write_text("release")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ def find_data(path: Path, start: int, length: int, shape: tuple[int, ...], dtype
             if not entry.CRC:
                 del small.CRC  # which zipfile would expect it to have
             record = archive.read(small)
+            file.seek(start + entry.header_offset)
+            name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
         except (zipfile.BadZipFile, KeyError, OSError, ValueError, EOFError, RuntimeError, struct.error):
             raise InputError(f"{path} holds no tensor at byte {start}: it is cut off or altered") from None
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != math.prod(shape) * dtype.itemsize:
@@ -56,11 +58,6 @@ def find_data(path: Path, start: int, length: int, shape: tuple[int, ...], dtype
             )
         if not _is_plain(record, shape, dtype):
             raise InputError(f"{path} holds no contiguous {dtype} tensor of shape {list(shape)} at byte {start}")
-        file.seek(start + entry.header_offset)
-        header = file.read(_LOCAL_HEADER.size)
-        if len(header) < _LOCAL_HEADER.size:
-            raise InputError(f"{path} holds no tensor at byte {start}: it is cut off or altered")
-        name, extra = _LOCAL_HEADER.unpack(header)
         return Data(start + entry.header_offset + _LOCAL_HEADER.size + int(name) + int(extra), entry.CRC)
 
 

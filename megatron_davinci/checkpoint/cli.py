@@ -20,13 +20,12 @@ AsModel = Annotated[
     ),
 ]
 ShardSize = Annotated[float, typer.Option(help="Largest size of a file, in 10^9 bytes.")]
-_LEAST_GIGABYTES, _MOST_GIGABYTES = 0.001, 1e6
 Workers = Annotated[int, typer.Option(min=1, help="Files written at once; each takes 0.1 GB of memory at most.")]
 
 
 def _bytes(gigabytes: float) -> int:
-    if not _LEAST_GIGABYTES <= gigabytes <= _MOST_GIGABYTES:  # nor is nan
-        raise InputError(f"--shard-gigabytes is {gigabytes}: it must lie between {_LEAST_GIGABYTES} and 1e6")
+    if not 0.001 <= gigabytes <= 1e6:  # nor does nan
+        raise InputError(f"--shard-gigabytes is {gigabytes}: it must lie between 0.001 and 1e6")
     return int(gigabytes * 1e9)
 
 

@@ -21,7 +21,7 @@ _FIELDS = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads"
 
 
 def check_description(directory: Path, model: ModelConfig) -> None:
-    """Raise InputError where a checkpoint says of itself what is not true of the model; fields that it lacks are."""
+    """Raise InputError where a checkpoint says of itself what is not true of the model; silence is no lie."""
     said = _bridge_fields(directory) or _arguments(directory)
     for name in _FIELDS:
         value, ours = said.get(name), getattr(model, name)

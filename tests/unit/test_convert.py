@@ -262,7 +262,7 @@ def test_torchs_own_archives_are_read(tmp_path: Path, checksums: bool) -> None:
         find_data(path, 0, path.stat().st_size, (3, 5), torch.int32)
 
 
-class _Evil:
+class Evil:
     def __init__(self, path: Path) -> None:
         self.path = path
 
@@ -276,11 +276,11 @@ def test_no_code_of_a_checkpoints_is_run(tmp_path: Path, where: str) -> None:
     (tmp_path / "m" / "manifest.json").unlink()
     touched = tmp_path / "touched"
     if where == ".metadata":
-        (tmp_path / "m" / ".metadata").write_bytes(pickle.dumps(_Evil(touched)))
+        (tmp_path / "m" / ".metadata").write_bytes(pickle.dumps(Evil(touched)))
     else:
         path = tmp_path / "m" / "__0_0.distcp"
         evil = io.BytesIO()
-        torch.save(_Evil(touched), evil)
+        torch.save(Evil(touched), evil)
         path.write_bytes(evil.getvalue() + path.read_bytes()[len(evil.getvalue()) :])
     with pytest.raises(InputError, match=r"it was refused|holds no"):
         export_to_hf(tmp_path / "m", tmp_path / "out")
@@ -466,3 +466,11 @@ def test_megatrons_own_flags_convert_too(tmp_path: Path) -> None:
     same_form = [*tool, "--loader", "core", "--saver", "mcore", "--load-dir", str(hf), "--save-dir", str(megatron)]
     refused = subprocess.run(same_form, capture_output=True, text=True, check=False)
     assert refused.returncode == 2 and "are the same form" in refused.stderr
+    again = [*tool, *there, "--load-dir", str(source), "--save-dir", str(megatron)]
+    refused = subprocess.run(again, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and "already exists" in refused.stderr
+    shutil.rmtree(megatron)
+    (megatron / "release.part").mkdir(parents=True)  # as one that was killed leaves it
+    (megatron / "release.part" / "journal.jsonl").write_text('{"conversion":1}\n')
+    subprocess.run(again, check=True)
+    assert differences(hf, megatron) == []

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from test_bad_input import refuse
-from test_convert import SMALL, same, weights, write_weights
+from test_convert import SMALL, Evil, same, weights, write_weights
 
 from data_prep import InputError
 from megatron_davinci.checkpoint.compare import differences
@@ -24,8 +24,11 @@ from megatron_davinci.checkpoint.metadata import (
     read_metadata,
     write_metadata,
 )
+from megatron_davinci.checkpoint.sources import StoredTensor, megatron_tensors
+from megatron_davinci.checkpoint.targets import huggingface_targets
 from megatron_davinci.checkpoint.to_huggingface import export_to_hf
 from megatron_davinci.checkpoint.to_megatron import import_from_hf
+from megatron_davinci.models.config import load_model_config
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "megatron_checkpoints.tar.xz"
 RUNS = ("megatron-core-0.14.0", "megatron-core-0.15.0", "megatron-core-0.16.1-layers")
@@ -76,18 +79,10 @@ def test_a_model_that_a_checkpoints_own_words_contradict_is_refused(foreign: Pat
     assert_whole(foreign, checkpoint, tmp_path)
 
 
-class _Evil:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
-
-
 def test_no_code_of_arguments_is_run(foreign: Path, tmp_path: Path) -> None:
     checkpoint = copied(foreign, tmp_path)
     with zipfile.ZipFile(checkpoint / "common.pt", "w") as archive:
-        archive.writestr("common/data.pkl", pickle.dumps({"args": _Evil(tmp_path / "touched")}))
+        archive.writestr("common/data.pkl", pickle.dumps({"args": Evil(tmp_path / "touched")}))
     assert_whole(foreign, checkpoint, tmp_path)
     assert not (tmp_path / "touched").exists()
 
@@ -125,11 +120,20 @@ def test_metadata_that_cannot_be_is_refused(foreign: Path, tmp_path: Path, chang
         export_to_hf(checkpoint, tmp_path / "back", model=str(foreign / "hf"))
 
 
-def test_another_padding_of_the_vocabulary_is_read(foreign: Path) -> None:
-    """40 tokens were padded to a multiple of 8 there; here it would be 128."""
-    entry: Any = read_metadata(foreign / RUNS[0] / "iter_0000100" / ".metadata").state_dict_metadata
-    assert entry["embedding.word_embeddings.weight"].size[0] == 40
-    assert entry["output_layer.weight"].size[0] == 40
+@pytest.mark.parametrize("rows", [40, 1024])
+def test_another_padding_of_the_vocabulary_is_read(foreign: Path, rows: int) -> None:
+    """Of 40 tokens, which are 128 rows here; what lies beyond them is not looked at."""
+    hf, run = foreign / "hf", foreign / RUNS[0] / "iter_0000100"
+    tensors, name = megatron_tensors(run), "output_layer.weight"
+    [first, second] = tensors[name].pieces  # 20 rows of each rank
+    more = [first._replace(row=row) for row in range(40, rows, 20)]
+    more = [piece._replace(rows=min(20, rows - piece.row)) for piece in more]
+    tensors[name] = StoredTensor((rows, 16), torch.bfloat16, [first, second, *more])
+    found = {target.name: target for target in huggingface_targets(tensors, load_model_config(str(hf)), run)}
+    assert found["lm_head.weight"].whole().equal(weights(hf)["lm_head.weight"])
+    tensors[name] = StoredTensor((20, 16), torch.bfloat16, [first])
+    with pytest.raises(InputError, match=r"output_layer.weight has the shape \[20, 16\]"):
+        huggingface_targets(tensors, load_model_config(str(hf)), run)
 
 
 def test_every_tensor_keeps_its_own_type(tmp_path: Path) -> None:
