@@ -32,7 +32,14 @@ from data_prep import WorkFailed
 from data_prep.errors import is_full_disk
 from data_prep.files import PART, read_json, write_json
 from megatron_davinci import device
-from megatron_davinci.checkpoint.files import PROGRESS_FILE, copy_tokenizer, name_latest, prune, take_inventory
+from megatron_davinci.checkpoint.files import (
+    PROGRESS_FILE,
+    copy_generation,
+    copy_tokenizer,
+    name_latest,
+    prune,
+    take_inventory,
+)
 from megatron_davinci.checkpoint.find import latest_checkpoint
 from megatron_davinci.checkpoint.mortal_manager import use_mortal_manager
 from megatron_davinci.models.config import ModelConfig
@@ -148,6 +155,7 @@ class CheckpointManager:
         write_json(part / "hf" / "config.json", self._config.huggingface)
         if self._recipe.tokenizer_directory is not None:
             copy_tokenizer(self._recipe.tokenizer_directory, part / "hf")
+            copy_generation(self._recipe.tokenizer_directory, part / "hf")
 
     def _complete(self, part: Path, final: Path) -> None:
         """The main rank gives the checkpoint its name, once every rank has written its part, and looked at it."""

@@ -72,7 +72,10 @@ def test_training_begins_with_a_checkpoint_as_with_its_source(recipes: dict[str,
 
 
 def test_every_layouts_checkpoint_exports_to_the_same_files(recipes: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    recipe = recipes["qwen3"]
+    beside = tmp_path / "tokenizer"
+    beside.mkdir()
+    (beside / "generation_config.json").write_text("{}")
+    recipe = {**recipes["qwen3"], "tokenizer": str(beside)}
     runs = {name: tmp_path / name.replace(" ", "-") for name in LAYOUTS}
     wanted = {
         name: (ranks, {**values, "checkpoint": {"dir": str(runs[name])}})
@@ -85,6 +88,7 @@ def test_every_layouts_checkpoint_exports_to_the_same_files(recipes: dict[str, d
         export_to_hf(run / "step_0000001", begun)
         assert differences(begun, Path(recipe["model"])) == []  # to the last bit
         assert export_to_hf(run, exported) == run / "step_0000002"
+        assert (exported / "generation_config.json").read_text() == "{}"  # comes along through training
         trained[name] = {key: tensor.numpy() for key, tensor in weights(exported).items()}
     assert layouts.relative_difference(trained["TP1"], {k: t.numpy() for k, t in weights(begun).items()}) > 1e-4
     for name in LAYOUTS:
