@@ -4,6 +4,7 @@ import fcntl
 import gzip
 import os
 import shutil
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,19 @@ def write_json(path: Path, value: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+
+
+def read_regular_file(path: Path, limit: int) -> bytes:
+    """All bytes of a file that may be anybody's: a device or a pipe would give bytes for ever.
+
+    Raises FileNotFoundError, and InputError where it is no regular file, or longer than `limit` bytes.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is no regular file: it was refused")
+    if status.st_size > limit:
+        raise InputError(f"{path} has {status.st_size:,} bytes, more than {limit:,}: it was refused")
+    return path.read_bytes()
 
 
 def read_json(path: Path) -> Any:

@@ -15,15 +15,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
-from megatron.core.dist_checkpointing.serialization import (
-    get_default_load_sharded_strategy,
-    get_default_save_sharded_strategy,
-)
+from megatron.core.dist_checkpointing.serialization import get_default_save_sharded_strategy
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
-from megatron.core.dist_checkpointing.strategies.fully_parallel import (
-    FullyParallelLoadStrategyWrapper,
-    FullyParallelSaveStrategyWrapper,
-)
+from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
+from megatron.core.fp8_utils import get_fp8_recipe
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
@@ -32,6 +27,7 @@ from data_prep import WorkFailed
 from data_prep.errors import is_full_disk
 from data_prep.files import PART, read_json, write_json
 from megatron_davinci import device
+from megatron_davinci.checkpoint.extra_state import own_pickles_only, rebuild_extra_states
 from megatron_davinci.checkpoint.files import (
     PROGRESS_FILE,
     copy_generation,
@@ -41,12 +37,13 @@ from megatron_davinci.checkpoint.files import (
     take_inventory,
 )
 from megatron_davinci.checkpoint.find import latest_checkpoint
+from megatron_davinci.checkpoint.loading import load_state
 from megatron_davinci.checkpoint.mortal_manager import use_mortal_manager
 from megatron_davinci.models.config import ModelConfig
 from megatron_davinci.recipe import Recipe, dump_recipe
 from megatron_davinci.train.adam import parts_of
 from megatron_davinci.train.optimizer import Chunks, unwrap
-from megatron_davinci.train.parallel import is_main_rank
+from megatron_davinci.train.parallel import is_main_rank, raised_on_all
 
 _WRITTEN = "written-by-rank-"  # notes of a checkpoint that is not finished
 _FULL_DISK = 16 << 20  # bytes that are left of a disk on which nothing more fits
@@ -126,13 +123,15 @@ class CheckpointManager:
         )
 
     def load(self, directory: Path) -> None:
-        """Restore model and optimizer from a checkpoint that is known to be whole."""
-        strategy = get_default_load_sharded_strategy(str(directory))
-        if device.has_gpu():  # replicas read a part each and exchange them, through GPU memory
-            strategy = FullyParallelLoadStrategyWrapper(strategy, _replicas())
-        state = dist_checkpointing.load(self._sharded_state(loading=True), str(directory), strategy)
+        """Restore model and optimizer from a checkpoint. Raises InputError, on every rank, where it does not fit."""
+        # Replicas read a part each and exchange them, through GPU memory.
+        state = load_state(self._sharded_state(loading=True), directory, _replicas() if device.has_gpu() else None)
         for name, model in self._named_models():
-            model.load_state_dict(state[name])
+            with raised_on_all():
+                recipe = get_fp8_recipe(model.config) if model.config.fp8 else None
+                layers = rebuild_extra_states(state[name], recipe, str(directory))
+            with own_pickles_only():
+                model.load_state_dict(layers)
         with torch.no_grad():
             self._optimizer.load_state_dict(state["optimizer"])
 

@@ -1,18 +1,20 @@
 """`.metadata` of a torch_dist checkpoint: which tensors it holds, in which chunks, and where their bytes lie.
 
-It is a pickle of torch's records. The unpickler here knows only what Megatron writes, and makes records of its own of
-it; the pickler writes torch's names. Neither imports torch.distributed.checkpoint, nor runs anybody's code.
+It is a pickle of torch's records. They are read by `safe_pickle` into records of this module's own, and checked field
+by field; the pickler writes torch's names. Neither imports torch.distributed.checkpoint, nor runs anybody's code.
 """
 
 import io
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
 from data_prep import InputError
+from data_prep.files import read_regular_file
+from megatron_davinci.checkpoint.safe_pickle import MAX_BYTES, Constructor, Record, RefusedPickleError, loads, refuse
 
 _RECORDS = "torch.distributed.checkpoint.metadata"
 _FILES = "torch.distributed.checkpoint.filesystem"
@@ -21,35 +23,39 @@ _MEGATRON = "megatron.core.dist_checkpointing.strategies.torch"  # before 0.16 i
 _IGNORED = {
     _RECORDS: {"StorageMeta"},
     "torch.distributed.checkpoint.planner": {"SavePlan", "TensorWriteData", "WriteItem", "WriteItemType"},
+    _MEGATRON: {"MCoreSavePlan"},
 }
 _DTYPES = (
     "bfloat16", "bool", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2", "int8", "int16", "int32",
     "int64", "uint8",
 )  # fmt: skip
+_MAX_DIMENSIONS, _MAX_LENGTH = 8, 1 << 48
 
 
-class _Record:
+class _Record(Record):
     """Stands for a class of torch's: `MODULE` and its own name are what the pickle says."""
 
     MODULE: ClassVar[str] = _RECORDS
 
     def __setstate__(self, state: Any) -> None:
-        self.__dict__.update(state)
+        for each in fields(self):  # type: ignore[arg-type]  # every record is a dataclass
+            if each.name in state:
+                setattr(self, each.name, state[each.name])
 
 
-@dataclass
+@dataclass(eq=False)
 class ChunkStorageMetadata(_Record):
     """A part of a tensor: where it begins and how large it is, per dimension."""
 
-    offsets: Any
-    sizes: Any
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
 
 
-@dataclass
+@dataclass(eq=False)
 class TensorProperties(_Record):
     """Type of a tensor's elements."""
 
-    dtype: Any
+    dtype: torch.dtype
 
     def __getstate__(self) -> Any:
         return (self.dtype, _Layout("torch.strided"), False, _MemoryFormat(0), False)
@@ -58,16 +64,16 @@ class TensorProperties(_Record):
         self.dtype = state[0] if isinstance(state, tuple) else state["dtype"]
 
 
-@dataclass
+@dataclass(eq=False)
 class TensorStorageMetadata(_Record):
     """A tensor in chunks."""
 
     properties: TensorProperties
-    size: Any
+    size: tuple[int, ...]
     chunks: list[ChunkStorageMetadata]
 
 
-@dataclass
+@dataclass(eq=False)
 class BytesStorageMetadata(_Record):
     """An object that is no tensor."""
 
@@ -77,11 +83,11 @@ class MetadataIndex(_Record):
     """The name of a chunk: its tensor's, and where it begins in that; None for an object."""
 
     fqn: str
-    offset: Any = None
+    offset: tuple[int, ...] | None = None
     index: int | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class _StorageInfo(_Record):
     """Where the bytes of a chunk lie, as torch.save wrote them."""
 
@@ -93,9 +99,9 @@ class _StorageInfo(_Record):
     transform_descriptors: Any = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Metadata(_Record):
-    """All of a checkpoint."""
+    """The description of a whole checkpoint."""
 
     state_dict_metadata: dict[str, TensorStorageMetadata | BytesStorageMetadata]
     planner_data: Any = None
@@ -106,8 +112,6 @@ class Metadata(_Record):
 
 class _Ignored(_Record):
     """A record that nothing here needs."""
-
-    def __init__(self, *_: Any) -> None: ...
 
     def __setstate__(self, state: Any) -> None: ...
 
@@ -123,41 +127,101 @@ class _MemoryFormat(int):
 
 
 StorageInfo = _StorageInfo
+_WRITTEN = (
+    ChunkStorageMetadata, TensorProperties, TensorStorageMetadata, BytesStorageMetadata, MetadataIndex, _StorageInfo,
+    Metadata,
+)  # fmt: skip
+
+
+def _makes(record: type[Record]) -> Constructor:
+    return Constructor(lambda *_: record.__new__(record))
+
+
+def _of_type(kind: type, make: Any) -> Constructor:
+    """Calls `make` with one value of a type: any other could be one whose text or sum never ends."""
+
+    def call(value: Any) -> Any:
+        if type(value) is not kind:
+            raise RefusedPickleError(f"it has a {type(value).__name__} where torch writes a {kind.__name__}")
+        return make(value)
+
+    return Constructor(call)
+
+
 _KNOWN: dict[tuple[str, str], Any] = {
-    **{
-        (record.MODULE, record.__name__): record
-        for record in (ChunkStorageMetadata, TensorProperties, TensorStorageMetadata, BytesStorageMetadata,
-                       MetadataIndex, _StorageInfo, Metadata)
-    },
-    **{(module, name): _Ignored for module, names in _IGNORED.items() for name in names},
-    (_MEGATRON, "MCoreMetadata"): Metadata,
-    (_MEGATRON, "MCoreSavePlan"): _Ignored,
+    **{(record.MODULE, record.__name__): _makes(record) for record in _WRITTEN},
+    **{(module, name): _makes(_Ignored) for module, names in _IGNORED.items() for name in names},
+    (_MEGATRON, "MCoreMetadata"): _makes(Metadata),
     **{("torch", name): getattr(torch, name) for name in _DTYPES},
-    ("torch", "Size"): tuple,
-    ("torch.serialization", "_get_layout"): _Layout,
-    (_RECORDS, "_MEM_FORMAT_ENCODING"): _MemoryFormat,
-}  # fmt: skip
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _KNOWN:
-            raise pickle.UnpicklingError(f"{module}.{name}")
-        return _KNOWN[module, name]
+    ("torch", "Size"): _of_type(tuple, tuple),
+    ("torch.serialization", "_get_layout"): _of_type(str, _Layout),
+    (_RECORDS, "_MEM_FORMAT_ENCODING"): _of_type(int, _MemoryFormat),
+}
 
 
 def read_metadata(path: Path) -> Metadata:
     """The record of a checkpoint. Raises InputError when the pickle asks for anything that Megatron never writes."""
     try:
-        with path.open("rb") as file:
-            found = _Unpickler(file).load()
+        data = read_regular_file(path, MAX_BYTES)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: {path.parent} is no torch_dist checkpoint") from None
-    except Exception as error:  # a damaged pickle raises nearly anything
+    try:
+        found, _ = loads(data, lambda module, name: _KNOWN.get((module, name)) or refuse(module, name))
+    except RefusedPickleError as error:
         raise InputError(f"{path} is not Megatron's metadata ({error}): it was refused") from None
     if not isinstance(found, Metadata):
         raise InputError(f"{path} is not Megatron's metadata (a {type(found).__name__}): it was refused")
+    try:
+        _check(found)
+    except (AttributeError, TypeError, ValueError) as error:  # its fields are anybody's
+        raise InputError(f"{path} is damaged ({error}): copy the checkpoint again") from None
     return found
+
+
+def _check(metadata: Metadata) -> None:
+    """Raise ValueError, TypeError or AttributeError where a field is not what it is declared to be."""
+    chunks = 0
+    for name, entry in _items(metadata.state_dict_metadata, "state_dict_metadata"):
+        _expect(str, name, "a tensor's name")
+        if isinstance(entry, BytesStorageMetadata):
+            continue
+        _expect(TensorStorageMetadata, entry, name)
+        _expect(TensorProperties, entry.properties, f"properties of {name}")
+        _expect(torch.dtype, entry.properties.dtype, f"dtype of {name}")
+        _expect(list, entry.chunks, f"chunks of {name}")
+        chunks += len(entry.chunks)
+        if chunks > len(metadata.storage_data):  # one list of chunks may stand in many tensors
+            raise ValueError(f"more chunks up to {name} than places")
+        _check_lengths(entry.size, f"size of {name}")
+        for chunk in entry.chunks:
+            _expect(ChunkStorageMetadata, chunk, f"a chunk of {name}")
+            _check_lengths(chunk.offsets, f"offsets of {name}")
+            _check_lengths(chunk.sizes, f"sizes of {name}")
+    for index, info in _items(metadata.storage_data, "storage_data"):
+        _expect(MetadataIndex, index, "a place")
+        _expect(str, index.fqn, "the name of a place")
+        if index.offset is not None:
+            _check_lengths(index.offset, f"offset of {index.fqn}")
+        _expect(StorageInfo, info, f"the place of {index.fqn}")
+        _expect(str, info.relative_path, f"the file of {index.fqn}")
+        _check_lengths((info.offset, info.length), f"the place of {index.fqn}")
+
+
+def _items(value: Any, what: str) -> Any:
+    _expect(dict, value, what)
+    return value.items()
+
+
+def _expect(kind: type, value: Any, what: str) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{what} is a {type(value).__name__}")
+
+
+def _check_lengths(value: Any, what: str) -> None:
+    if not isinstance(value, tuple) or len(value) > _MAX_DIMENSIONS:
+        raise TypeError(f"{what} is a {type(value).__name__}")
+    if not all(type(length) is int and 0 <= length < _MAX_LENGTH for length in value):
+        raise ValueError(f"{what} has no lengths")
 
 
 class _Name:
@@ -206,11 +270,7 @@ class _Pickler(_InPython):
 
 _Pickler.dispatch = {
     **_InPython.dispatch,
-    **{
-        record: _Pickler.save_record
-        for record in _KNOWN.values()
-        if isinstance(record, type) and issubclass(record, _Record)
-    },
+    **dict.fromkeys(_WRITTEN, _Pickler.save_record),
     **dict.fromkeys((_Layout, _MemoryFormat), _Pickler.save_call),
     _Name: _Pickler.save_name,
 }

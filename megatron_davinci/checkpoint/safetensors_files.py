@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from data_prep import InputError
 from data_prep.files import read_json
-from megatron_davinci.checkpoint.sources import DTYPES, MappedFile, Piece, StoredTensor, is_plain_name
+from megatron_davinci.checkpoint.sources import DTYPES, Piece, StoredTensor
+from megatron_davinci.checkpoint.stored_chunks import MappedFile, is_plain_name
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _HEADER_LIMIT = 100_000_000  # bytes; the library's own

@@ -9,7 +9,6 @@ import torch
 
 from data_prep import InputError
 from data_prep.files import refuse_occupied, write_json
-from megatron_davinci.checkpoint.blobs import object_bytes, write_tensor
 from megatron_davinci.checkpoint.conversion import Conversion, How
 from megatron_davinci.checkpoint.files import copy_generation, copy_tokenizer
 from megatron_davinci.checkpoint.files_written import HashedFile
@@ -24,6 +23,7 @@ from megatron_davinci.checkpoint.metadata import (
     write_metadata,
 )
 from megatron_davinci.checkpoint.targets import Target
+from megatron_davinci.checkpoint.torch_zip import object_bytes, write_tensor
 from megatron_davinci.checkpoint.weights import open_huggingface
 from megatron_davinci.models.config import ModelConfig
 

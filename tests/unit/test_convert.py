@@ -18,7 +18,6 @@ from conftest import EFFORT, write_model
 from safetensors.torch import load_file, save_file
 
 from data_prep import InputError
-from megatron_davinci.checkpoint.blobs import find_data
 from megatron_davinci.checkpoint.compare import differences
 from megatron_davinci.checkpoint.conversion import Conversion, How
 from megatron_davinci.checkpoint.metadata import (
@@ -28,9 +27,11 @@ from megatron_davinci.checkpoint.metadata import (
     read_metadata,
     write_metadata,
 )
-from megatron_davinci.checkpoint.sources import MappedFile, Piece, StoredTensor
+from megatron_davinci.checkpoint.sources import Piece, StoredTensor
+from megatron_davinci.checkpoint.stored_chunks import MappedFile
 from megatron_davinci.checkpoint.to_huggingface import export_to_hf
 from megatron_davinci.checkpoint.to_megatron import import_from_hf, write_distcp
+from megatron_davinci.checkpoint.torch_zip import find_data
 from megatron_davinci.checkpoint.weights import open_huggingface
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.models.families import mappings_of
@@ -222,7 +223,9 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"__0_0.distcp is missing or altered"):
         export_to_hf(tmp_path / "m", tmp_path / "out")
     (tmp_path / "m" / "manifest.json").unlink()  # as other programs leave it
-    with pytest.raises(InputError, match=r"__0_0.distcp holds no tensor at byte \d+: it is cut off or altered"):
+    with pytest.raises(
+        InputError, match=r"__0_0.distcp holds no tensor at byte \d+: its archive is cut off or altered"
+    ):
         export_to_hf(tmp_path / "m", tmp_path / "out")
     path.unlink()
     with pytest.raises(InputError, match=r"__0_0.distcp does not exist"):
@@ -250,7 +253,7 @@ def test_torchs_own_archives_are_read(tmp_path: Path, checksums: bool) -> None:
     torch.serialization.set_crc32_options(checksums)
     try:
         torch.save(tensor, path)
-        at, crc = find_data(path, 0, path.stat().st_size, (3, 5), torch.float32)
+        at, _, crc = find_data(path, 0, path.stat().st_size, (3, 5), torch.float32)
         torch.save(tensor.t(), path.with_name("transposed"))
     finally:
         torch.serialization.set_crc32_options(True)

@@ -1,10 +1,15 @@
-"""The bytes of one tensor inside a .distcp file: a zip archive as torch.save writes it, read and written in place."""
+"""Archives as torch.save writes them, inside files of checkpoints: found, and written, in place.
+
+Every tensor and object of a torch_dist checkpoint is a zip archive of its own: data.pkl says what it is, data/N are the
+elements of its tensors, uncompressed.
+"""
 
 import io
 import math
 import pickle
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
@@ -12,9 +17,11 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 import torch
 
 from data_prep import InputError
+from megatron_davinci.checkpoint.safe_pickle import Constructor, RefusedPickleError, loads, refuse
 
 _DATA, _RECORD = "archive/data/0", "archive/data.pkl"
 _RECORD_LIMIT = 1 << 20  # bytes; a tensor's is below a thousand
+_DIRECTORY_LIMIT = 1 << 20  # bytes that zipfile reads at once: a list of tens of thousands of entries
 _LOCAL_HEADER = struct.Struct("<26xHH")  # lengths of the name and of the extra field, at the end of 30 bytes
 _ALIGNMENT = 64  # of the data in its file, as torch.save has it
 _STORAGES = {
@@ -26,10 +33,48 @@ _STORAGES = {
 
 
 class Data(NamedTuple):
-    """Where in a file the elements of a tensor begin, and their CRC-32; 0 where torch was told to leave it out."""
+    """Where in a file an entry's bytes begin, how many they are, and their CRC-32; 0 where torch left it out."""
 
     start: int
+    length: int
     crc: int
+
+
+class Archive:
+    """The archive that lies at `start` of an open file, `length` bytes long. Raises RefusedPickleError."""
+
+    def __init__(self, file: BinaryIO, start: int, length: int) -> None:
+        self._file, self._start = file, start
+        try:
+            archive = zipfile.ZipFile(_Window(file, start, length))
+        except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, struct.error):
+            raise RefusedPickleError("its archive is cut off or altered") from None
+        self._entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
+        if sum(entry.file_size for entry in self._entries.values()) > length:
+            raise RefusedPickleError("its archive declares more bytes than it has")
+
+    def locate(self, name: str) -> Data:
+        """Where an entry lies; `name` without the archive's own."""
+        entry = self._entries.get(name)
+        if entry is None or entry.compress_type != zipfile.ZIP_STORED:
+            raise RefusedPickleError(f"its archive has no {name}: it is cut off or altered"[:200])
+        self._file.seek(self._start + entry.header_offset)
+        header = self._file.read(_LOCAL_HEADER.size)
+        if len(header) < _LOCAL_HEADER.size:
+            raise RefusedPickleError("its archive is cut off")
+        start = self._start + entry.header_offset + _LOCAL_HEADER.size + sum(_LOCAL_HEADER.unpack(header))
+        return Data(start, entry.file_size, entry.CRC)
+
+    def read(self, name: str, limit: int) -> bytes:
+        """The bytes of an entry, checked."""
+        data = self.locate(name)
+        if data.length > limit:
+            raise RefusedPickleError(f"its {name} has {data.length:,} bytes, more than {limit:,}")
+        self._file.seek(data.start)
+        content = self._file.read(data.length)
+        if len(content) < data.length or (data.crc and zlib.crc32(content) != data.crc):
+            raise RefusedPickleError(f"its {name} is cut off or altered")
+        return content
 
 
 def find_data(path: Path, start: int, length: int, shape: tuple[int, ...], dtype: torch.dtype) -> Data:
@@ -37,57 +82,43 @@ def find_data(path: Path, start: int, length: int, shape: tuple[int, ...], dtype
 
     Raises InputError where there is no such archive, or it does not hold one contiguous tensor of that kind.
     """
+    expected = math.prod(shape) * dtype.itemsize
     with path.open("rb") as file:
         try:
-            archive = zipfile.ZipFile(_Window(file, start, length))
-            entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
-            entry, small = entries["data/0"], entries["data.pkl"]
-            if small.compress_type != zipfile.ZIP_STORED or small.file_size > _RECORD_LIMIT:
-                raise ValueError
-            if not entry.CRC:
-                del small.CRC  # which zipfile would expect it to have
-            record = archive.read(small)
-            file.seek(start + entry.header_offset)
-            name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
-        except (zipfile.BadZipFile, KeyError, OSError, ValueError, EOFError, RuntimeError, struct.error):
-            raise InputError(f"{path} holds no tensor at byte {start}: it is cut off or altered") from None
-        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != math.prod(shape) * dtype.itemsize:
-            raise InputError(
-                f"{path} holds {entry.file_size} bytes of a tensor at byte {start}, its metadata says "
-                f"{math.prod(shape) * dtype.itemsize}"
-            )
-        if not _is_plain(record, shape, dtype):
-            raise InputError(f"{path} holds no contiguous {dtype} tensor of shape {list(shape)} at byte {start}")
-        return Data(start + entry.header_offset + _LOCAL_HEADER.size + int(name) + int(extra), entry.CRC)
+            archive = Archive(file, start, length)
+            found, record = archive.locate("data/0"), archive.read("data.pkl", _RECORD_LIMIT)
+        except RefusedPickleError as error:
+            raise InputError(f"{path} holds no tensor at byte {start}: {error}") from None
+    if found.length != expected:
+        raise InputError(f"{path} holds {found.length} bytes of a tensor at byte {start}, its metadata says {expected}")
+    if not _is_plain(record, shape, dtype):
+        raise InputError(f"{path} holds no contiguous {dtype} tensor of shape {list(shape)} at byte {start}")
+    return found
 
 
 def _is_plain(record: bytes, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
-    """Whether data.pkl, of which no code is run, rebuilds just that tensor out of its elements in their order."""
+    """Whether data.pkl rebuilds just that tensor out of its elements in their order."""
     try:
-        storage, offset, size, strides, *_ = _RecordReader(io.BytesIO(record)).load()
-    except Exception:  # a damaged pickle raises nearly anything
+        found, _ = loads(record, _record_names, lambda pid: pid)
+        storage, offset, size, strides, *_ = found
+        given, expected = (
+            [(length, stride) for length, stride in zip(lengths, steps, strict=True) if length != 1]
+            for lengths, steps in ((size, strides), (shape, contiguous_strides(shape)))
+        )
+        return (storage[1], offset, given) == (_STORAGES.get(dtype), 0, expected)
+    except (RefusedPickleError, TypeError, ValueError, IndexError, KeyError):
         return False
-    given, expected = (
-        [(length, stride) for length, stride in zip(lengths, steps, strict=True) if length != 1]
-        for lengths, steps in ((size, strides), (shape, _contiguous(shape)))
-    )
-    return (storage[1], offset, given) == (_STORAGES.get(dtype), 0, expected)
 
 
-class _RecordReader(pickle.Unpickler):
-    """Gives the arguments of torch's function that rebuilds a tensor."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return lambda *arguments: arguments
-        if (module, name) == ("collections", "OrderedDict"):
-            return dict
-        if module == "torch" and name in _STORAGES.values():
-            return name
-        raise pickle.UnpicklingError(f"{module}.{name}")
-
-    def persistent_load(self, pid: Any) -> Any:
-        return pid
+def _record_names(module: str, name: str) -> Any:
+    """Names in a tensor's data.pkl: torch's function that rebuilds it gives its arguments."""
+    if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+        return Constructor(lambda *arguments: arguments)
+    if (module, name) == ("collections", "OrderedDict"):
+        return Constructor(dict)
+    if module == "torch" and name in _STORAGES.values():
+        return name
+    return refuse(module, name)
 
 
 class Sink(Protocol):
@@ -127,12 +158,12 @@ def _record(shape: tuple[int, ...], dtype: torch.dtype, numel: int) -> bytes:
     buffer = io.BytesIO()
     pickler = _TensorPickler(buffer, protocol=2)
     pickler.storage = ("storage", getattr(torch, _STORAGES[dtype]), "0", "cpu", numel)
-    pickler.dump(_Plain(shape, _contiguous(shape)))
+    pickler.dump(_Plain(shape, contiguous_strides(shape)))
     return buffer.getvalue()
 
 
-def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides."""
+def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of a contiguous tensor, in elements."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
@@ -184,7 +215,10 @@ class _Window:
         return self._at
 
     def read(self, size: int = -1) -> bytes:
+        """Raises OSError for more than a list of entries has."""
         size = self._length - self._at if size < 0 else min(size, self._length - self._at)
+        if size > _DIRECTORY_LIMIT:
+            raise OSError(f"an archive's list of entries has {size:,} bytes")
         self._file.seek(self._start + self._at)
         data = self._file.read(max(0, size))
         self._at += len(data)
