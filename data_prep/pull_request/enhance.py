@@ -167,6 +167,8 @@ class LanguageModel:
         self._client = openai.AsyncOpenAI(
             base_url=self._server,
             api_key=os.environ.get("OPENAI_API_KEY") or "none",
+            # a server may not send what it is asked, nor the key, to another host
+            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
             max_retries=0,  # tried again below, where it is known what is worth it
             timeout=_TIMEOUT_SECONDS,
         )

@@ -16,6 +16,7 @@ from githubkit.exception import RequestError, RequestFailed
 
 from data_prep.errors import InputError
 from data_prep.response_cache import ResponseCache
+from data_prep.sources.github.addresses import RefusedAnswer, check_origin
 
 DEFAULT_URL = "https://api.github.com"
 _MOST_TRIES = 6  # of one request, beside waiting for a limit to pass
@@ -80,6 +81,7 @@ class GitHubClient:
             auto_retry=False,  # it knows neither the waiting rule nor the other tokens
             http_cache=False,
             follow_redirects=True,
+            event_hooks={"request": [lambda request: check_origin(request.url, self.url)]},  # of each redirect too
             timeout=httpx.Timeout(self._timeout),
         )
 
@@ -92,14 +94,15 @@ class GitHubClient:
         self._open.close()
 
     def get(self, path: str, **params: str | int) -> Any:
-        """The JSON behind a path of the REST API. Raises Unavailable where there is none."""
+        """The JSON behind a path of the REST API. Raises Unavailable where there is none, and RefusedAnswer."""
         request = {"server": self.url, "get": path, "params": params}
         return self._answer(request, lambda client: client.request("GET", path, params=params))
 
     def query(self, text: str, **variables: Any) -> dict[str, Any]:
         """The data of a GraphQL query; parts that GitHub could not give are None in it.
 
-        Raises Unavailable where there is none at all, TooMuch where the query is too large to be answered in time.
+        Raises Unavailable where there is none at all, TooMuch where the query is too large to be answered in time,
+        RefusedAnswer where another host is to be asked.
         """
         request = {"server": self.url, "query": text, "variables": variables}
         body = {"query": text, "variables": variables}
@@ -161,6 +164,8 @@ class GitHubClient:
         except RequestFailed as error:
             response = error.response
         except RequestError as error:  # timeouts too
+            if isinstance(error.exc, RefusedAnswer):
+                raise error.exc from None
             return Reply(0, {}, type(getattr(error, "exc", error)).__name__)
         except ValueError:  # githubkit cannot read a `retry-after` that is a date
             return Reply(429, {}, None)

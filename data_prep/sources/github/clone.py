@@ -4,15 +4,25 @@ The clone knows its server; what reads it is a second repository that shares its
 nothing is fetched by accident, one file at a time.
 """
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from data_prep.sources.git_environment import environment_without_git
 
 _REFS_PER_FETCH = 2000
-_QUIET = ("-c", "core.hooksPath=/dev/null", "-c", "maintenance.auto=false", "-c", "gc.auto=0")
+_SETTINGS = {
+    "core.hooksPath": "/dev/null",
+    "maintenance.auto": "false",
+    "gc.auto": "0",
+    "http.followRedirects": "false",  # a server may not send git to another host
+    "transfer.bundleURI": "false",
+}
+_WITH_SETTINGS = tuple(word for item in _SETTINGS.items() for word in ("-c", "=".join(item)))
+_PULL_HEAD = re.compile(r"[0-9a-f]+\trefs/pull/(\d{1,18})/head")
 
 
 class CannotClone(Exception):
@@ -20,29 +30,31 @@ class CannotClone(Exception):
 
 
 class RemoteClone:
-    """A clone below `folder`, made when it is not there yet. Raises CannotClone."""
+    """A clone of an address below `folder`, made when it is not there yet. Raises CannotClone.
+
+    git follows the address by its own protocol alone, and to its own host alone.
+    """
 
     def __init__(self, url: str, folder: Path) -> None:
-        self._url = url
         self._clone = folder / "clone.git"
         self.reader = folder / "reader.git"
         self._environment = {
             **environment_without_git(),
             "GIT_TERMINAL_PROMPT": "0",
-            "GIT_ALLOW_PROTOCOL": "https:http:file",
+            "GIT_ALLOW_PROTOCOL": urlsplit(url).scheme,
             "LC_ALL": "C",
         }
         if not self._clone.is_dir():
             part = folder / "clone.part"
             shutil.rmtree(part, ignore_errors=True)
             part.parent.mkdir(parents=True, exist_ok=True)
-            self._git("clone", "-q", "--bare", "--filter=blob:none", self._url, str(part))
+            self._git("clone", "-q", "--bare", "--filter=blob:none", "--", url, str(part))
             part.replace(self._clone)
 
     def fetch_pull_heads(self, numbers: Iterable[int]) -> None:
         """Bring refs/pull/N/head of those pull requests that still have one, and let the reader see them."""
         listed = self._git("-C", str(self._clone), "ls-remote", "origin", "refs/pull/*/head").splitlines()
-        there = {int(line.split("/")[2]) for line in listed}
+        there = {int(match[1]) for match in map(_PULL_HEAD.fullmatch, listed) if match}
         wanted = [number for number in numbers if number in there]
         for at in range(0, len(wanted), _REFS_PER_FETCH):
             specs = [f"+refs/pull/{n}/head:refs/pull/{n}/head" for n in wanted[at : at + _REFS_PER_FETCH]]
@@ -76,7 +88,7 @@ class RemoteClone:
         part.replace(self.reader)
 
     def _git(self, *arguments: str, stdin: str = "") -> str:
-        command = ["git", *_QUIET, *arguments]
+        command = ["git", *_WITH_SETTINGS, *arguments]
         try:
             done = subprocess.run(
                 command, input=stdin.encode(), capture_output=True, env=self._environment, check=False

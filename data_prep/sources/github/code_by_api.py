@@ -10,6 +10,7 @@ from typing import Any
 from data_prep.pull_request.record import MAX_BLOB_BYTES, SUBMODULE, Change, Commit, FileChange
 from data_prep.sources.git import PullRequest, blobs_of
 from data_prep.sources.git_graph import NotReplayable
+from data_prep.sources.github.addresses import object_id
 from data_prep.sources.github.client import GitHubClient, Unavailable
 
 _PER_PAGE = 100
@@ -25,7 +26,10 @@ class ApiCode:
         self._client, self._repository = client, repository
 
     def record(self, planned: PullRequest) -> Change:
-        """The record of a pull request. Raises NotReplayable where its commits cannot be told one after the other."""
+        """The record of a pull request. Raises NotReplayable where its commits cannot be told one after the other.
+
+        Raises RefusedAnswer where an object's name is none.
+        """
         assert planned.number is not None
         try:
             listed = list(self._commits(planned.number))
@@ -58,12 +62,12 @@ class ApiCode:
             raise NotReplayable("too_many_commits" if found else "no_commits")
         before = None
         for entry in found:
-            parents = [parent["sha"] for parent in entry["parents"]]
+            parents = [self._object(parent["sha"]) for parent in entry["parents"]]
             if len(parents) != 1:
                 raise NotReplayable("merge_inside" if parents else "root_commit")
             if before is not None and parents[0] != before:
                 raise NotReplayable("not_a_chain")
-            before = entry["sha"]
+            before = self._object(entry["sha"])
         return iter(found)
 
     def _commit(self, entry: dict[str, Any]) -> Commit:
@@ -77,7 +81,11 @@ class ApiCode:
         found = self._client.get(f"/repos/{self._repository}/git/trees/{commit}", recursive=1)
         if found["truncated"]:
             raise NotReplayable("tree_is_too_large")
-        return {entry["path"]: (entry["mode"], entry["sha"]) for entry in found["tree"] if entry["type"] != "tree"}
+        files = (entry for entry in found["tree"] if entry["type"] != "tree")
+        return {entry["path"]: (entry["mode"], self._object(entry["sha"])) for entry in files}
+
+    def _object(self, value: Any) -> str:
+        return object_id(value, self._client.url)
 
     def _blob(self, blob: str) -> bytes | None:
         found = self._client.get(f"/repos/{self._repository}/git/blobs/{blob}")

@@ -1,6 +1,7 @@
 """Collecting GitHub: repositories to directories of records, each repository once, however often the work is killed."""
 
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,11 +19,12 @@ from data_prep.shards import ShardedStep, Work, run_here
 from data_prep.sources.git import GitSource, PullRequest
 from data_prep.sources.git_command import MissingObjects
 from data_prep.sources.git_graph import NotReplayable
+from data_prep.sources.github.addresses import RefusedAnswer, is_repository_name
 from data_prep.sources.github.client import DEFAULT_URL, GitHubClient, Unavailable
 from data_prep.sources.github.clone import CannotClone, RemoteClone
 from data_prep.sources.github.code_by_api import ApiCode
 from data_prep.sources.github.conversation import Talk, merged_pull_requests
-from data_prep.sources.github.repositories import Repository, repository
+from data_prep.sources.github.repositories import Repository, cloned_from, repository
 from data_prep.sources.github.tokens import read_tokens
 
 CodeBy = Literal["git", "api"]
@@ -62,7 +64,7 @@ class GitHubJob:
     def step(self, out: Path) -> ShardedStep:
         """The work, repository by repository. Raises InputError for a name that is none."""
         for name in self.repositories:
-            if name.count("/") != 1 or not all(name.split("/")):
+            if not is_repository_name(name):
                 raise InputError(f"'{name}' is no repository: give OWNER/NAME")
         read_tokens(self.tokens)  # what is wrong with them is said before anything is written
         names = list(dict.fromkeys(self.repositories))
@@ -137,10 +139,13 @@ class _Collector:
             if self._job.code == "api":
                 yield from self._by_api(found, talks, skip)
             else:
-                clone = RemoteClone(found.clone_url, scratch_of(self._out) / "clones" / shard)
+                clone = RemoteClone(cloned_from(self._client, found), scratch_of(self._out) / "clones" / shard)
                 yield from self._by_git(found, clone, talks, skip)
         except Unavailable as status:
             skip(name, f"repository_unavailable_{status}")
+        except RefusedAnswer as sentence:  # the server's other repositories may be as they should
+            print(sentence, file=sys.stderr, flush=True)
+            skip(name, "repository_answer_refused")
         except CannotClone as error:
             raise InputError(
                 f"git cannot fetch {name} ({error}): start the command again, it goes on where it was; "

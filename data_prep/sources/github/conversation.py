@@ -6,6 +6,7 @@ from typing import Any
 
 from data_prep.pull_request.filters import is_bot
 from data_prep.pull_request.record import GHOST, Conversation, Event, Issue
+from data_prep.sources.github.addresses import object_id
 from data_prep.sources.github.client import GitHubClient, TooMuch, Unavailable
 from data_prep.sources.github.queries import (
     MERGED_PULL_REQUESTS,
@@ -77,7 +78,10 @@ def _talk(client: GitHubClient, owner: str, name: str, node: Node) -> Talk:
         events=tuple(sorted([*comments, *reviews, *threads], key=lambda event: (event.at, event.id))),
     )
     landed = (node["mergeCommit"] or {}).get("oid")
-    return Talk(node["number"], node["title"], node["body"] or "", node["headRefOid"], landed, conversation)
+    if landed is not None:
+        landed = object_id(landed, client.url)
+    head = object_id(node["headRefOid"], client.url)
+    return Talk(node["number"], node["title"], node["body"] or "", head, landed, conversation)
 
 
 def _whole(client: GitHubClient, owner: str, name: str, node: Node, connection: str) -> Iterator[Node]:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from data_prep.pull_request.record import RepositoryFacts
+from data_prep.sources.github.addresses import clone_address, is_repository_name, repository_name
 from data_prep.sources.github.client import GitHubClient, Unavailable
 
 _PER_PAGE = 100
@@ -15,16 +16,18 @@ _FIRST_YEAR = 2008  # of GitHub
 
 @dataclass(frozen=True)
 class Repository:
-    """Its name today, where to clone it, and what is said of it."""
+    """Its name today, where the server has it cloned from (see `cloned_from`), and what is said of it."""
 
     name: str
-    clone_url: str
-    default_branch: str
+    clone_url: Any
     facts: RepositoryFacts
 
 
 def repository(client: GitHubClient, name: str) -> Repository:
-    """A repository by the name it has, or had. Raises Unavailable where it is gone or blocked."""
+    """A repository by the name it has, or had.
+
+    Raises Unavailable where it is gone or blocked, RefusedAnswer where its name or address is not followed.
+    """
     found = client.get(f"/repos/{name}")
     source = found.get("source") or found.get("parent") or {}
     facts = RepositoryFacts(
@@ -36,7 +39,12 @@ def repository(client: GitHubClient, name: str) -> Repository:
         topics=tuple(found.get("topics") or ()),
         source=source.get("full_name"),
     )
-    return Repository(found["full_name"], found["clone_url"], found["default_branch"], facts)
+    return Repository(repository_name(found["full_name"], client.url), found["clone_url"], facts)
+
+
+def cloned_from(client: GitHubClient, found: Repository) -> str:
+    """Where to clone a repository. Raises RefusedAnswer where its address is not followed."""
+    return clone_address(found.clone_url, client.url)
 
 
 def most_starred(client: GitHubClient, count: int, language: str | None) -> list[str]:
@@ -45,7 +53,8 @@ def most_starred(client: GitHubClient, count: int, language: str | None) -> list
     for name in _by_stars(client, f" language:{language}" if language else ""):
         if len(chosen) == count:
             break
-        chosen[name] = None
+        if is_repository_name(name):
+            chosen[name] = None
     return list(chosen)
 
 
