@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -204,17 +204,25 @@ def _zstd_chunks(raw: IO[bytes], chunk_bytes: int) -> Iterator[bytes]:
         raise EOFError("the last frame is not complete")
 
 
-def take_lock(path: Path) -> int:
-    """Hold a lock file: close the descriptor to let go. Raises InputError while another process holds it."""
+def take_lock(path: Path, lock_file: Callable[[int, int], Any] = fcntl.flock, busy: str | None = None) -> int:
+    """Hold a lock file: close the descriptor to let go. Raises InputError while another process holds it.
+
+    `lock_file`: fcntl.flock, whose lock children share, or fcntl.lockf, whose lock is this process's own; `busy`: the
+    sentence for who comes second.
+    """
+    busy = busy or f"another process is writing {path.with_suffix('').stem}: wait for it to end"
     while True:
         lock = os.open(path, os.O_CREAT | os.O_RDWR)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.exists() and path.stat().st_ino == os.fstat(lock).st_ino:
                 return lock
-        except BlockingIOError:
+        except (BlockingIOError, PermissionError):  # by POSIX, either
             os.close(lock)
-            raise InputError(f"another process is writing {path.with_suffix('').stem}: wait for it to end") from None
+            raise InputError(busy) from None
+        except OSError:
+            os.close(lock)
+            raise
         os.close(lock)  # the one who held it has just removed it
 
 

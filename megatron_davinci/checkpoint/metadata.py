@@ -160,7 +160,10 @@ _KNOWN: dict[tuple[str, str], Any] = {
 
 
 def read_metadata(path: Path) -> Metadata:
-    """The record of a checkpoint. Raises InputError when the pickle asks for anything that Megatron never writes."""
+    """The record of a checkpoint: its tensors, its objects, and their places.
+
+    Raises InputError when the pickle asks for anything that Megatron never writes.
+    """
     try:
         data = read_regular_file(path, MAX_BYTES)
     except FileNotFoundError:
@@ -175,7 +178,7 @@ def read_metadata(path: Path) -> Metadata:
         _check(found)
     except (AttributeError, TypeError, ValueError) as error:  # its fields are anybody's
         raise InputError(f"{path} is damaged ({error}): copy the checkpoint again") from None
-    return found
+    return Metadata(found.state_dict_metadata, storage_data=found.storage_data)
 
 
 def _check(metadata: Metadata) -> None:

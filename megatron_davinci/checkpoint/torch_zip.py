@@ -44,7 +44,7 @@ class Archive:
     """The archive that lies at `start` of an open file, `length` bytes long. Raises RefusedPickleError."""
 
     def __init__(self, file: BinaryIO, start: int, length: int) -> None:
-        self._file, self._start = file, start
+        self._file, self._start, self._length = file, start, length
         try:
             archive = zipfile.ZipFile(_Window(file, start, length))
         except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, struct.error):
@@ -56,7 +56,7 @@ class Archive:
     def locate(self, name: str) -> Data:
         """Where an entry lies; `name` without the archive's own."""
         entry = self._entries.get(name)
-        if entry is None or entry.compress_type != zipfile.ZIP_STORED:
+        if entry is None or entry.compress_type != zipfile.ZIP_STORED or not 0 <= entry.header_offset < self._length:
             raise RefusedPickleError(f"its archive has no {name}: it is cut off or altered"[:200])
         self._file.seek(self._start + entry.header_offset)
         header = self._file.read(_LOCAL_HEADER.size)
@@ -209,6 +209,8 @@ class _Window:
 
     def seek(self, offset: int, whence: int = 0) -> int:
         self._at = offset + (0, self._at, self._length)[whence]
+        if self._at < 0:
+            raise OSError("a place before the archive")
         return self._at
 
     def tell(self) -> int:

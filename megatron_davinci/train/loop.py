@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from data_prep import InputError
 from data_prep.errors import is_full_disk
 from megatron_davinci.checkpoint.files import altered_weights
+from megatron_davinci.checkpoint.find import latest_checkpoint
 from megatron_davinci.checkpoint.manager import CheckpointManager
 from megatron_davinci.data.ledger import Ledger
 from megatron_davinci.models.build import check_layers_can_be_built, transformer_config
@@ -28,6 +30,7 @@ from megatron_davinci.train.parallel import TIMEOUT, agreed, is_main_rank, model
 from megatron_davinci.train.prepare import Run, prepare
 from megatron_davinci.train.reinforcement import PARTS, Reinforcement
 from megatron_davinci.train.rollout import Sampler
+from megatron_davinci.train.run_lock import one_writer
 from megatron_davinci.train.step import StepResult, Trainer
 from megatron_davinci.train.stopping import StopRequest
 from megatron_davinci.train.stragglers import slowest_rank
@@ -39,16 +42,21 @@ def train(recipe: Recipe, trial_steps: int | None = None) -> None:
 
     `trial_steps`: only so many, and nothing is saved.
     """
+    directory = Path(recipe.checkpoint.dir)
+    latest = latest_checkpoint(directory)
     run = prepare(recipe)
-    if run.step == run.batches.num_steps:
-        print(f"{recipe.checkpoint.dir} is finished after step {run.step}", file=sys.stderr)
+    if _is_finished(run):
         return
     stage = run.batches.stages[run.stage].recipe
     for each in run.batches.stages:
         transformer_config(run.model, each.recipe.megatron)  # what Megatron refuses, it refuses before the first step
     check_layers_can_be_built(fp8=any(each.recipe.megatron.get("fp8") for each in run.batches.stages))
     patience = _patience(recipe)
-    with world(patience):
+    with world(patience), one_writer(directory):
+        if latest_checkpoint(directory) != latest:  # another run has ended meanwhile
+            run = prepare(recipe)
+            if _is_finished(run):
+                return
         run = with_whole_weights(run)
         stage = run.batches.stages[run.stage].recipe
         with model_parallel(stage, recipe.seed, patience) as device:
@@ -58,6 +66,13 @@ def train(recipe: Recipe, trial_steps: int | None = None) -> None:
             if end < run.batches.num_steps and is_main_rank() and trial_steps is None:
                 said = _stopped(loop.stopped_by, end) if loop.stopped_by else _what_comes_next(run, end)
                 print(said, file=sys.stderr, flush=True)
+
+
+def _is_finished(run: Run) -> bool:
+    finished = run.step == run.batches.num_steps
+    if finished:
+        print(f"{run.recipe.checkpoint.dir} is finished after step {run.step}", file=sys.stderr)
+    return finished
 
 
 def _patience(recipe: Recipe) -> timedelta:

@@ -58,6 +58,34 @@ def test_the_extension_is_data_preps_own() -> None:
         assert "data_prep._native" not in imports(path)
 
 
+UNPICKLING = {
+    "pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load", "dist_checkpointing.load", "checkpoint.load",
+    "checkpoint.load_state_dict", "numpy.load", "np.load", "marshal.load", "marshal.loads", "dill.load", "dill.loads",
+    "joblib.load", "shelve.open",
+}  # fmt: skip
+# Bytes that a process of the same rank has put into a queue.
+OWN_PICKLES = {"megatron_davinci/checkpoint/mortal_manager.py": {"pickle.loads"}}
+
+
+def attributes(path: Path) -> set[str]:
+    """Names of the form a.b that a file uses, without what is before the last point but one."""
+    found = {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    return {".".join(name.split(".")[-2:]) for name in found}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for area in ("data_prep", "megatron_davinci", "tools", "examples") for path in (ROOT / area).rglob("*.py")],
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_nothing_is_unpickled_but_by_our_own_reader(path: Path) -> None:
+    """Checkpoints are anybody's, and a pickle is a program: `safe_pickle` alone reads them."""
+    allowed = OWN_PICKLES.get(str(path.relative_to(ROOT)), set())
+    assert attributes(path) & UNPICKLING == allowed
+    unpicklers = {"Unpickler", "_Unpickler", "_loads", "_load"}
+    assert not any(name in unpicklers for module in imports(path) if "pickle" in module for name in module.split("."))
+
+
 @pytest.fixture(scope="module")
 def without_torch(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A Python that has every installed package but the heavy ones, and this checkout."""

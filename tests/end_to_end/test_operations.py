@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -284,3 +285,46 @@ def test_weights_and_biases_gets_what_tensorboard_gets(
     [record] = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     written = record.read_bytes()
     assert b"trial" in written and written.count(b"train/grad_norm") >= STEPS and b"train/lr" in written
+
+
+def test_a_runs_directory_has_one_writer(write: Write, whole: Path, tmp_path: Path) -> None:
+    recipe, run = write("run"), tmp_path / "run"
+    first = start(recipe, 1)
+    while len(read_metrics(run / "metrics.jsonl")) < 1:
+        time.sleep(0.002)
+    first.send_signal(signal.SIGSTOP)  # so that it is still there, however long the second one takes
+    try:
+        seconds = [start(recipe, ranks) for ranks in (1, 2)]
+        said = [process.communicate(timeout=200)[1].decode() for process in seconds]
+    finally:
+        first.send_signal(signal.SIGCONT)
+    assert [process.returncode for process in seconds] == [2, 1]  # the second by torchrun, whose own status it is
+    for sentence in said:
+        assert (
+            f"another run is writing to {run} (process {first.pid} on " in sentence and "wait for it to end" in sentence
+        )
+    assert said[0].count("\n") == 1
+    finish(first)
+    equal(run, whole)
+    assert not (run / "run.lock").exists()
+
+
+def test_without_the_lock_two_runs_spoil_each_other(write: Write, tmp_path: Path) -> None:
+    """What the lock is for: with it taken out, the second cuts off the first one's metrics."""
+    recipe, run = write("run", {"every_steps": 100}), tmp_path / "run"
+    first = start(recipe, 1)
+    while len(read_metrics(run / "metrics.jsonl")) < 8:
+        time.sleep(0.002)
+    first.send_signal(signal.SIGSTOP)
+    unlocked = "import contextlib; from megatron_davinci.train import loop; loop.one_writer = contextlib.nullcontext; "
+    command = [sys.executable, "-c", f"{unlocked} from megatron_davinci.cli import main; main()", "train", str(recipe)]
+    second = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        while len(read_metrics(run / "metrics.jsonl")) >= 8:
+            assert second.poll() is None
+            time.sleep(0.002)
+    finally:
+        first.kill()
+        second.kill()
+        second.wait()
+        first.communicate()

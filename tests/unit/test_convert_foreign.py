@@ -31,7 +31,7 @@ from megatron_davinci.checkpoint.to_megatron import import_from_hf
 from megatron_davinci.models.config import load_model_config
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "megatron_checkpoints.tar.xz"
-RUNS = ("megatron-core-0.14.0", "megatron-core-0.15.0", "megatron-core-0.16.1-layers")
+RUNS = ("megatron-core-0.14.0", "megatron-core-0.15.0", "megatron-core-0.16.1-layers", "megatron-core-0.19.2")
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +62,14 @@ def test_megatrons_releases_are_read(foreign: Path, tmp_path: Path, run: str) ->
     assert_whole(foreign, foreign / run, tmp_path)
 
 
-@pytest.mark.parametrize("said", ["arguments", "run_config.yaml"])
+@pytest.mark.parametrize("said", ["arguments", "arguments in an object", "run_config.yaml"])
 def test_a_model_that_a_checkpoints_own_words_contradict_is_refused(foreign: Path, tmp_path: Path, said: str) -> None:
     """Other numbers of heads have the same shapes: the weights would be cut up wrongly."""
     other = write_weights(
         tmp_path / "other", num_hidden_layers=2, hidden_size=16, intermediate_size=24, vocab_size=40,
         num_attention_heads=8, num_key_value_heads=4, max_position_embeddings=64,
     )  # fmt: skip
-    checkpoint = copied(foreign, tmp_path)
+    checkpoint = copied(foreign, tmp_path, RUNS[3] if said == "arguments in an object" else RUNS[1])
     if said == "run_config.yaml":
         (checkpoint / "common.pt").unlink()
         (checkpoint / "run_config.yaml").write_text("model:\n  _target_: bridge.Qwen2\n  num_attention_heads: 4\n")

@@ -1,0 +1,56 @@
+"""A run's directory has one writer: two would prune each other's checkpoints, and cut off each other's metrics."""
+
+import errno
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from data_prep import InputError
+from data_prep.files import take_lock
+from megatron_davinci.train.parallel import is_main_rank, raised_on_all
+
+LOCK_FILE = "run.lock"
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # file systems that know none
+
+
+@contextmanager
+def one_writer(directory: Path) -> Iterator[None]:
+    """Hold the lock of a run's directory. All ranks enter; on each, InputError where another run holds it."""
+    lock = None
+    with raised_on_all():
+        if is_main_rank():
+            lock = _take(directory / LOCK_FILE)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            with suppress(FileNotFoundError):
+                (directory / LOCK_FILE).unlink()
+            os.close(lock)
+
+
+def _take(path: Path) -> int | None:
+    """The lock's descriptor; None, and a word, where the file system knows no locks.
+
+    The lock is the process's own (fcntl's): a child that writes a checkpoint cannot keep it when this rank is killed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    holder = path.read_text(errors="replace").strip() if path.is_file() else ""
+    busy = (
+        f"another run is writing to {path.parent} ({holder or 'it has just begun'}): wait for it to end, or name "
+        "another checkpoint.dir"
+    )
+    try:
+        lock = take_lock(path, fcntl.lockf, busy)
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise InputError(f"{path} cannot be written ({error.strerror}): name another checkpoint.dir") from None
+        print(f"{path.parent} is on a file system without locks: see that one run writes there", file=sys.stderr)
+        return None
+    os.truncate(lock, 0)
+    os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    return lock
