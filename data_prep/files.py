@@ -41,14 +41,22 @@ def write_json(path: Path, value: Any) -> None:
 def read_regular_file(path: Path, limit: int) -> bytes:
     """All bytes of a file that may be anybody's: a device or a pipe would give bytes for ever.
 
-    Raises FileNotFoundError, and InputError where it is no regular file, or longer than `limit` bytes.
+    Raises InputError where it is not there, no regular file, or longer than `limit` bytes.
     """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{path} is no regular file: it was refused")
-    if status.st_size > limit:
-        raise InputError(f"{path} has {status.st_size:,} bytes, more than {limit:,}: it was refused")
+    check_regular_file(path)
+    if (size := path.stat().st_size) > limit:
+        raise InputError(f"{path} has {size:,} bytes, more than {limit:,}: it was refused")
     return path.read_bytes()
+
+
+def check_regular_file(path: Path) -> None:
+    """Raise InputError where a path is none, or no regular file."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path} is no regular file: it was refused")
 
 
 def read_json(path: Path) -> Any:
@@ -215,8 +223,10 @@ def take_lock(path: Path, lock_file: Callable[[int, int], Any] = fcntl.flock, bu
         lock = os.open(path, os.O_CREAT | os.O_RDWR)
         try:
             lock_file(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and path.stat().st_ino == os.fstat(lock).st_ino:
+            if path.stat().st_ino == os.fstat(lock).st_ino:
                 return lock
+        except FileNotFoundError:
+            pass  # the one who held it has just removed it
         except (BlockingIOError, PermissionError):  # by POSIX, either
             os.close(lock)
             raise InputError(busy) from None

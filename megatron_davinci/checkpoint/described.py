@@ -3,6 +3,7 @@
 Two models whose tensors have the same shapes may differ in their heads: weights would be cut up wrongly, silently.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ def _arguments(directory: Path) -> dict[str, Any]:
     """Those that Megatron-LM trained with; nothing where there are none."""
     try:
         found = dict(common_state(directory, lambda module, name: OPAQUE)["args"].state)
+    except InputError as refused:  # weights are read without it
+        print(f"{refused}: what it says of its model is not compared", file=sys.stderr)
+        return {}
     except (KeyError, AttributeError, TypeError, ValueError):  # without arguments there is nothing to compare
         return {}
     if found.get("group_query_attention") is False:
@@ -46,7 +50,7 @@ def _bridge_fields(directory: Path) -> dict[str, Any]:
     try:
         said = yaml.safe_load(read_regular_file(directory / "run_config.yaml", _MAX_YAML_BYTES))
         found = dict(said["model"])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError):
+    except (InputError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError):
         return {}
     found["tied_embeddings"] = found.get("share_embeddings_and_output_weights")
     return found

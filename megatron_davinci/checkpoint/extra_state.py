@@ -41,7 +41,7 @@ def rebuild_extra_states(state: dict[str, Any], recipe: Any, origin: str) -> dic
 
 
 @contextmanager
-def own_pickles_only() -> Iterator[None]:
+def transformer_engine_may_unpickle() -> Iterator[None]:
     """While a state from `rebuild_extra_states` is loaded: allow Transformer Engine to unpickle what was made here."""
     before = os.environ.get(_CONSENT)
     os.environ[_CONSENT] = "1"
@@ -79,7 +79,8 @@ def _plain_variables(found: Any) -> dict[str, Any]:
     """
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise RefusedPickleError(f"its {_VARIABLES} have no names")
-    plain = {name: value for name, value in found.items() if not isinstance(value, list | tuple)}
+    owned = ("recipe", "scaling_", "global_")  # of the layer itself, which takes over every name that it is given
+    plain = {k: v for k, v in found.items() if not isinstance(v, list | tuple) and not k.startswith(owned)}
     for name, value in plain.items():
         if not isinstance(value, str) and not (isinstance(value, int | float) and abs(value) <= _MAX_NUMBER):
             raise RefusedPickleError(f"its {name} is no number up to {_MAX_NUMBER:,}"[:200])

@@ -63,7 +63,7 @@ def check_checkpoint(directory: Path) -> None:
             whole = path.is_file() and describe(path) == known
         if not whole:
             raise InputError(f"{path} is missing or altered")
-    read_metadata(directory / ".metadata")  # Megatron will read it with a plain unpickler
+    read_metadata(directory / ".metadata")
 
 
 def altered_weights(directory: Path, share: int, shares: int) -> list[str]:

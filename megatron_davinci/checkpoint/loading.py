@@ -6,6 +6,7 @@ Megatron and torch unpickle common.pt, `.metadata`, and each object in a .distcp
 """
 
 import math
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from data_prep import InputError
 from megatron_davinci.checkpoint.common_state import common_state
 from megatron_davinci.checkpoint.stored_chunks import ChunkedTensor, StoredCheckpoint, StoredChunk
 from megatron_davinci.train.parallel import raised_on_all
+
+_MAX_PAIRS = 1_000_000  # of chunks that a rank's part of a tensor lies in; a layout has some tens
 
 
 def load_state(wanted: dict[str, Any], directory: Path, replicas: dist.ProcessGroup | None = None) -> dict[str, Any]:
@@ -78,7 +81,7 @@ class _Reader:
                 f"{self._stored.directory} has {name} of shape {list(found.shape)}, this model's is "
                 f"{list(wanted.global_shape)}"
             )
-        target = torch.empty(wanted.local_shape, dtype=wanted.dtype) if wanted.data is None else wanted.data.detach()
+        target = torch.zeros(wanted.local_shape, dtype=wanted.dtype) if wanted.data is None else wanted.data.detach()
         if wanted.allow_shape_mismatch:
             target.zero_()
         copied = copy_part(found, target[(None,) * wanted.prepend_axis_num], tuple(wanted.global_offset))
@@ -91,7 +94,7 @@ class _Reader:
 
 def copy_part(stored: ChunkedTensor, target: Tensor, offsets: tuple[int, ...]) -> int:
     """Fill `target`, the part of a stored tensor that begins at `offsets`; returns how many numbers were found."""
-    copied = 0
+    copied, found = 0, []
     for chunk in stored.chunks:
         overlap = [_overlap(chunk, axis, offset, target.size(axis)) for axis, offset in enumerate(offsets)]
         if all(begin < end for begin, end in overlap):
@@ -99,7 +102,16 @@ def copy_part(stored: ChunkedTensor, target: Tensor, offsets: tuple[int, ...]) -
             there = tuple(slice(b - at, e - at) for (b, e), at in zip(overlap, chunk.offsets, strict=True))
             target[here].copy_(chunk.tensor()[there])
             copied += math.prod(end - begin for begin, end in overlap)
+            found.append(overlap)
+    if any(_over_each_other(a, b) for a, b in islice(combinations(found, 2), _MAX_PAIRS)):
+        raise InputError(
+            f"a tensor of shape {list(stored.shape)} has chunks over each other: copy the checkpoint again"
+        )
     return copied
+
+
+def _over_each_other(one: list[tuple[int, int]], other: list[tuple[int, int]]) -> bool:
+    return all(a < d and c < b for (a, b), (c, d) in zip(one, other, strict=True))
 
 
 def _overlap(chunk: StoredChunk, axis: int, offset: int, length: int) -> tuple[int, int]:

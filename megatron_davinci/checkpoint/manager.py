@@ -27,7 +27,7 @@ from data_prep import WorkFailed
 from data_prep.errors import is_full_disk
 from data_prep.files import PART, read_json, write_json
 from megatron_davinci import device
-from megatron_davinci.checkpoint.extra_state import own_pickles_only, rebuild_extra_states
+from megatron_davinci.checkpoint.extra_state import rebuild_extra_states, transformer_engine_may_unpickle
 from megatron_davinci.checkpoint.files import (
     PROGRESS_FILE,
     copy_generation,
@@ -130,7 +130,7 @@ class CheckpointManager:
             with raised_on_all():
                 recipe = get_fp8_recipe(model.config) if model.config.fp8 else None
                 layers = rebuild_extra_states(state[name], recipe, str(directory))
-            with own_pickles_only():
+            with transformer_engine_may_unpickle():
                 model.load_state_dict(layers)
         with torch.no_grad():
             self._optimizer.load_state_dict(state["optimizer"])

@@ -164,10 +164,9 @@ def read_metadata(path: Path) -> Metadata:
 
     Raises InputError when the pickle asks for anything that Megatron never writes.
     """
-    try:
-        data = read_regular_file(path, MAX_BYTES)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: {path.parent} is no torch_dist checkpoint") from None
+    if not path.exists():
+        raise InputError(f"{path} does not exist: {path.parent} is no torch_dist checkpoint")
+    data = read_regular_file(path, MAX_BYTES)
     try:
         found, _ = loads(data, lambda module, name: _KNOWN.get((module, name)) or refuse(module, name))
     except RefusedPickleError as error:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from data_prep import InputError
+from data_prep.files import check_regular_file
 from megatron_davinci.checkpoint.metadata import MetadataIndex, StorageInfo, TensorStorageMetadata, read_metadata
 from megatron_davinci.checkpoint.safe_pickle import Find, RefusedPickleError, refuse
 from megatron_davinci.checkpoint.torch_objects import read_object
@@ -104,13 +105,10 @@ class StoredCheckpoint:
     def read_object(self, name: str, others: Find = refuse) -> Any:
         """An object by its name in `objects`, rebuilt by `torch_objects.read_object`."""
         info = self._place(name, ())
+        check_regular_file(self.directory / info.relative_path)
         try:
             with (self.directory / info.relative_path).open("rb") as file:
                 return read_object(file, info.offset, info.length, others)
-        except FileNotFoundError:
-            raise InputError(
-                f"{self.directory / info.relative_path} does not exist: the checkpoint is not whole"
-            ) from None
         except RefusedPickleError as error:
             raise InputError(f"{self.directory / info.relative_path}: {name} was refused, {error}") from None
 

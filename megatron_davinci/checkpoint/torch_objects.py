@@ -19,15 +19,10 @@ from megatron_davinci.checkpoint.safe_pickle import (
     loads,
     refuse,
 )
-from megatron_davinci.checkpoint.torch_zip import Archive, contiguous_strides
+from megatron_davinci.checkpoint.torch_zip import STORAGES, Archive, contiguous_strides
 
 MAX_OBJECT_BYTES = 16 << 20
 """Of an object with its tensors; a run's common state has some thousands."""
-_STORAGES = {
-    "FloatStorage": torch.float32, "BFloat16Storage": torch.bfloat16, "HalfStorage": torch.float16,
-    "DoubleStorage": torch.float64, "LongStorage": torch.int64, "IntStorage": torch.int32,
-    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
-}  # fmt: skip
 _MAX_DIMENSIONS = 8
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # that torch.save began with before it wrote archives
 
@@ -139,8 +134,8 @@ _KNOWN: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): Constructor(dict),
     ("torch._utils", "_rebuild_tensor_v2"): Constructor(_rebuild_tensor),
     ("_codecs", "encode"): Constructor(_encode),
-    **{("torch", name): dtype for name, dtype in _STORAGES.items()},
-    **{("torch", str(dtype).removeprefix("torch.")): dtype for dtype in _STORAGES.values()},
+    **{("torch", name): dtype for dtype, name in STORAGES.items()},
+    **{("torch", str(dtype).removeprefix("torch.")): dtype for dtype in STORAGES},
 }
 
 

@@ -24,12 +24,12 @@ _RECORD_LIMIT = 1 << 20  # bytes; a tensor's is below a thousand
 _DIRECTORY_LIMIT = 1 << 20  # bytes that zipfile reads at once: a list of tens of thousands of entries
 _LOCAL_HEADER = struct.Struct("<26xHH")  # lengths of the name and of the extra field, at the end of 30 bytes
 _ALIGNMENT = 64  # of the data in its file, as torch.save has it
-_STORAGES = {
-    torch.float32: "FloatStorage",
-    torch.bfloat16: "BFloat16Storage",
-    torch.float16: "HalfStorage",
-    torch.float64: "DoubleStorage",
-}
+STORAGES = {
+    torch.float32: "FloatStorage", torch.bfloat16: "BFloat16Storage", torch.float16: "HalfStorage",
+    torch.float64: "DoubleStorage", torch.int64: "LongStorage", torch.int32: "IntStorage", torch.int16: "ShortStorage",
+    torch.int8: "CharStorage", torch.uint8: "ByteStorage", torch.bool: "BoolStorage",
+}  # fmt: skip
+"""The names that torch gives to the elements of a tensor, by their type."""
 
 
 class Data(NamedTuple):
@@ -105,7 +105,7 @@ def _is_plain(record: bytes, shape: tuple[int, ...], dtype: torch.dtype) -> bool
             [(length, stride) for length, stride in zip(lengths, steps, strict=True) if length != 1]
             for lengths, steps in ((size, strides), (shape, contiguous_strides(shape)))
         )
-        return (storage[1], offset, given) == (_STORAGES.get(dtype), 0, expected)
+        return (storage[1], offset, given) == (STORAGES.get(dtype), 0, expected)
     except (RefusedPickleError, TypeError, ValueError, IndexError, KeyError):
         return False
 
@@ -116,7 +116,7 @@ def _record_names(module: str, name: str) -> Any:
         return Constructor(lambda *arguments: arguments)
     if (module, name) == ("collections", "OrderedDict"):
         return Constructor(dict)
-    if module == "torch" and name in _STORAGES.values():
+    if module == "torch" and name in STORAGES.values():
         return name
     return refuse(module, name)
 
@@ -157,7 +157,7 @@ def _record(shape: tuple[int, ...], dtype: torch.dtype, numel: int) -> bytes:
     """data.pkl of a contiguous tensor on the CPU whose elements are archive/data/0."""
     buffer = io.BytesIO()
     pickler = _TensorPickler(buffer, protocol=2)
-    pickler.storage = ("storage", getattr(torch, _STORAGES[dtype]), "0", "cpu", numel)
+    pickler.storage = ("storage", getattr(torch, STORAGES[dtype]), "0", "cpu", numel)
     pickler.dump(_Plain(shape, contiguous_strides(shape)))
     return buffer.getvalue()
 

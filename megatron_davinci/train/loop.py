@@ -26,7 +26,7 @@ from megatron_davinci.train.held_out_loss import held_out_losses
 from megatron_davinci.train.metrics import Metrics
 from megatron_davinci.train.next_token import next_token_batch
 from megatron_davinci.train.optimizer import build_optimizer, gathered_weights, set_hyperparameters
-from megatron_davinci.train.parallel import TIMEOUT, agreed, is_main_rank, model_parallel, world
+from megatron_davinci.train.parallel import TIMEOUT, agreed, is_main_rank, model_parallel, raised_on_all, world
 from megatron_davinci.train.prepare import Run, prepare
 from megatron_davinci.train.reinforcement import PARTS, Reinforcement
 from megatron_davinci.train.rollout import Sampler
@@ -47,16 +47,14 @@ def train(recipe: Recipe, trial_steps: int | None = None) -> None:
     run = prepare(recipe)
     if _is_finished(run):
         return
-    stage = run.batches.stages[run.stage].recipe
     for each in run.batches.stages:
         transformer_config(run.model, each.recipe.megatron)  # what Megatron refuses, it refuses before the first step
     check_layers_can_be_built(fp8=any(each.recipe.megatron.get("fp8") for each in run.batches.stages))
     patience = _patience(recipe)
     with world(patience), one_writer(directory):
-        if latest_checkpoint(directory) != latest:  # another run has ended meanwhile
-            run = prepare(recipe)
-            if _is_finished(run):
-                return
+        run = _as_it_is_now(run, latest_checkpoint(directory) != latest)
+        if _is_finished(run):
+            return
         run = with_whole_weights(run)
         stage = run.batches.stages[run.stage].recipe
         with model_parallel(stage, recipe.seed, patience) as device:
@@ -66,6 +64,16 @@ def train(recipe: Recipe, trial_steps: int | None = None) -> None:
             if end < run.batches.num_steps and is_main_rank() and trial_steps is None:
                 said = _stopped(loop.stopped_by, end) if loop.stopped_by else _what_comes_next(run, end)
                 print(said, file=sys.stderr, flush=True)
+
+
+def _as_it_is_now(run: Run, has_changed: bool) -> Run:
+    """The run itself, or looked at again by all ranks where any saw another run's checkpoint come meanwhile."""
+    seen: list[tuple[int, bool]] = [(0, False)] * dist.get_world_size()
+    dist.all_gather_object(seen, (run.step, has_changed))
+    if len(set(seen)) == 1 and not has_changed:
+        return run
+    with raised_on_all():
+        return prepare(run.recipe)
 
 
 def _is_finished(run: Run) -> bool:

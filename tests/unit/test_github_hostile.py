@@ -17,9 +17,16 @@ from data_prep import InputError
 from data_prep.files import read_json, read_jsonl
 from data_prep.pull_request.enhance import LanguageModel
 from data_prep.response_cache import ResponseCache
-from data_prep.sources.github.addresses import RefusedAnswer, clone_address, is_repository_name, object_id
+from data_prep.sources.github.addresses import (
+    RefusedAnswer,
+    check_origin,
+    clone_address,
+    is_repository_name,
+    object_id,
+    pull_number,
+)
 from data_prep.sources.github.client import GitHubClient
-from data_prep.sources.github.clone import CannotClone, RemoteClone
+from data_prep.sources.github.clone import CannotClone, Moved, RemoteClone
 
 GITHUB = "https://api.github.com"
 
@@ -33,7 +40,7 @@ GITHUB = "https://api.github.com"
         ("https://ghe.corp.example:8443/o/r.git", "https://ghe.corp.example:8443/api/v3"),
         ("https://sub.ghe.com/o/r.git", "https://api.sub.ghe.com"),
         ("http://127.0.0.1:8000/git/o/r.git", "http://127.0.0.1:8000"),
-        ("https://github.com/o/r.git", "http://127.0.0.1:8000"),
+        ("https://ghe.corp.example/o/r.git", "https://GHE.Corp.Example:443/api/v3"),
     ],
 )
 def test_addresses_of_a_server_are_its_own(address: str, api: str) -> None:
@@ -48,7 +55,8 @@ def test_addresses_of_a_server_are_its_own(address: str, api: str) -> None:
         "https://github.com.evil.example/o/r.git", "https://github.com@evil.example/o/r.git",
         "https://token@github.com/o/r.git", "https://github.com:8443/o/r.git", "https://github.com/o/r.git?a=b",
         "https://github.com/o/r.git#a", "https://github.com/", "https://github.com", "https://github.com/o/%2e%2e/r",
-        "https://github.com/o/r.git\n--upload-pack=x", " https://github.com/o/r.git", "https://[github.com/o/r",
+        "https://github.com/o/r.git\n--upload-pack=x", "https://github.com/../o/r.git", "https://github.com/o/..",
+        " https://github.com/o/r.git", "https://[github.com/o/r",
         "HTTPS://GITHUB.COM\\@evil.example/o/r", "https://gitHub.com/o/r\u2024git", "", None, 7, ["https://github.com/o/r"],
     ],
 )  # fmt: skip
@@ -57,6 +65,14 @@ def test_other_addresses_are_refused(address: Any) -> None:
         RefusedAnswer, match=r"cloned from .*, which is not https on api.github.com or github.com: it was"
     ):
         clone_address(address, GITHUB)
+
+
+def test_an_api_is_itself_however_it_is_spelled() -> None:
+    for api in ("https://GHE.Corp.Example/api/v3", "https://ghe.corp.example:443", "https://ghe.corp.example"):
+        check_origin("https://ghe.corp.example/api/v3/repos/o/r", api)
+        for other in ("http://ghe.corp.example/", "https://ghe.corp.example:8443/", "https://u@ghe.corp.example/"):
+            with pytest.raises(RefusedAnswer, match="redirects to"):
+                check_origin(other, api)
 
 
 def test_names_and_hashes() -> None:
@@ -68,6 +84,10 @@ def test_names_and_hashes() -> None:
     for value in ("--output=x", "a" * 39, "a" * 41, "A" * 40, "a" * 40 + "\n", None, 7):
         with pytest.raises(RefusedAnswer, match=r"answers .* for an object's hash: it was refused"):
             object_id(value, GITHUB)
+    assert pull_number(7, GITHUB) == 7
+    for number in ("../../user", 0, -1, True, 1 << 60, 1.0, [], None):
+        with pytest.raises(RefusedAnswer, match=r"for a pull request's number: it was refused"):
+            pull_number(number, GITHUB)
 
 
 @pytest.fixture
@@ -98,7 +118,7 @@ def test_an_address_that_is_an_option_runs_nothing(
     facts(clone_url=option)
     summary = collect(server, tmp_path / "out:x" / "records")
     assert not ran.exists() and summary["skipped"] == {"repository_answer_refused": 1}
-    assert f"has a repository cloned from {option!r}, which is not https on" in capfd.readouterr().err
+    assert f"has a repository cloned from {option!r}, which is not http on" in capfd.readouterr().err
 
 
 def test_git_takes_an_address_for_no_option(tmp_path: Path) -> None:
@@ -122,7 +142,7 @@ def test_the_operators_disk_is_not_collected(
     [rejected] = [line for path in (tmp_path / "records").rglob("rejected/*") for line in read_jsonl(path)]
     assert rejected == {"id": server.content.name, "reason": "repository_answer_refused"}
     assert read_json(tmp_path / "records" / "summary.json")["records"] == 0
-    assert "which is not https on" in capfd.readouterr().err
+    assert "which is not http on" in capfd.readouterr().err
 
 
 def test_a_name_that_is_a_path_is_refused(
@@ -211,7 +231,7 @@ def test_git_follows_no_redirect_to_another_host(
     subprocess.run(["git", "clone", "-q", url, tmp_path / "unguarded"], capture_output=True, check=False)
     assert asked, "without the guard git asks it"
     asked.clear()
-    with pytest.raises(CannotClone):
+    with pytest.raises(Moved):
         RemoteClone(url, tmp_path / "scratch")
     assert not asked
 

@@ -2,6 +2,7 @@
 come back through a pickle that was made here."""
 
 import io
+import os
 import pickle
 import sys
 import types
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from data_prep import InputError
 from megatron_davinci.checkpoint.common_state import common_state
-from megatron_davinci.checkpoint.extra_state import own_pickles_only, rebuild_extra_states
+from megatron_davinci.checkpoint.extra_state import rebuild_extra_states, transformer_engine_may_unpickle
 from megatron_davinci.checkpoint.loading import copy_part
 from megatron_davinci.checkpoint.metadata import (
     BytesStorageMetadata,
@@ -69,6 +70,26 @@ def test_what_the_chunks_lack_is_counted(tmp_path: Path) -> None:
     stored = store(tmp_path, "w", torch.ones(4, 2), [[0, 2, 4], [0, 2]]).tensors["w"]
     stored.chunks.pop()
     assert copy_part(stored, torch.empty(3, 2), (1, 0)) == 2
+
+
+def test_chunks_over_each_other_are_refused(tmp_path: Path) -> None:
+    """As many numbers as are wanted, and some of them twice."""
+    stored = store(tmp_path, "w", torch.ones(4), [[0, 2, 4]]).tensors["w"]
+    stored.chunks[1] = stored.chunks[0]
+    with pytest.raises(InputError, match="has chunks over each other"):
+        copy_part(stored, torch.empty(4), (0,))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "nothing"])
+def test_a_file_of_weights_that_is_none_is_not_opened(tmp_path: Path, kind: str) -> None:
+    place = {MetadataIndex("a"): StorageInfo("__0_0.distcp", 0, 9)}
+    write_metadata(Metadata({"a": BytesStorageMetadata()}, storage_data=place), tmp_path / ".metadata")
+    if kind == "pipe":
+        os.mkfifo(tmp_path / "__0_0.distcp")
+    elif kind == "directory":
+        (tmp_path / "__0_0.distcp").mkdir()
+    with pytest.raises(InputError, match=r"is no regular file: it was refused|cannot be read: No such file"):
+        StoredCheckpoint(tmp_path).read_object("a")
 
 
 @pytest.mark.parametrize("where", ["common.pt", "object"])
@@ -177,11 +198,9 @@ def test_transformer_engine_is_given_no_pickle_of_a_checkpoints(recipes: Any, tm
 
 
 def test_consent_lasts_as_long_as_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     name = "NVTE_ALLOW_UNSAFE_PICKLE_EXTRA_STATE"
     for before in ("0", None):
         monkeypatch.setenv(name, before) if before else monkeypatch.delenv(name, raising=False)
-        with own_pickles_only():
+        with transformer_engine_may_unpickle():
             assert os.environ[name] == "1"
         assert os.environ.get(name) == before

@@ -5,11 +5,14 @@ git runs a command that `--upload-pack=` names, reads the disk at file:///, and 
 
 import re
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+
+import httpx
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}")
 _OBJECT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_PATH = re.compile(r"(/[A-Za-z0-9_.-]+)+")
+_PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9_.-]+)+")
+_PORTS = {"https": 443, "http": 80}
+_MAX_NUMBER = 1 << 53
 
 
 class RefusedAnswer(Exception):
@@ -35,39 +38,54 @@ def object_id(value: Any, api: str) -> str:
     return value
 
 
-def clone_address(value: Any, api: str) -> str:
-    """Where to clone a repository: by https, from the API's own host or github.com; by http where the API is asked so.
+def pull_number(value: Any, api: str) -> int:
+    """The number of a pull request. Raises RefusedAnswer for anything else."""
+    if type(value) is not int or not 0 < value < _MAX_NUMBER:
+        raise RefusedAnswer(f"{api} answers {_shown(value)} for a pull request's number: it was refused")
+    return value
 
-    Raises RefusedAnswer for anything else.
+
+def clone_address(value: Any, api: str) -> str:
+    """Where to clone a repository: by https from the API's own host, by http where the API itself is asked so.
+
+    The host of https://api.github.com is github.com, as on GitHub Enterprise. Raises RefusedAnswer for anything else.
     """
-    asked = urlsplit(api)
-    own = {asked.netloc, asked.netloc.removeprefix("api.")}  # api.github.com's repositories lie on github.com
-    given = _split(value)
-    by_https = given.scheme == "https" and given.netloc in {*own, "github.com"}
-    by_http = given.scheme == asked.scheme == "http" and given.netloc == asked.netloc
-    if not (by_https or by_http) or not _PATH.fullmatch(given.path) or given.query or given.fragment:
-        hosts = " or ".join(sorted({*own, "github.com"}))
+    asked = _origin(api)
+    assert asked is not None
+    scheme, host, port = asked
+    own = {(scheme, host, port), (scheme, host.removeprefix("api."), port)}
+    given = _origin(value) if isinstance(value, str) and value.isascii() and " " not in value else None
+    if given not in own or not _PATH.fullmatch(_path_of(value)):
+        hosts = " or ".join(sorted(host for _, host, _ in own))
         raise RefusedAnswer(
-            f"{api} has a repository cloned from {_shown(value)}, which is not https on {hosts}: it was refused"
+            f"{api} has a repository cloned from {_shown(value)}, which is not {scheme} on {hosts}: it was refused"
         )
     return str(value)
 
 
 def check_origin(address: Any, api: str) -> None:
     """Raise RefusedAnswer for a request that a redirect sends away from the API's scheme, host and port."""
-    given, asked = urlsplit(str(address)), urlsplit(api)
-    if (given.scheme, given.netloc) != (asked.scheme, asked.netloc):
-        raise RefusedAnswer(f"{api} redirects to {_shown(f'{given.scheme}://{given.netloc}')}: it was refused")
+    given = _origin(str(address))
+    if given != _origin(api):
+        shown = f"{given[0]}://{given[1]}:{given[2]}" if given else str(address)
+        raise RefusedAnswer(f"{api} redirects to {_shown(shown)}: it was refused")
 
 
-def _split(value: Any) -> SplitResult:
-    """The parts of an address, all empty for what is none: urlsplit itself drops line ends."""
-    if not isinstance(value, str) or not value.isascii() or not value.isprintable() or " " in value:
-        return SplitResult("", "", "", "", "")
+def _origin(address: str) -> tuple[str, str, int] | None:
+    """Scheme, host and port, however they are spelled; None for what is no address, or says who asks."""
     try:
-        return urlsplit(value)
-    except ValueError:
-        return SplitResult("", "", "", "", "")
+        url = httpx.URL(address)
+    except (httpx.InvalidURL, ValueError):
+        return None
+    if url.userinfo or url.scheme not in _PORTS or not address.isprintable():
+        return None
+    return url.scheme, url.host, url.port or _PORTS[url.scheme]
+
+
+def _path_of(address: str) -> str:
+    """Everything behind host and port, with what follows a question mark."""
+    _, slash, path = address.partition("://")[2].partition("/")
+    return slash + path
 
 
 def _shown(value: Any) -> str:

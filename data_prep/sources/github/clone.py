@@ -22,7 +22,14 @@ _SETTINGS = {
     "transfer.bundleURI": "false",
 }
 _WITH_SETTINGS = tuple(word for item in _SETTINGS.items() for word in ("-c", "=".join(item)))
-_PULL_HEAD = re.compile(r"[0-9a-f]+\trefs/pull/(\d{1,18})/head")
+_PULL_HEAD = re.compile(r"[0-9a-f]+\trefs/pull/([1-9][0-9]{0,17})/head")
+
+
+_REDIRECTED = re.compile(r"returned error: 30[1-8]")
+
+
+class Moved(Exception):
+    """The address leads elsewhere, where git is not sent."""
 
 
 class CannotClone(Exception):
@@ -30,7 +37,7 @@ class CannotClone(Exception):
 
 
 class RemoteClone:
-    """A clone of an address below `folder`, made when it is not there yet. Raises CannotClone.
+    """A clone of an address below `folder`, made when it is not there yet. Raises CannotClone, or Moved.
 
     git follows the address by its own protocol alone, and to its own host alone.
     """
@@ -97,5 +104,7 @@ class RemoteClone:
             raise CannotClone("git is not installed") from None
         if done.returncode != 0:
             said = done.stderr.decode(errors="replace").strip().splitlines()
+            if any(map(_REDIRECTED.search, said)):
+                raise Moved
             raise CannotClone(said[-1] if said else f"git {arguments[0]} failed")
         return done.stdout.decode(errors="replace")

@@ -21,7 +21,7 @@ from data_prep.sources.git_command import MissingObjects
 from data_prep.sources.git_graph import NotReplayable
 from data_prep.sources.github.addresses import RefusedAnswer, is_repository_name
 from data_prep.sources.github.client import DEFAULT_URL, GitHubClient, Unavailable
-from data_prep.sources.github.clone import CannotClone, RemoteClone
+from data_prep.sources.github.clone import CannotClone, Moved, RemoteClone
 from data_prep.sources.github.code_by_api import ApiCode
 from data_prep.sources.github.conversation import Talk, merged_pull_requests
 from data_prep.sources.github.repositories import Repository, cloned_from, repository
@@ -146,6 +146,8 @@ class _Collector:
         except RefusedAnswer as sentence:  # the server's other repositories may be as they should
             print(sentence, file=sys.stderr, flush=True)
             skip(name, "repository_answer_refused")
+        except Moved:  # renamed since its answer was kept, or sent away
+            skip(name, "repository_moved")
         except CannotClone as error:
             raise InputError(
                 f"git cannot fetch {name} ({error}): start the command again, it goes on where it was; "

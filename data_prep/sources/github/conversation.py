@@ -6,7 +6,7 @@ from typing import Any
 
 from data_prep.pull_request.filters import is_bot
 from data_prep.pull_request.record import GHOST, Conversation, Event, Issue
-from data_prep.sources.github.addresses import object_id
+from data_prep.sources.github.addresses import object_id, pull_number
 from data_prep.sources.github.client import GitHubClient, TooMuch, Unavailable
 from data_prep.sources.github.queries import (
     MERGED_PULL_REQUESTS,
@@ -59,6 +59,8 @@ def _less_and_less(client: GitHubClient, query: str, first: int, **which: Any) -
 
 
 def _talk(client: GitHubClient, owner: str, name: str, node: Node) -> Talk:
+    number = pull_number(node["number"], client.url)
+
     def whole(connection: str) -> Iterator[Node]:
         return _whole(client, owner, name, node, connection)
 
@@ -81,7 +83,7 @@ def _talk(client: GitHubClient, owner: str, name: str, node: Node) -> Talk:
     if landed is not None:
         landed = object_id(landed, client.url)
     head = object_id(node["headRefOid"], client.url)
-    return Talk(node["number"], node["title"], node["body"] or "", head, landed, conversation)
+    return Talk(number, node["title"], node["body"] or "", head, landed, conversation)
 
 
 def _whole(client: GitHubClient, owner: str, name: str, node: Node, connection: str) -> Iterator[Node]:
