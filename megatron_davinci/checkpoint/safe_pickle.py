@@ -94,7 +94,7 @@ def _no_collection() -> Iterator[None]:
 
 def refuse(module: str, name: str) -> Any:
     """Say that a pickle names what it must not: the end of every `find`."""
-    raise RefusedPickleError(f"it names {module}.{name}"[:200])
+    raise RefusedPickleError(f"it names {ascii(f'{module}.{name}')[1:-1]}"[:200])
 
 
 def check_extent(value: Any) -> None:
