@@ -18,3 +18,8 @@ class NoDocuments(InputError):
 def is_full_disk(error: BaseException) -> bool:
     """Whether the system refused to write for want of room."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def printable(text: object, limit: int = 2000) -> str:
+    """A message as a terminal may have it: names in it are anybody's, and may hold escape sequences, or megabytes."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(text)[:limit])

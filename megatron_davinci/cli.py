@@ -15,7 +15,7 @@ import typer
 
 from data_prep import InputError, WorkFailed
 from data_prep.cli import app as data_app
-from data_prep.errors import is_full_disk
+from data_prep.errors import is_full_disk, printable
 from megatron_davinci import __version__
 from megatron_davinci.bench.cli import app as bench_app
 from megatron_davinci.checkpoint.cli import app as convert_app
@@ -113,10 +113,10 @@ def exit_on_mistake() -> Iterator[None]:
         yield
     except InputError as error:
         if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(error)}", file=sys.stderr)
         sys.exit(2)
     except (FloatingPointError, WorkFailed) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         sys.exit(1)
     except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         if error.filename is None:

@@ -6,7 +6,7 @@ Megatron and torch unpickle common.pt, `.metadata`, and each object in a .distcp
 """
 
 import math
-from itertools import combinations, islice
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from megatron_davinci.checkpoint.common_state import common_state
 from megatron_davinci.checkpoint.stored_chunks import ChunkedTensor, StoredCheckpoint, StoredChunk
 from megatron_davinci.train.parallel import raised_on_all
 
-_MAX_PAIRS = 1_000_000  # of chunks that a rank's part of a tensor lies in; a layout has some tens
+_MAX_CHUNKS = 1_000  # that a rank's part of a tensor lies in; a layout has some tens
 
 
 def load_state(wanted: dict[str, Any], directory: Path, replicas: dist.ProcessGroup | None = None) -> dict[str, Any]:
@@ -39,12 +39,22 @@ def load_state(wanted: dict[str, Any], directory: Path, replicas: dist.ProcessGr
     with raised_on_all():
         stored = StoredCheckpoint(directory)
         state = common_state(directory, stored=stored)
-    merge(state, kept)
+        _merge(state, kept, directory)
     reader: Any = _Reader(stored)
     if replicas is not None:
         reader = FullyParallelLoadStrategyWrapper(reader, replicas)
-    merge(state, reader.load(sharded, directory))
+    loaded = reader.load(sharded, directory)
+    with raised_on_all():
+        _merge(state, loaded, directory)
     return dict(apply_factory_merges(state, factories))
+
+
+def _merge(state: dict[str, Any], more: Any, directory: Path) -> None:
+    """Add to the common state what stands beside it. Raises InputError where both say something of one thing."""
+    try:
+        merge(state, more)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):  # the common state is anybody's
+        raise InputError(f"{directory} has a common state that does not fit this run: copy it again") from None
 
 
 class _Reader:
@@ -94,20 +104,21 @@ class _Reader:
 
 def copy_part(stored: ChunkedTensor, target: Tensor, offsets: tuple[int, ...]) -> int:
     """Fill `target`, the part of a stored tensor that begins at `offsets`; returns how many numbers were found."""
-    copied, found = 0, []
+    found = []
     for chunk in stored.chunks:
         overlap = [_overlap(chunk, axis, offset, target.size(axis)) for axis, offset in enumerate(offsets)]
         if all(begin < end for begin, end in overlap):
-            here = tuple(slice(b - at, e - at) for (b, e), at in zip(overlap, offsets, strict=True))
-            there = tuple(slice(b - at, e - at) for (b, e), at in zip(overlap, chunk.offsets, strict=True))
-            target[here].copy_(chunk.tensor()[there])
-            copied += math.prod(end - begin for begin, end in overlap)
-            found.append(overlap)
-    if any(_over_each_other(a, b) for a, b in islice(combinations(found, 2), _MAX_PAIRS)):
+            found.append((chunk, overlap))
+    if len(found) > _MAX_CHUNKS or any(_over_each_other(a, b) for (_, a), (_, b) in combinations(found, 2)):
         raise InputError(
-            f"a tensor of shape {list(stored.shape)} has chunks over each other: copy the checkpoint again"
+            f"a tensor of shape {list(stored.shape)} has chunks over each other, or more than {_MAX_CHUNKS:,}: copy "
+            "the checkpoint again"
         )
-    return copied
+    for chunk, overlap in found:
+        here = tuple(slice(b - at, e - at) for (b, e), at in zip(overlap, offsets, strict=True))
+        there = tuple(slice(b - at, e - at) for (b, e), at in zip(overlap, chunk.offsets, strict=True))
+        target[here].copy_(chunk.tensor()[there])
+    return sum(math.prod(end - begin for begin, end in overlap) for _, overlap in found)
 
 
 def _over_each_other(one: list[tuple[int, int]], other: list[tuple[int, int]]) -> bool:

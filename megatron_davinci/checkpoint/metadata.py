@@ -29,7 +29,8 @@ _DTYPES = (
     "bfloat16", "bool", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2", "int8", "int16", "int32",
     "int64", "uint8",
 )  # fmt: skip
-_MAX_DIMENSIONS, _MAX_LENGTH = 8, 1 << 48
+_PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+_MAX_DIMENSIONS, _MAX_LENGTH, _MAX_NAME = 8, 1 << 48, 1000
 
 
 class _Record(Record):
@@ -38,6 +39,8 @@ class _Record(Record):
     MODULE: ClassVar[str] = _RECORDS
 
     def __setstate__(self, state: Any) -> None:
+        if type(state) is not dict:
+            raise RefusedPickleError(f"it gives a {type(self).__name__} a {type(state).__name__} for its state")
         for each in fields(self):  # type: ignore[arg-type]  # every record is a dataclass
             if each.name in state:
                 setattr(self, each.name, state[each.name])
@@ -61,7 +64,12 @@ class TensorProperties(_Record):
         return (self.dtype, _Layout("torch.strided"), False, _MemoryFormat(0), False)
 
     def __setstate__(self, state: Any) -> None:
-        self.dtype = state[0] if isinstance(state, tuple) else state["dtype"]
+        if type(state) is tuple and state:
+            self.dtype = state[0]
+        elif type(state) is dict and "dtype" in state:
+            self.dtype = state["dtype"]
+        else:
+            raise RefusedPickleError("it has a tensor without a type")
 
 
 @dataclass(eq=False)
@@ -137,15 +145,11 @@ def _makes(record: type[Record]) -> Constructor:
     return Constructor(lambda *_: record.__new__(record))
 
 
-def _of_type(kind: type, make: Any) -> Constructor:
-    """Calls `make` with one value of a type: any other could be one whose text or sum never ends."""
-
-    def call(value: Any) -> Any:
-        if type(value) is not kind:
-            raise RefusedPickleError(f"it has a {type(value).__name__} where torch writes a {kind.__name__}")
-        return make(value)
-
-    return Constructor(call)
+def _size(value: Any) -> Any:
+    """A torch.Size as the tuple that it is made of: any other value would be copied."""
+    if type(value) is not tuple:
+        raise RefusedPickleError(f"it has a {type(value).__name__} where torch writes a tuple")
+    return value
 
 
 _KNOWN: dict[tuple[str, str], Any] = {
@@ -153,9 +157,11 @@ _KNOWN: dict[tuple[str, str], Any] = {
     **{(module, name): _makes(_Ignored) for module, names in _IGNORED.items() for name in names},
     (_MEGATRON, "MCoreMetadata"): _makes(Metadata),
     **{("torch", name): getattr(torch, name) for name in _DTYPES},
-    ("torch", "Size"): _of_type(tuple, tuple),
-    ("torch.serialization", "_get_layout"): _of_type(str, _Layout),
-    (_RECORDS, "_MEM_FORMAT_ENCODING"): _of_type(int, _MemoryFormat),
+    ("torch", "Size"): Constructor(_size),
+    ("torch.serialization", "_get_layout"): _makes(_Ignored),
+    (_RECORDS, "_MEM_FORMAT_ENCODING"): _makes(_Ignored),
+    # where it was saved to, as torch notes it
+    **{(module, name): _makes(_Ignored) for module in ("pathlib", "pathlib._local") for name in _PATHS},
 }
 
 
@@ -184,7 +190,7 @@ def _check(metadata: Metadata) -> None:
     """Raise ValueError, TypeError or AttributeError where a field is not what it is declared to be."""
     chunks = 0
     for name, entry in _items(metadata.state_dict_metadata, "state_dict_metadata"):
-        _expect(str, name, "a tensor's name")
+        _check_name(name)
         if isinstance(entry, BytesStorageMetadata):
             continue
         _expect(TensorStorageMetadata, entry, name)
@@ -201,12 +207,18 @@ def _check(metadata: Metadata) -> None:
             _check_lengths(chunk.sizes, f"sizes of {name}")
     for index, info in _items(metadata.storage_data, "storage_data"):
         _expect(MetadataIndex, index, "a place")
-        _expect(str, index.fqn, "the name of a place")
+        _check_name(index.fqn)
         if index.offset is not None:
             _check_lengths(index.offset, f"offset of {index.fqn}")
         _expect(StorageInfo, info, f"the place of {index.fqn}")
         _expect(str, info.relative_path, f"the file of {index.fqn}")
         _check_lengths((info.offset, info.length), f"the place of {index.fqn}")
+
+
+def _check_name(name: Any) -> None:
+    """Before it becomes part of any sentence: a name of megabytes may be every tensor's."""
+    if not isinstance(name, str) or not name.isprintable() or len(name) > _MAX_NAME:
+        raise TypeError(f"a tensor's name is no text of up to {_MAX_NAME:,} characters")
 
 
 def _items(value: Any, what: str) -> Any:

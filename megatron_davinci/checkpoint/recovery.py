@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from data_prep import InputError
+from data_prep.errors import printable
 from megatron_davinci.checkpoint.files import check_checkpoint
 from megatron_davinci.checkpoint.find import checkpoints_of, latest_checkpoint
 
@@ -40,4 +41,4 @@ def newest_whole(run: Path, before: str | None = None) -> Path | None:
 
 def _say(sentence: str) -> None:
     if os.environ.get("RANK", "0") == "0":
-        print(sentence, file=sys.stderr, flush=True)
+        print(printable(sentence), file=sys.stderr, flush=True)

@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 
 MAX_BYTES = 64 << 20
 """Of a pickle; `.metadata` of a 72B model with its optimizer on eight tensor ranks has 5 MB."""
-_MAX_INSTRUCTIONS = 5_000_000  # about two seconds; `.metadata` of that model has 2.4 million
+_MAX_INSTRUCTIONS = 4_000_000  # about two seconds; `.metadata` of that model has 2.4 million
 _MAX_MEMORY = 192 << 20  # bytes of what is built, by the estimates below
 _MAX_ARGUMENTS = 16
 _MAX_KEY = 1 << 53  # larger integers can be chosen to have one hash
-_MAX_INTEGER_BYTES = 16
+_MAX_GLOBALS = 100_000  # a pickler remembers what it has named
 _MAX_NAME = 400
 _UINT, _INT, _SHORT, _FLOAT = map(struct.Struct, ("<I", "<i", "<H", ">d"))
 _MAX_DEPTH, _MAX_VALUES = 64, 500_000  # of what `plain` gives
@@ -37,6 +37,8 @@ class Constructor:
     """A name that a pickle may call, with up to 16 positional arguments; its work must not grow with their lengths."""
 
     call: Callable[..., Any]
+    size: int = _RECORD
+    """Bytes that each call takes, on the high side; those of a `bytes` object come on top."""
 
 
 class Record:
@@ -94,7 +96,7 @@ def _no_collection() -> Iterator[None]:
 
 def refuse(module: str, name: str) -> Any:
     """Say that a pickle names what it must not: the end of every `find`."""
-    raise RefusedPickleError(f"it names {ascii(f'{module}.{name}')[1:-1]}"[:200])
+    raise RefusedPickleError(f"it names {ascii(f'{module[:100]}.{name[:100]}')[1:-1]}")
 
 
 def check_extent(value: Any) -> None:
@@ -124,7 +126,8 @@ class _Machine:
         self.stack: list[Any] = []
         self._outer: list[list[Any]] = []  # the stacks below each mark
         self._memo: list[Any] = []
-        self._room = _MAX_MEMORY
+        self._room = _MAX_MEMORY - len(data)
+        self._names = self._without_state = 0
 
     def run(self) -> Any:
         """The value that is left when the pickle stops."""
@@ -138,12 +141,16 @@ class _Machine:
             operation(self)
             self._room -= size
             if self._room < 0:
-                raise RefusedPickleError(f"what it builds takes more than {_MAX_MEMORY:,} bytes")
+                self._check_room()
         else:
             raise RefusedPickleError(f"it has more than {_MAX_INSTRUCTIONS:,} instructions")
         if code != pickle.STOP[0]:
             raise RefusedPickleError(f"it has the instruction {code:#04x}, which no checkpoint needs")
         return self.stack.pop()
+
+    def _check_room(self) -> None:
+        if self._room < 0:
+            raise RefusedPickleError(f"what it builds takes more than {_MAX_MEMORY:,} bytes")
 
     # Bytes of the pickle
 
@@ -166,7 +173,8 @@ class _Machine:
         """The next `size` bytes, accounted for."""
         if size > len(self.data) - self.at:
             raise RefusedPickleError(f"it declares {size:,} bytes, of which it has {len(self.data) - self.at:,}")
-        self._room -= 4 * size  # as text
+        self._room -= 5 * size  # a copy, and four bytes for each character
+        self._check_room()
         self.at += size
         return self.data[self.at - size : self.at]
 
@@ -177,11 +185,8 @@ class _Machine:
         self.stack.append(str(self.take(size), "utf-8", "surrogatepass"))
 
     def long(self) -> None:
-        """Push an integer of any length."""
-        size = self.byte()
-        if size > _MAX_INTEGER_BYTES:
-            raise RefusedPickleError(f"it has an integer of {size} bytes")
-        self.stack.append(int.from_bytes(self.take(size), "little", signed=True))
+        """Push an integer of up to 255 bytes."""
+        self.stack.append(int.from_bytes(self.take(self.byte()), "little", signed=True))
 
     def mark(self) -> None:
         """Begin a stack of its own."""
@@ -261,13 +266,21 @@ class _Machine:
         ends.append(self.data.index(b"\n", ends[0] + 1, ends[0] + _MAX_NAME))
         module, name = self.data[self.at : ends[0]], self.data[ends[0] + 1 : ends[1]]
         self.at = ends[1] + 1
-        self.stack.append(self._find(module.decode(), name.decode()))
+        self._push_name(module.decode(), name.decode())
 
     def pushed_name(self) -> None:
         """Push what a name on the stack stands for."""
         module, name = self.pop_pair()
         if type(name) is not str or type(module) is not str:
             raise RefusedPickleError("it names something by what is no text")
+        if len(module) + len(name) > _MAX_NAME:
+            raise RefusedPickleError("it names something by a text without an end")
+        self._push_name(module, name)
+
+    def _push_name(self, module: str, name: str) -> None:
+        self._names += 1
+        if self._names > _MAX_GLOBALS:
+            raise RefusedPickleError(f"it names more than {_MAX_GLOBALS:,} things")
         self.stack.append(self._find(module, name))
 
     def call(self) -> None:
@@ -277,14 +290,21 @@ class _Machine:
             raise RefusedPickleError(f"it calls a {type(target).__name__}")
         if type(arguments) is not tuple or len(arguments) > _MAX_ARGUMENTS:
             raise RefusedPickleError(f"it calls something with more than {_MAX_ARGUMENTS} arguments")
-        self.stack.append(target.call(*arguments))
+        made = target.call(*arguments)
+        self._room -= target.size + (len(made) if type(made) is bytes else 0)
+        self._without_state += 1
+        self.stack.append(made)
 
     def build(self) -> None:
         """Give a record its state."""
         state, target = self.stack.pop(), self.stack[-1]
-        if not isinstance(target, Record):
+        self._without_state -= 1
+        if self._without_state < 0:
+            raise RefusedPickleError("it gives more states than it has records")
+        if isinstance(target, Record):
+            target.__setstate__(state)
+        elif type(target) is not dict:  # attributes of an OrderedDict, which say nothing here
             raise RefusedPickleError(f"it gives a state to a {type(target).__name__}")
-        target.__setstate__(state)
 
     def persistent_id(self) -> None:
         """Push what lies outside the pickle."""
@@ -338,8 +358,8 @@ _Machine.OPERATIONS = {
     pickle.LONG_BINGET[0]: (lambda m: m.get(m.number(_UINT)), _REFERENCE),
     pickle.GLOBAL[0]: (_Machine.name, _REFERENCE),
     pickle.STACK_GLOBAL[0]: (_Machine.pushed_name, _REFERENCE),
-    pickle.REDUCE[0]: (_Machine.call, _RECORD),
-    pickle.NEWOBJ[0]: (_Machine.call, _RECORD),
+    pickle.REDUCE[0]: (_Machine.call, _REFERENCE),
+    pickle.NEWOBJ[0]: (_Machine.call, _REFERENCE),
     pickle.BUILD[0]: (_Machine.build, 0),
     pickle.BINPERSID[0]: (_Machine.persistent_id, _RECORD),
 }

@@ -4,12 +4,13 @@ Files are mapped when they are first read. What `.metadata` says is checked befo
 """
 
 import math
+import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -18,9 +19,12 @@ from torch import Tensor
 from data_prep import InputError
 from data_prep.files import check_regular_file
 from megatron_davinci.checkpoint.metadata import MetadataIndex, StorageInfo, TensorStorageMetadata, read_metadata
-from megatron_davinci.checkpoint.safe_pickle import Find, RefusedPickleError, refuse
+from megatron_davinci.checkpoint.safe_pickle import RefusedPickleError
 from megatron_davinci.checkpoint.torch_objects import read_object
 from megatron_davinci.checkpoint.torch_zip import find_data
+
+_PLAIN_NAME = re.compile(r"[ -.0-~]{1,255}")  # what can be printed, without a slash
+Read = Callable[[BinaryIO, int, int], Any]
 
 
 class MappedFile:
@@ -90,6 +94,8 @@ class StoredCheckpoint:
         self.directory = directory
         metadata = read_metadata(directory / ".metadata")
         self._places = {_key(index): info for index, info in metadata.storage_data.items()}
+        if len({(info.relative_path, info.offset) for info in self._places.values()}) < len(self._places):
+            raise InputError(f"{directory / '.metadata'} has two things in one place: it was refused")
         names = {info.relative_path for info in self._places.values()}
         if not all(map(is_plain_name, names)):
             raise InputError(f"{directory / '.metadata'} names files outside the checkpoint: it was refused")
@@ -102,13 +108,13 @@ class StoredCheckpoint:
         }
         self.objects = frozenset(entries) - self.tensors.keys()
 
-    def read_object(self, name: str, others: Find = refuse) -> Any:
-        """An object by its name in `objects`, rebuilt by `torch_objects.read_object`."""
+    def read_object(self, name: str, read: Read = read_object) -> Any:
+        """An object by its name in `objects`, rebuilt by a function of `torch_objects`."""
         info = self._place(name, ())
         check_regular_file(self.directory / info.relative_path)
         try:
             with (self.directory / info.relative_path).open("rb") as file:
-                return read_object(file, info.offset, info.length, others)
+                return read(file, info.offset, info.length)
         except RefusedPickleError as error:
             raise InputError(f"{self.directory / info.relative_path}: {name} was refused, {error}") from None
 
@@ -128,7 +134,7 @@ class StoredCheckpoint:
         return ChunkedTensor(shape, dtype, chunks)
 
     def _place(self, name: str, offsets: tuple[int, ...]) -> StorageInfo:
-        info = self._places.get((name, offsets))
+        info = self._places.get((name, repr(offsets)))
         if info is None:
             raise InputError(f"{self.directory / '.metadata'} does not say where {name} at {list(offsets)} lies")
         return info
@@ -136,8 +142,9 @@ class StoredCheckpoint:
 
 def is_plain_name(name: Any) -> bool:
     """Whether it can only name a file in the very directory where it is looked for."""
-    return isinstance(name, str) and bool(name) and Path(name).name == name
+    return isinstance(name, str) and bool(_PLAIN_NAME.fullmatch(name)) and name not in (".", "..")
 
 
-def _key(index: MetadataIndex) -> tuple[str, tuple[int, ...]]:
-    return index.fqn, index.offset or ()
+def _key(index: MetadataIndex) -> tuple[str, str]:
+    """A place as text, whose hash nobody can choose as one can those of numbers."""
+    return index.fqn, repr(tuple(index.offset or ()))

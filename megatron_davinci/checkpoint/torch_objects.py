@@ -13,7 +13,6 @@ from torch import Tensor
 from megatron_davinci.checkpoint.safe_pickle import (
     OPAQUE,
     Constructor,
-    Find,
     RefusedPickleError,
     check_extent,
     loads,
@@ -24,6 +23,7 @@ from megatron_davinci.checkpoint.torch_zip import STORAGES, Archive, contiguous_
 MAX_OBJECT_BYTES = 16 << 20
 """Of an object with its tensors; a run's common state has some thousands."""
 _MAX_DIMENSIONS = 8
+_MAX_HEAD = 4096  # bytes of the pickles before a storage's elements; they have some hundreds
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # that torch.save began with before it wrote archives
 
 
@@ -33,11 +33,8 @@ class _Storage(NamedTuple):
     elements: Tensor
 
 
-def read_object(file: BinaryIO, start: int, length: int, others: Find = refuse) -> Any:
-    """The object whose archive lies at `start` of an open file, `length` bytes long. Raises RefusedPickleError.
-
-    `others`: what names stand for that are neither torch's nor Python's own.
-    """
+def read_object(file: BinaryIO, start: int, length: int) -> Any:
+    """The object whose archive lies at `start` of an open file, `length` bytes long. Raises RefusedPickleError."""
     if length > MAX_OBJECT_BYTES:
         raise RefusedPickleError(f"it has {length:,} bytes, more than {MAX_OBJECT_BYTES:,}")
     archive = Archive(file, start, length)
@@ -51,10 +48,15 @@ def read_object(file: BinaryIO, start: int, length: int, others: Find = refuse) 
             stored[key] = _Storage(_elements(archive.read(f"data/{key}", length), dtype, count))
         return stored[key]
 
-    def names(module: str, name: str) -> Any:
-        return _KNOWN.get((module, name)) or others(module, name)
+    return _checked(loads(archive.read("data.pkl", length), _names, storage)[0])
 
-    return _checked(loads(archive.read("data.pkl", length), names, storage)[0])
+
+def read_plain(file: BinaryIO, start: int, length: int) -> Any:
+    """As `read_object`, but whatever is no plain value is `Opaque`: of any program's object, what it says in plain."""
+    if length > MAX_OBJECT_BYTES:
+        raise RefusedPickleError(f"it has {length:,} bytes, more than {MAX_OBJECT_BYTES:,}")
+    record = Archive(file, start, length).read("data.pkl", length)
+    return _checked(loads(record, lambda module, name: OPAQUE, lambda pid: None)[0])
 
 
 def read_pickled(data: bytes, opaque: str) -> Any:
@@ -89,13 +91,13 @@ def _checked(value: Any) -> Any:
 
 def _read_before_archives(data: bytes) -> _Storage:
     """A storage alone, in the form of torch.save without an archive: five pickles, then the elements."""
-    at = 0
+    head, at = data[:_MAX_HEAD], 0
     for expected in (_MAGIC, _PROTOCOL, None):  # the third says the sizes of C's integers
-        found, at = loads(data, _names, start=at)
+        found, at = loads(head, _names, start=at)
         if expected is not None and found != expected:
             raise RefusedPickleError("a tensor in it is not as torch.save writes one")
-    (_, dtype, key, _, count, *_), at = loads(data, _names, lambda pid: pid, at)
-    keys, at = loads(data, _names, start=at)
+    (_, dtype, key, _, count, *_), at = loads(head, _names, lambda pid: pid, at)
+    keys, at = loads(head, _names, start=at)
     one_key = type(keys) is list and len(keys) == 1 and type(key) is type(keys[0]) is str and key == keys[0]
     if not one_key or int.from_bytes(data[at : at + 8], "little") != count:
         raise RefusedPickleError("a tensor in it is not as torch.save writes one")
@@ -131,8 +133,8 @@ def _encode(text: Any, encoding: Any) -> bytes:
 
 
 _KNOWN: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): Constructor(dict),
-    ("torch._utils", "_rebuild_tensor_v2"): Constructor(_rebuild_tensor),
+    ("collections", "OrderedDict"): Constructor(lambda: {}),  # noqa: PIE807 - dict would take arguments, and hash them
+    ("torch._utils", "_rebuild_tensor_v2"): Constructor(_rebuild_tensor, size=1024),
     ("_codecs", "encode"): Constructor(_encode),
     **{("torch", name): dtype for dtype, name in STORAGES.items()},
     **{("torch", str(dtype).removeprefix("torch.")): dtype for dtype in STORAGES},

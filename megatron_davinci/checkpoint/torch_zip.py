@@ -115,7 +115,7 @@ def _record_names(module: str, name: str) -> Any:
     if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
         return Constructor(lambda *arguments: arguments)
     if (module, name) == ("collections", "OrderedDict"):
-        return Constructor(dict)
+        return Constructor(lambda: {})  # noqa: PIE807 - dict would take arguments, and hash them
     if module == "torch" and name in STORAGES.values():
         return name
     return refuse(module, name)

@@ -85,7 +85,7 @@ def chunks_of_many_layers(folder: Path) -> None:
 
 def chunks_over_each_other(folder: Path) -> None:
     """Pairs of them are many."""
-    _chunked(folder, "decoder.final_layernorm.weight", [((n // 2,), (1,)) for n in range(30_000)], (30_000,))
+    _chunked(folder, "decoder.final_layernorm.weight", [((n,), (2,)) for n in range(29_999)], (30_000,))
 
 
 def _chunked(folder: Path, name: str, chunks: list[Any], shape: tuple[int, ...]) -> None:
@@ -95,7 +95,9 @@ def _chunked(folder: Path, name: str, chunks: list[Any], shape: tuple[int, ...])
 
     made = [torchs.ChunkStorageMetadata(Size(at), Size(sizes)) for at, sizes in chunks]
     tensor = torchs.TensorStorageMetadata(torchs.TensorProperties(bfloat16), Size(shape), made)
-    places = {torchs.MetadataIndex(name, chunk.offsets): _StorageInfo("__0_0.distcp", 0, 1) for chunk in made}
+    places = {
+        torchs.MetadataIndex(name, chunk.offsets): _StorageInfo("__0_0.distcp", n, 1) for n, chunk in enumerate(made)
+    }
     metadata(pickle.dumps(torchs.Metadata({name: tensor}, None, places)), folder)
 
 
@@ -126,6 +128,60 @@ def entries_over_each_other(folder: Path) -> None:
     (folder / "common.pt").write_bytes(buffer.getvalue())
 
 
+def _text(content: bytes) -> bytes:
+    return b"X" + struct.pack("<I", len(content)) + content
+
+
+def called_again_and_again(name: bytes, arguments: bytes, times: int = 100_000) -> bytes:
+    """A name called with the same arguments: what it copies, it copies each time."""
+    return _PROTOCOL + arguments + b"q\x00c" + name + b"q\x01" + b"h\x01h\x00R" * times + b"."
+
+
+def states_of(state: bytes, times: int = 100_000) -> bytes:
+    """A record that is given one value as its state, which is no dict."""
+    return (
+        _PROTOCOL + state + b"q\x00ctorch.distributed.checkpoint.metadata\nMetadata\n)\x81" + b"h\x00b" * times + b"."
+    )
+
+
+def ordered_dict_of_hashes() -> bytes:
+    """A key by the way of a function's argument, which no check of keys sees."""
+    pairs = b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86q" + bytes([n + 1]) for n in range(1, 51))
+    return _PROTOCOL + b"ccollections\nOrderedDict\nq\x00N\x85q\x01" + pairs + b"h\x00]h\x33N\x86a\x85R."
+
+
+def many_tensors() -> bytes:
+    """Each of one byte, and all of one storage."""
+    pid = b"(" + _text(b"storage") + b"ctorch\nByteStorage\n" + _text(b"0") + _text(b"cpu") + b"K\x01tQ"
+    arguments = b"(" + pid + b"K\x00K\x01\x85K\x01\x85\x89Nt"
+    return called_again_and_again(b"torch._utils\n_rebuild_tensor_v2\n", arguments, 850_000)
+
+
+def with_tensor(folder: Path) -> None:
+    """A common.pt with a storage of one byte."""
+    with zipfile.ZipFile(folder / "common.pt", "w") as archive:
+        archive.writestr("common/data.pkl", many_tensors())
+        archive.writestr("common/data/0", b"x")
+
+
+def long_names_in_many_places(folder: Path) -> None:
+    """A name of megabytes, which every place shares, and a sentence for each field of each."""
+    from torch.distributed.checkpoint import metadata as torchs
+    from torch.distributed.checkpoint.filesystem import _StorageInfo
+
+    name = "a" * (4 << 20)
+    places = {torchs.MetadataIndex(name, None, n): _StorageInfo("__0_0.distcp", n, 1) for n in range(50_000)}
+    metadata(pickle.dumps(torchs.Metadata({}, None, places)), folder)
+
+
+def config_of_merges(folder: Path) -> None:
+    """YAML whose mappings each take over the one before twice."""
+    lines = ["model: {num_layers: 2}", "a0: &a0 {x: 1}"]
+    lines += [f"a{n + 1}: &a{n + 1} {{<<: [*a{n}, *a{n}]}}" for n in range(40)]
+    (folder / "run_config.yaml").write_text("\n".join(lines))
+    metadata(_PROTOCOL + b"].", folder)
+
+
 FLOOD = 8 << 20
 IN_METADATA: dict[str, bytes] = {
     "a far place in the memo": _PROTOCOL + b"]r" + struct.pack("<I", 1 << 28) + b".",
@@ -150,6 +206,15 @@ IN_METADATA: dict[str, bytes] = {
     "calls with one long tuple": calls_with_one_long_tuple(),
     "states with many fields": states_with_many_fields(),
     "keys of one hash": keys_of_one_hash(),
+    "a text as the state of a record": states_of(_text(b"a" * (20 << 20))),
+    "a list as the state of a record": states_of(b"](" + b"N" * 1_000_000 + b"e"),
+    "states without an end": states_of(b"}", 2_400_000),
+    "a text that is copied": called_again_and_again(
+        b"torch.serialization\n_get_layout\n", _text(b"a" * FLOOD) + b"\x85"
+    ),
+    "a name of megabytes": b"\x80\x04" + _text(b"\x01" * (40 << 20) + "😀".encode()) + b"\x94h\x00\x93.",
+    "a text with one wide character": _PROTOCOL + _text(b"a" * (46 << 20) + "😀".encode()) + b".",
+    "names without an end": _PROTOCOL + b"ctorch\nint8\n" * 4_000_000,
     "a file too long": _PROTOCOL + bytes(65 << 20),
 }
 BOMBS: dict[str, Bomb] = {
@@ -169,6 +234,13 @@ BOMBS: dict[str, Bomb] = {
     "common.pt: a compressed flood": partial(common, bytes(1 << 30), compression=zipfile.ZIP_DEFLATED),
     "common.pt: many entries": partial(common, b"\x80\x02}.", more=120_000),
     "common.pt: entries over each other": entries_over_each_other,
+    "common.pt: a key in an argument": partial(common, ordered_dict_of_hashes()),
+    "common.pt: a text that is encoded": partial(
+        common, called_again_and_again(b"_codecs\nencode\n", _text(b"a" * (4 << 20)) + _text(b"latin1") + b"\x86")
+    ),
+    "common.pt: many tensors": with_tensor,
+    "a long name in many places": long_names_in_many_places,
+    "run_config.yaml: merges": config_of_merges,
 }
 
 
@@ -176,9 +248,11 @@ def read(folder: Path) -> str:
     """What the readers of conversion and of training say of a checkpoint, which they must not take."""
     from data_prep import InputError
     from megatron_davinci.checkpoint.common_state import common_state
+    from megatron_davinci.checkpoint.described import _bridge_fields
     from megatron_davinci.checkpoint.sources import megatron_tensors
 
     try:
+        assert not _bridge_fields(folder)
         if (folder / "common.pt").exists() or (folder / "common.pt").is_symlink():
             common_state(folder)
         odd = [name for name, tensor in megatron_tensors(folder).items() if not tensor.covered()]

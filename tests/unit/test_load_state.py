@@ -1,6 +1,7 @@
 """Property: a part of a stored tensor is what slicing the whole gives, however it is cut into chunks; scales of FP8
 come back through a pickle that was made here."""
 
+import argparse
 import io
 import os
 import pickle
@@ -17,8 +18,9 @@ from hypothesis import strategies as st
 
 from data_prep import InputError
 from megatron_davinci.checkpoint.common_state import common_state
+from megatron_davinci.checkpoint.described import _arguments
 from megatron_davinci.checkpoint.extra_state import rebuild_extra_states, transformer_engine_may_unpickle
-from megatron_davinci.checkpoint.loading import copy_part
+from megatron_davinci.checkpoint.loading import _merge, copy_part
 from megatron_davinci.checkpoint.metadata import (
     BytesStorageMetadata,
     ChunkStorageMetadata,
@@ -78,6 +80,37 @@ def test_chunks_over_each_other_are_refused(tmp_path: Path) -> None:
     stored.chunks[1] = stored.chunks[0]
     with pytest.raises(InputError, match="has chunks over each other"):
         copy_part(stored, torch.empty(4), (0,))
+
+
+def test_chunks_over_each_other_are_found_among_many(tmp_path: Path) -> None:
+    """However many there are, none is left unlooked at."""
+    stored = store(tmp_path, "w", torch.arange(1001.0), [list(range(1002))]).tensors["w"]
+    with pytest.raises(InputError, match="or more than 1,000"):
+        copy_part(stored, torch.empty(1001), (0,))
+    stored.chunks[999] = stored.chunks[998]
+    with pytest.raises(InputError, match="has chunks over each other"):
+        copy_part(stored, torch.empty(1000), (0,))
+
+
+def test_a_common_state_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has a common state that does not fit this run"):
+        _merge({"model": 5}, {"model": {"w": torch.ones(1)}}, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "a" * 300, "../x", "/etc/passwd", "..", "a\nb", ""])
+def test_names_of_files_are_plain(tmp_path: Path, name: str) -> None:
+    place = {MetadataIndex("a"): StorageInfo(name, 0, 9)}
+    write_metadata(Metadata({"a": BytesStorageMetadata()}, storage_data=place), tmp_path / ".metadata")
+    with pytest.raises(InputError, match=r"names files outside the checkpoint: it was refused|is damaged"):
+        StoredCheckpoint(tmp_path)
+
+
+@pytest.mark.parametrize("value", [[("a", 1)], torch.ones(4, 2), {"num_layers": torch.ones(2), 1: 2}, None])
+def test_arguments_that_are_none_are_not_compared(tmp_path: Path, value: Any) -> None:
+    namespace = argparse.Namespace()
+    namespace.__dict__.update({"untie_embeddings_and_output_weights": torch.tensor([1, 2]), "num_layers": value})
+    torch.save({"args": namespace}, tmp_path / "common.pt")
+    assert _arguments(tmp_path) == {}
 
 
 @pytest.mark.parametrize("kind", ["pipe", "directory", "nothing"])
