@@ -13,10 +13,10 @@ from measure import save
 from rmt_learns import davinci
 
 from data_prep.corpus import CorpusWriter
-from data_prep.files import write_json
-from megatron_davinci.demo.tokenizer import MODEL
+from data_prep.io.files import write_json
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.train.metrics import read_metrics
+from megatron_davinci.testing.tiny_model import TINY_MODEL
+from megatron_davinci.train.metrics_file import read_metrics
 
 SIZES = {
     "hidden_size": 1024,
@@ -32,7 +32,7 @@ STEPS, EVERY = 24, 8
 def write_inputs(folder: Path, tokens: int) -> None:
     """A model's directory, and a corpus of random documents that fill one sequence a step."""
     (folder / "model").mkdir()
-    write_json(folder / "model" / "config.json", {**MODEL, **SIZES})
+    write_json(folder / "model" / "config.json", {**TINY_MODEL, **SIZES})
     tokenizer = {"kind": "random", "vocab_size": SIZES["vocab_size"], "eod": 0, "fingerprint": "random"}
     writer = CorpusWriter(folder / "corpus", tokenizer)
     ids = np.random.default_rng(0).integers(0, SIZES["vocab_size"], STEPS * tokens)
@@ -45,9 +45,9 @@ def train(folder: Path, tokens: int, name: str, **checkpoint: Any) -> dict[str, 
     recipe = {
         "model": str(folder / "model"),
         "data": {"seq_length": tokens, "stages": [{"name": "s", "blend": [{"corpus": str(folder / "corpus")}]}]},
-        "batch": {"global_size": 1},
+        "batch": {"global_batch_size": 1},
         "schedule": {"lr": 1e-4},
-        "checkpoint": {"dir": str(folder / name), "keep": 1, **checkpoint},
+        "checkpoint": {"dir": str(folder / name), "save_total_limit": 1, **checkpoint},
     }
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(recipe))
@@ -72,7 +72,7 @@ def main() -> None:
         write_inputs(folder, arguments.tokens)
         for repeat in range(arguments.repeats):
             for side, asynchronous in (("at once", False), ("meanwhile", True)):
-                how = {"every_steps": EVERY, "asynchronous": asynchronous}
+                how = {"save_interval": EVERY, "async_save": asynchronous}
                 sides[side].append(train(folder, arguments.tokens, f"{side.replace(' ', '-')}-{repeat}", **how))
         [newest] = (folder / "meanwhile-0").glob("step_*")
         size = sum(path.stat().st_size for path in newest.rglob("*") if path.is_file())

@@ -24,7 +24,6 @@ from measure import alternate, median_of, save
 from safetensors.torch import save_file
 
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.models.families import mappings_of
 
 DAVINCI = [sys.executable, "-m", "megatron_davinci", "convert"]
 WIDER = {"hidden_size": 7168, "intermediate_size": 37888, "num_attention_heads": 56, "num_hidden_layers": 5}
@@ -49,7 +48,7 @@ def write_model(directory: Path, **changes: int) -> int:
             name.replace("*", str(layer)): torch.randint(0, 1 << 14, shape, generator=g, dtype=torch.int16).view(
                 torch.bfloat16
             )
-            for mapping in mappings_of(model)
+            for mapping in model.mappings
             if ("*" in mapping.megatron) == (layer >= 0)
             for name, shape in zip(mapping.hf, mapping.hf_shapes(model), strict=True)
         }

@@ -20,8 +20,9 @@ import numpy.typing as npt
 from data_prep._native import LeakageScan, NgramIndex
 from measure import alternate, default_sources, median_of, run, save, write_source
 
-from data_prep.corpus import Corpus, load_tokenizer
-from data_prep.corpus.benchmarks import read_benchmark
+from data_prep.corpus import Corpus
+from data_prep.leakage.benchmarks import read_benchmark
+from data_prep.tokenizers import load_tokenizer
 
 N = 13
 PYTHON_TOKENS = 3_000_000  # the inverted index is slow; its speed does not depend on how much it reads
@@ -34,7 +35,7 @@ FILES = (
 OVERLAPY = """
 import json, sys
 from overlapy import OverlapyNgramMatcher, OverlapyTestSet
-from data_prep.corpus.benchmarks import read_benchmark
+from data_prep.leakage.benchmarks import read_benchmark
 source, *benchmarks = sys.argv[1:]
 words = lambda text: text.lower().split()
 texts = [words(text) for argument in benchmarks for text in read_benchmark(argument).texts()]

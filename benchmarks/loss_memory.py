@@ -15,7 +15,7 @@ HIDDEN = 896  # Qwen2.5-0.5B
 # A program: prints seconds, and the peak beyond the inputs, in bytes.
 PROGRAM = """
 import sys, time, torch
-from megatron_davinci.objectives.token_scores import score_tokens
+from megatron_davinci.core.losses.token_scores import score_tokens
 rows, vocabulary, hidden, side = *map(int, sys.argv[1:4]), sys.argv[4]
 torch.manual_seed(0)
 states = torch.randn(rows, hidden, requires_grad=True)

@@ -14,8 +14,9 @@ from typing import Any
 
 from measure import alternate, median_of, save
 
-from data_prep.pull_request.build import collect_git, read_changes
-from data_prep.pull_request.record import MAX_BLOB_BYTES, SUBMODULE, Change
+from data_prep.changes.record import MAX_BLOB_BYTES, SUBMODULE, Change
+from data_prep.changes.shards import read_changes
+from data_prep.sources.collect import collect_git
 
 NONE = "0" * 40
 

@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 from measure import RESULTS, save
 
-from megatron_davinci.demo.reinforce import doors_recipe, form_recipe, write_language
-from megatron_davinci.rmt.figure import plot_run
-from megatron_davinci.train.metrics import read_metrics
+from megatron_davinci.demo.reinforce import format_recipe, toy_recipe, write_language
+from megatron_davinci.report.figures import plot_run
+from megatron_davinci.train.metrics_file import read_metrics
 
 STEPS = 100
 
@@ -42,13 +42,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_language(folder)
-        train(form_recipe(folder), folder)
+        train(format_recipe(folder), folder)
         davinci("convert", "megatron-to-hf", folder / "form", folder / "hf")
         davinci("rmt", "annotate", folder / "docs", "--model", folder / "hf")
         for seed in range(arguments.seeds):
             run = f"run-{seed}"
-            seconds = train({**doors_recipe(folder, STEPS, run), "seed": seed}, folder)
-            right = [step["reward_match"] for step in read_metrics(folder / run / "metrics.jsonl")]
+            seconds = train({**toy_recipe(folder, STEPS, run), "seed": seed}, folder)
+            right = [step["accuracy"] for step in read_metrics(folder / run / "metrics.jsonl")]
             above = next((number for number, share in enumerate(right, 1) if share > 0.9), None)
             curves.append({"seed": seed, "seconds": seconds, "first_step_above_0.9": above, "right": right})
         plot_run(folder / "run-0", RESULTS / "rmt_learns.png")

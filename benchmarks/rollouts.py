@@ -17,36 +17,38 @@ from measure import alternate, median_of, save
 from train_step import MODEL, recipe_without_data
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from megatron_davinci.core.build_trainer import build_trainer
+from megatron_davinci.core.groups import model_parallel, world
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.rollout.engine import Question, Sampling, Text
-from megatron_davinci.rollout.megatron import MegatronEngine
-from megatron_davinci.train.building import build_trainer
-from megatron_davinci.train.parallel import model_parallel, world
+from megatron_davinci.rl.engines.base import GenerationRequest, RequestBranch, Sampling
+from megatron_davinci.rl.engines.megatron import MegatronEngine
 
 LAYERS = 30
 DOCUMENT, POSITIONS, RESPONSES, NEW, INSTRUCTION = 512, (488, 496, 504, 512), 8, 64, 60
 
 
-def question_text(vocabulary: int) -> Text:
+def question_text(vocabulary: int) -> GenerationRequest:
     """Random ids, and the same instruction at each position."""
     g = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocabulary, (DOCUMENT,), generator=g).tolist()
     instruction = torch.randint(0, vocabulary, (INSTRUCTION,), generator=g).tolist()
     draws = torch.rand(len(POSITIONS), RESPONSES, NEW, generator=g, dtype=torch.float64).numpy()
-    return Text(ids, [Question(at, instruction, draw) for at, draw in zip(POSITIONS, draws, strict=True)])
+    return GenerationRequest(
+        ids, [RequestBranch(at, instruction, draw) for at, draw in zip(POSITIONS, draws, strict=True)]
+    )
 
 
-def ours(engine: MegatronEngine, text: Text) -> float:
+def ours(engine: MegatronEngine, text: GenerationRequest) -> float:
     """Seconds; no id stops a response."""
     start = time.perf_counter()
-    [found] = engine.answer([text], Sampling())
+    [found] = engine.generate([text], Sampling())
     assert sum(len(r.tokens) for question in found for r in question) == len(POSITIONS) * RESPONSES * NEW
     return time.perf_counter() - start
 
 
-def theirs(model: Any, text: Text) -> float:
+def theirs(model: Any, text: GenerationRequest) -> float:
     """Seconds."""
-    prompts = [[*text.ids[: q.position], *q.instruction] for q in text.questions for _ in range(RESPONSES)]
+    prompts = [[*text.ids[: q.position], *q.instruction] for q in text.branches for _ in range(RESPONSES)]
     longest = max(map(len, prompts))
     ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])

@@ -18,13 +18,13 @@ import torch
 from measure import alternate, median_of, save
 
 from data_prep.corpus import Corpus, CorpusWriter
+from megatron_davinci.config import Recipe, parse_recipe
+from megatron_davinci.core.build_trainer import build_trainer
+from megatron_davinci.core.groups import model_parallel, world
+from megatron_davinci.core.next_token import next_token_batch
+from megatron_davinci.core.optimizer import build_optimizer, set_hyperparameters
 from megatron_davinci.data.batches import GlobalBatches
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.recipe import Recipe, parse_recipe
-from megatron_davinci.train.building import build_trainer
-from megatron_davinci.train.next_token import next_token_batch
-from megatron_davinci.train.optimizer import build_optimizer, set_hyperparameters
-from megatron_davinci.train.parallel import model_parallel, world
 
 # SmolLM2-135M's shape with a third of its layers: a step takes seconds here.
 MODEL = {
@@ -69,7 +69,7 @@ def write_recipe(folder: Path, lengths: list[int], model: Path) -> Recipe:
                 "seq_length": SEQ_LENGTH,
                 "stages": [{"name": "all", "blend": [{"corpus": str(folder / "corpus")}]}],
             },
-            "batch": {"global_size": len(lengths)},
+            "batch": {"global_batch_size": len(lengths)},
             "schedule": {"lr": LR},
             "checkpoint": {"dir": str(folder / "run")},
         }
@@ -82,7 +82,7 @@ def recipe_without_data(model: str, **more: Any) -> Recipe:
         {
             "model": model,
             "data": {"seq_length": 8192, "stages": [{"name": "-", "blend": [{"corpus": "-"}]}]},
-            "batch": {"global_size": 1},
+            "batch": {"global_batch_size": 1},
             "schedule": {"lr": LR},
             "checkpoint": {"dir": model},
             **more,

@@ -21,18 +21,18 @@ from measure import alternate, median_of, save
 from torch import Tensor
 from train_step import MODEL, recipe_without_data
 
-from megatron_davinci.attention.packed import PackedSegments
+from megatron_davinci.config.objectives import Rmt
+from megatron_davinci.core.attention.packed import PackedSegments
+from megatron_davinci.core.build_trainer import build_trainer
+from megatron_davinci.core.counts import BatchCounts
+from megatron_davinci.core.gpt import LabelScores
+from megatron_davinci.core.groups import model_parallel, world
+from megatron_davinci.core.next_token import weighted_loss
+from megatron_davinci.core.step import GlobalBatch, Trainer
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.models.gpt import Predictions
-from megatron_davinci.rmt.options import Rmt
-from megatron_davinci.rmt.tree import Branch, Response, Tree, lay_out
+from megatron_davinci.rl.policy_step import REPORTS, policy_forward_step
+from megatron_davinci.rl.tree import Branch, ResponseRows, Tree, pack_row
 from megatron_davinci.testing.gather import gather_gradients
-from megatron_davinci.train.building import build_trainer
-from megatron_davinci.train.counts import BatchCounts
-from megatron_davinci.train.next_token import weighted_loss
-from megatron_davinci.train.parallel import model_parallel, world
-from megatron_davinci.train.reinforcement import REPORTS, forward_step
-from megatron_davinci.train.step import Trainer, Work
 
 LAYERS = 30  # of the whole model
 RESPONSES, RESPONSE_TOKENS, INSTRUCTION_TOKENS = 8, 187, 60
@@ -55,23 +55,27 @@ def random_tree(vocabulary: int, document: int, positions: int) -> Tree:
     branches = []
     for place in places:
         written = [draw(RESPONSE_TOKENS) for _ in range(RESPONSES)]
-        responses = [Response(ids, torch.zeros(len(ids)), 1.0, WEIGHT) for ids in written]
+        responses = [ResponseRows(ids, torch.zeros(len(ids)), 1.0, WEIGHT) for ids in written]
         branches.append(Branch(place, instruction, responses))
     return Tree(draw(document), weights, branches)
 
 
-def as_tree(tree: Tree) -> list[Work]:
+def as_tree(tree: Tree) -> list[GlobalBatch]:
     """One micro-batch."""
-    batch = lay_out([tree], tree.num_rows)
-    return [Work(partial(forward_step, Rmt(kind="rmt", rollouts="-")), [batch], tree.num_rows, COUNTS, REPORTS)]
+    batch = pack_row([tree], tree.num_rows)
+    return [
+        GlobalBatch(
+            partial(policy_forward_step, Rmt(kind="rmt", rollouts="-")), [batch], tree.num_rows, COUNTS, REPORTS
+        )
+    ]
 
 
-def as_sequences(tree: Tree) -> list[Work]:
+def as_sequences(tree: Tree) -> list[GlobalBatch]:
     """The document, then a micro-batch for each position: their lengths differ, so each is a pass of its own."""
     labels = tree.label_weights[1:].nonzero()[:, 0] + 1
-    found = [_packed([(tree.trunk, labels - 1, tree.trunk[labels])])]
+    found = [_packed([(tree.prefix, labels - 1, tree.prefix[labels])])]
     for branch in tree.branches:
-        prompt = torch.cat([tree.trunk[: branch.position], branch.instruction])
+        prompt = torch.cat([tree.prefix[: branch.position], branch.instruction])
         pieces = []
         for response in branch.responses:
             rows = torch.arange(len(prompt) - 1, len(prompt) + len(response.tokens) - 1)
@@ -80,7 +84,7 @@ def as_sequences(tree: Tree) -> list[Work]:
     return found
 
 
-def _packed(pieces: Pieces) -> Work:
+def _packed(pieces: Pieces) -> GlobalBatch:
     starts = [0]
     for tokens, _, _ in pieces:
         starts.append(starts[-1] + len(tokens))
@@ -89,10 +93,10 @@ def _packed(pieces: Pieces) -> Work:
     labels = torch.cat([labels for _, _, labels in pieces])
     segments = PackedSegments.of(starts, torch.device("cpu"))
     batch = (tokens[None], segments, rows, labels, torch.full(rows.shape, WEIGHT))
-    return Work(_forward, [batch], len(tokens), COUNTS)
+    return GlobalBatch(_forward, [batch], len(tokens), COUNTS)
 
 
-def step(trainer: Trainer, works: list[Work]) -> float:
+def step(trainer: Trainer, works: list[GlobalBatch]) -> float:
     """Seconds of forward and backward; gradients add up in the buffers."""
     trainer.zero_gradients()
     start = time.perf_counter()
@@ -103,7 +107,7 @@ def step(trainer: Trainer, works: list[Work]) -> float:
 
 def _forward(batches: Any, chunk: Any) -> tuple[Any, Any]:
     tokens, segments, rows, labels, weights = next(batches)
-    scores = chunk(tokens, None, None, labels=Predictions(rows, labels), packed_seq_params=segments)
+    scores = chunk(tokens, None, None, labels=LabelScores(rows, labels), packed_seq_params=segments)
     return scores, partial(weighted_loss, weights)
 
 

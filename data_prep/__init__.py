@@ -1,10 +1,10 @@
 """From git histories to packed token sequences. CPU only; nothing here imports torch.
 
-Public: InputError, WorkFailed and Sample here; data_prep.corpus; data_prep.files; collect_git and build_samples in
-data_prep.pull_request.build; tokenize in data_prep.corpus.tokenize.
+Packages from the lowest up, each of which imports only those before it: io, tokenizers, corpus, tokenize, leakage,
+changes, sources, reconstruct, samples, pipeline, cli.
 """
 
-from data_prep.errors import InputError, WorkFailed
-from data_prep.sample import Sample
+from data_prep.io.errors import InputError, WorkFailed
+from data_prep.samples.sample import Sample
 
 __all__ = ["InputError", "Sample", "WorkFailed"]

@@ -16,7 +16,7 @@ from data_prep.corpus import CorpusWriter
 if "DAVINCI_TEST_GPU" not in os.environ:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # most tests compare with the CPU, bit for bit
     # What may see a GPU cannot be forked; without one, ranks share an import of seconds.
-    multiprocessing.set_forkserver_preload(["megatron_davinci.train.building", "megatron_davinci.train.optimizer"])
+    multiprocessing.set_forkserver_preload(["megatron_davinci.core.build_trainer", "megatron_davinci.core.optimizer"])
 # One test on each core: with two threads each they would wait for each other, several times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -97,7 +97,7 @@ def recipe_values(tmp_path: Path) -> dict[str, Any]:
             "seq_length": 64,
             "stages": [{"name": "only", "blend": [{"corpus": str(write_corpus(tmp_path / "corpus", lengths))}]}],
         },
-        "batch": {"global_size": 18},
+        "batch": {"global_batch_size": 18},
         "schedule": {"lr": 1e-2},
         "checkpoint": {"dir": str(tmp_path / "run")},
     }

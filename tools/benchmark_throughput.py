@@ -5,7 +5,7 @@ python tools/benchmark_throughput.py recipe.yaml --ranks 8 --grid megatron.tenso
 
 import sys
 
-from megatron_davinci.cli import app, run_and_exit
+from megatron_davinci.cli.app import app, run_and_exit
 
 if __name__ == "__main__":
     run_and_exit(app, "bench", "train", *sys.argv[1:])

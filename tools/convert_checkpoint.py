@@ -11,12 +11,12 @@ import argparse
 from pathlib import Path
 
 from data_prep import InputError
-from data_prep.files import PART, refuse_occupied
-from megatron_davinci.checkpoint.conversion import How
-from megatron_davinci.checkpoint.find import TRACKER
-from megatron_davinci.checkpoint.to_huggingface import export_to_hf
-from megatron_davinci.checkpoint.to_megatron import import_from_hf
-from megatron_davinci.cli import exit_on_mistake
+from data_prep.io.exit_codes import exit_on_mistake
+from data_prep.io.files import PART, refuse_occupied
+from megatron_davinci.weights.conversion import ConversionOptions
+from megatron_davinci.weights.paths import TRACKER
+from megatron_davinci.weights.to_huggingface import export_to_hf
+from megatron_davinci.weights.to_megatron import import_from_hf
 
 # Megatron-LM's own names for the same forms beside ours.
 _HUGGING_FACE = ("hf", "llama_mistral", "saver_hf")
@@ -59,13 +59,13 @@ def main() -> None:
             "torch_dist"
         )
     if to_hf:
-        how, model = How(arguments.dtype), arguments.hf_model
+        how, model = ConversionOptions(arguments.dtype), arguments.hf_model
         export_to_hf(arguments.load_dir, arguments.save_dir, arguments.tokenizer_model, how, model)
     else:
-        convert_for_load(arguments.load_dir, arguments.save_dir, How(arguments.dtype))
+        convert_for_load(arguments.load_dir, arguments.save_dir, ConversionOptions(arguments.dtype))
 
 
-def convert_for_load(source: Path, out: Path, how: How) -> None:
+def convert_for_load(source: Path, out: Path, how: ConversionOptions) -> None:
     """OUT/release, then the tracker file; killed, it goes on with what it has left there itself."""
     begun = f"release{PART}"
     if not (out.is_dir() and all(path.name.startswith(begun) for path in out.iterdir())):

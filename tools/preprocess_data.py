@@ -11,9 +11,9 @@ from pathlib import Path
 from data_prep import InputError
 from data_prep.cli.app import report
 from data_prep.cli.tokenizing import tokenize_facts, warn_of_records
-from data_prep.corpus.tokenize import TokenizeJob, tokenize
-from data_prep.progress import counter
-from megatron_davinci.cli import exit_on_mistake
+from data_prep.io.exit_codes import exit_on_mistake
+from data_prep.io.progress import counter
+from data_prep.tokenize.tokenize import TokenizeJob, tokenize
 
 _TOKENIZER_TYPES = ("HuggingFaceTokenizer", "TikTokenizer", "SentencePieceTokenizer", "Llama2Tokenizer")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import orjson
 import typer
 
-from data_prep.errors import InputError
+from data_prep.io.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="Git histories -> samples -> tokens -> packed sequences.")
 collect = typer.Typer(no_args_is_help=True, help="Collect changes from a source into records.")
@@ -53,14 +53,14 @@ def run_job(
     job: Any, out: Path, what: str, tasks: int, workers: int, executor: Executor, option: list[str] | None, quiet: bool
 ) -> dict[str, Any] | None:
     """Do a job in shards, here or as tasks; its summary, or None where tasks have only been handed in."""
-    from data_prep.files import read_json
-    from data_prep.progress import counter
-    from data_prep.shards import run_here
+    from data_prep.io.files import read_json
+    from data_prep.io.progress import counter
+    from data_prep.io.shards import run_in_process
 
     if executor == "local" and tasks == 1:
         with counter(what, quiet=quiet) as advance:
-            return run_here(job, out, advance)
-    from data_prep.pipeline import run_sharded, start
+            return run_in_process(job, out, advance)
+    from data_prep.pipeline.run import run_sharded, start
 
     options = dict(text.partition("=")[::2] for text in option or [])
     start(run_sharded(job, out, tasks, workers, executor, **options))

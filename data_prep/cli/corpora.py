@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from data_prep.cli.app import AsJson, app, report
-from data_prep.errors import InputError
+from data_prep.io.errors import InputError
 
 
 @app.command()
@@ -19,9 +19,9 @@ def verify(prefixes: Annotated[list[Path], typer.Argument(help="PREFIX of each c
 
     damaged = False
     for prefix in prefixes:
-        faults = verify_corpus(prefix)
-        damaged |= bool(faults)
-        typer.echo("\n".join(faults) if faults else f"{prefix} is whole")
+        damage = verify_corpus(prefix)
+        damaged |= bool(damage)
+        typer.echo("\n".join(damage) if damage else f"{prefix} is whole")
     if damaged:
         raise typer.Exit(1)
 
@@ -49,8 +49,8 @@ def show_samples(path: Path, first: int, count: int) -> None:
     """Print samples by their number over all shards: where each comes from, and its text."""
     from itertools import islice
 
-    from data_prep.files import read_jsonl
-    from data_prep.shards import shards_in
+    from data_prep.io.files import read_jsonl
+    from data_prep.io.shards import shards_in
 
     shards = shards_in(path, "samples", "davinci data build") if path.is_dir() else [path]
     chosen = list(islice((row for shard in shards for row in read_jsonl(shard)), first, first + count))
@@ -66,8 +66,8 @@ def show_samples(path: Path, first: int, count: int) -> None:
 def show_documents(prefix: Path, tokenizer: Path, document: int, count: int) -> None:
     """Print documents of a corpus."""
     from data_prep.corpus.indexed import Corpus
-    from data_prep.corpus.masks import masked_text
-    from data_prep.corpus.tokenizers import load_tokenizer_of
+    from data_prep.tokenize.masks import masked_text
+    from data_prep.tokenizers import load_tokenizer_of
 
     corpus = Corpus(prefix)
     decoder = load_tokenizer_of(corpus.tokenizer, tokenizer)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from data_prep.cli.app import AsJson, app, report
-from data_prep.errors import InputError
+from data_prep.io.errors import InputError
 
 if TYPE_CHECKING:
-    from data_prep.corpus.candidates import Candidates
+    from data_prep.leakage.candidates import Candidates
 
 
 @app.command()
@@ -41,19 +41,19 @@ def decontaminate(
     Example: davinci data decontaminate corpus/py --benchmark HumanEval.jsonl.gz:prompt+canonical_solution
     --tokenizer qwen.tiktoken --out leakage.json --html leakage.html
     """
-    from data_prep.corpus.benchmarks import References
-    from data_prep.corpus.candidates import collect_candidates
-    from data_prep.corpus.decontaminate import (
+    from data_prep.corpus.indexed import Corpus, corpus_files
+    from data_prep.io.files import make_parent, refuse_existing, write_json
+    from data_prep.io.progress import counter
+    from data_prep.leakage.benchmarks import References
+    from data_prep.leakage.candidates import collect_candidates
+    from data_prep.leakage.decontaminate import (
         check_parameters,
         clean_names,
         measure_leakage,
         write_clean_benchmarks,
         write_without,
     )
-    from data_prep.corpus.indexed import Corpus, corpus_files
-    from data_prep.corpus.leakage_page import write_page
-    from data_prep.files import make_parent, refuse_existing, write_json
-    from data_prep.progress import counter
+    from data_prep.leakage.page import write_page
 
     if text and drop_to is not None:
         raise InputError("--drop-to writes a corpus: tokenize the texts first, then give their corpus without --text")

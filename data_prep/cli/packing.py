@@ -41,7 +41,7 @@ def pack(
     from data_prep.corpus.indexed import Corpus
     from data_prep.corpus.length_histogram import LengthHistogram
     from data_prep.corpus.packing import pack_documents, repeated, save_plan
-    from data_prep.files import refuse_existing
+    from data_prep.io.files import refuse_existing
 
     refuse_existing(out)
     refuse_existing(histogram)

@@ -18,11 +18,10 @@ from data_prep.cli.app import (
     require,
     run_job,
 )
-from data_prep.errors import InputError
-from data_prep.files import refuse_existing
+from data_prep.io.errors import InputError
+from data_prep.io.files import refuse_existing
 
 CodeBy = Literal["git", "api"]
-FormName = Literal["python", "general", "factorised"]
 
 
 @collect.command("git")
@@ -35,9 +34,26 @@ def collect_git(
 
     Example: davinci data collect git ./pluggy --out records
     """
-    from data_prep.pull_request.build import collect_git
+    from data_prep.sources.collect import collect_git
 
     report(collect_git(path, out), as_json)
+
+
+@collect.command("source")
+def collect_source(
+    name: Annotated[str, typer.Argument(help="Your own source: package.module:name.")],
+    argument: Annotated[str, typer.Argument(help="What it reads: a path, an address.")],
+    out: Annotated[Path, typer.Option(help="Directory to make: records/, summary.json.")],
+    as_json: AsJson = False,
+) -> None:
+    """Changes of a source of your own: see docs/extending.md.
+
+    Example: davinci data collect source my_company.gerrit:GerritSource https://review.example.com --out records
+    """
+    from data_prep.sources.collect import collect_changes
+    from data_prep.sources.registry import SOURCES
+
+    report(collect_changes(SOURCES.get(name)(argument), out), as_json)
 
 
 @collect.command("github")
@@ -66,7 +82,7 @@ def github(
     Example: davinci data collect github pytest-dev/pluggy --out records
     """
     require("githubkit")
-    from data_prep.progress import status
+    from data_prep.io.progress import status
     from data_prep.sources.github.collect import GitHubJob, remove_scratch
     from data_prep.sources.github.repositories import most_starred
     from data_prep.sources.github.tokens import read_list
@@ -113,7 +129,11 @@ def build(
     records: Annotated[Path, typer.Argument(help="What davinci data collect made.")],
     out: Annotated[Path, typer.Option(help="Directory to make: samples/, rejected/, summary.json.")],
     form: Annotated[
-        FormName, typer.Option("--format", help="python, general, or factorised (localization and editing apart).")
+        str,
+        typer.Option(
+            "--format",
+            help="python, general, factorised (localization and editing apart), or your own as package.module:name.",
+        ),
     ] = "python",
     tokenizer: Annotated[
         Path | None, typer.Option(help="Tokenizer of the length filter; without one no sample is too long.")
@@ -132,7 +152,7 @@ def build(
     --tokenizer qwen.tiktoken --out samples
     """
     from data_prep.corpus.length_histogram import LengthHistogram
-    from data_prep.pull_request.build import BuildJob
+    from data_prep.samples.build import BuildJob
 
     job = BuildJob(records.absolute(), form, tokenizer and tokenizer.absolute(), max_tokens, pseudonyms=not keep_names)
     summary = run_job(job, out, "shards", tasks, workers, executor, option, quiet=as_json)
@@ -164,7 +184,7 @@ def enhance(
     Example: davinci data enhance records --server http://127.0.0.1:8000/v1 --model Qwen3 --out enhanced
     """
     require("openai")
-    from data_prep.pull_request.enhance import EnhanceJob, remove_answers
+    from data_prep.samples.enhance import EnhanceJob, remove_answers
 
     job = EnhanceJob(records.absolute(), server, model, concurrency)
     summary = run_job(job, out, "shards", tasks, workers, executor, option, quiet=as_json)

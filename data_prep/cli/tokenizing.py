@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from data_prep.cli.app import AsJson, ExecutorKind, ExecutorOptions, Workers, app, report
-from data_prep.errors import InputError
+from data_prep.io.errors import InputError
 
 
 @app.command()
@@ -41,9 +41,9 @@ def tokenize(
 
     Example: davinci data tokenize 'samples/**/*.jsonl.zst' --tokenizer qwen.tiktoken --out corpus/py --append-eod
     """
-    from data_prep.corpus.tokenize import TokenizeJob, outputs_of
-    from data_prep.corpus.tokenize import tokenize as run
-    from data_prep.progress import counter
+    from data_prep.io.progress import counter
+    from data_prep.tokenize.tokenize import TokenizeJob, outputs_of
+    from data_prep.tokenize.tokenize import tokenize as run
 
     chat |= chat_template is not None
     keys = json_key or ["messages" if chat else "text"]
@@ -103,10 +103,10 @@ def shards(
     --executor slurm --option partition=cpu --option time=04:00:00
     """
     from data_prep.corpus.indexed import corpus_files
-    from data_prep.corpus.inputs import expand
-    from data_prep.corpus.tokenize import TokenizeJob
-    from data_prep.files import read_json, refuse_existing
-    from data_prep.pipeline import start, tokenize_shards
+    from data_prep.io.files import read_json, refuse_existing
+    from data_prep.pipeline.run import start, tokenize_shards
+    from data_prep.tokenize.inputs import expand
+    from data_prep.tokenize.tokenize import TokenizeJob
 
     refuse_existing(corpus_files(out, masked=False)["idx"])
     chat |= chat_template is not None

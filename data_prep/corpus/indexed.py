@@ -14,8 +14,8 @@ import numpy.typing as npt
 import orjson
 from xxhash import xxh3_64
 
-from data_prep.errors import InputError
-from data_prep.files import read_json
+from data_prep.io.errors import InputError
+from data_prep.io.files import read_json
 
 INDEX_MAGIC = b"MMIDIDX\x00\x00"
 INDEX_HEADER = struct.Struct("<QBQQ")  # version, element code, sequences, documents + 1
@@ -32,13 +32,13 @@ def corpus_files(prefix: Path, masked: bool) -> dict[str, Path]:
     return {name: prefix.with_name(f"{prefix.name}.{name}") for name in (*masks, "bin", "manifest.json", "idx")}
 
 
-def seal_of(manifest: dict[str, Any]) -> str:
+def manifest_checksum(manifest: dict[str, Any]) -> str:
     """xxh3 of a manifest's contents: what is altered in the manifest itself shows too."""
     content = {key: value for key, value in manifest.items() if key != "seal"}
     return xxh3_64(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def identity_of(manifest: dict[str, Any]) -> str:
+def corpus_checksum(manifest: dict[str, Any]) -> str:
     """xxh3 over a manifest's checksums of all files."""
     blocks = manifest["checksum"]
     names = [name for name in ("idx", "bin", "loss_mask.bin") if name in blocks]
@@ -109,7 +109,7 @@ class Corpus:
     @property
     def checksum(self) -> str:
         """The identity of the contents: what belongs to a corpus names it."""
-        return identity_of(self.manifest)
+        return corpus_checksum(self.manifest)
 
     @classmethod
     def open_all(cls, prefixes: Sequence[Path | str]) -> list[Self]:

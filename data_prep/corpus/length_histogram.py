@@ -7,8 +7,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.errors import InputError
-from data_prep.files import PART
+from data_prep.io.errors import InputError
+from data_prep.io.files import part_of
 
 _BAR = 40  # characters of the longest bar
 
@@ -71,7 +71,7 @@ class LengthHistogram:
             axes.set_xlabel("length from (tokens)")
             axes.set_title(what)
             axes.axvline(np.log2(seq_length) - self._first - 0.5, color="gray", linestyle="--", linewidth=1)
-        part = path.with_name(path.name + PART)
+        part = part_of(path)
         part.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(part, format="png", dpi=120)
         part.replace(path)

@@ -11,7 +11,7 @@ from data_prep.corpus.indexed import Corpus
 from data_prep.corpus.writer import CorpusWriter
 
 TOKENS_PER_COPY = 4 << 20
-MOST_EXAMPLES = 20  # of records that a manifest names
+MAX_EXAMPLES = 20  # of records that a manifest names
 
 
 def merge_corpora(corpora: Sequence[Corpus], prefix: Path) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def _notes_of(corpora: Sequence[Corpus]) -> dict[str, Any]:
     manifests = [corpus.manifest for corpus in corpora]
     noted = [manifest["provenance"] for manifest in manifests if "examples" in manifest["provenance"]]
     examples = {
-        kind: [text for notes in noted for text in notes["examples"][kind]][:MOST_EXAMPLES]
+        kind: [text for notes in noted for text in notes["examples"][kind]][:MAX_EXAMPLES]
         for kind in ("broken", "changed")
     }
     counts = {name: sum(notes[name] for notes in noted) for name in ("broken_records", "changed_turns")}

@@ -14,11 +14,12 @@ from xxhash import xxh3_64
 
 from data_prep._native import pack_best_fit
 from data_prep.corpus.indexed import Corpus
-from data_prep.errors import InputError
-from data_prep.files import PART
+from data_prep.io.arithmetic import ceil_to_multiple
+from data_prep.io.arrays import Int64s
+from data_prep.io.errors import InputError
+from data_prep.io.files import part_of
 
 LongDocuments = Literal["error", "split", "drop"]
-Int64s = npt.NDArray[np.int64]
 
 
 _ARRAYS = ("document", "start", "length", "sequence_offsets")
@@ -95,7 +96,7 @@ class PackPlan:
 
 def round_up(lengths: Int64s, multiple: int) -> Int64s:
     """Each length at the next multiple."""
-    return -(-lengths // multiple) * multiple
+    return ceil_to_multiple(lengths, multiple)
 
 
 def pack_documents(
@@ -146,7 +147,7 @@ def save_plan(plan: PackPlan, corpora: Sequence[Corpus], path: Path) -> None:
     arrays = {name: np.ascontiguousarray(getattr(plan, name)) for name in _ARRAYS}
     head = {name: getattr(plan, name) for name in _NUMBERS}
     head |= {"corpora": describe_corpora(corpora), "xxh3_64": plan.checksum}
-    part = path.with_name(path.name + PART)
+    part = part_of(path)
     part.parent.mkdir(parents=True, exist_ok=True)
     part.write_bytes(save(arrays, metadata={"pack_plan": orjson.dumps(head).decode()}))
     part.replace(path)

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from data_prep.corpus.entropy import Annotation, has_annotation
-from data_prep.corpus.indexed import Corpus, corpus_files, seal_of
-from data_prep.errors import InputError
-from data_prep.files import block_checksums, json_bytes, read_json
+from data_prep.corpus.annotation import Annotation, has_annotation
+from data_prep.corpus.indexed import Corpus, corpus_files, manifest_checksum
+from data_prep.io.errors import InputError
+from data_prep.io.files import block_checksums, json_bytes, read_json
 
 
 def verify_corpus(prefix: Path) -> list[str]:
-    """What is wrong with a corpus, one sentence each; nothing where every byte is as it was written.
+    """One sentence for each thing that is wrong with a corpus; none where every byte is as it was written.
 
     Raises InputError where there is no corpus at all.
     """
@@ -21,19 +21,22 @@ def verify_corpus(prefix: Path) -> list[str]:
         return [f"{files['manifest.json']} is missing"]
     try:
         manifest = read_json(files["manifest.json"])
-        intact = manifest["seal"] == seal_of(manifest) and json_bytes(manifest) == files["manifest.json"].read_bytes()
+        intact = (
+            manifest["seal"] == manifest_checksum(manifest)
+            and json_bytes(manifest) == files["manifest.json"].read_bytes()
+        )
     except (InputError, KeyError, TypeError):
         intact = False
     if not intact:
         return [f"{files['manifest.json']} is altered: without it nothing else can be checked"]
     files = corpus_files(prefix, "loss_mask.bin" in manifest["checksum"])
     del files["manifest.json"]
-    faults = [fault for name, path in files.items() for fault in _altered_blocks(path, name, manifest["checksum"])]
-    if not faults:
+    damage = [fault for name, path in files.items() for fault in _altered_blocks(path, name, manifest["checksum"])]
+    if not damage:
         corpus = Corpus(prefix)  # what was written is also what a reader takes
         if has_annotation(corpus):
-            faults += Annotation(corpus).faults()
-    return faults
+            damage += Annotation(corpus).damage()
+    return damage
 
 
 def _altered_blocks(path: Path, name: str, recorded: dict[str, Any]) -> list[str]:

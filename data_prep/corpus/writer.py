@@ -9,33 +9,33 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep._native import IndexedDatasetWriter
-from data_prep.corpus.indexed import corpus_files, seal_of
-from data_prep.errors import InputError, NoDocuments
-from data_prep.files import PART, block_checksums, take_lock, write_json
+from data_prep.corpus.indexed import corpus_files, manifest_checksum
+from data_prep.io.errors import InputError, NoDocuments
+from data_prep.io.files import PART, block_checksums, part_of, take_lock, write_json
 
 CHECKSUM_BLOCK_BYTES = 64 << 20
 _UINT16_VOCABULARY_LIMIT = 65_500  # Megatron's rule: uint16 below, int32 from here on
 _START = (0, 0, 0, 0)
 
-Position = tuple[int, int, int, int]  # tokens, sequences, documents, empty documents dropped
+WriterPosition = tuple[int, int, int, int]  # tokens, sequences, documents, empty documents dropped
 
 
 class CorpusWriter:
     """Writes PREFIX.bin, .idx, .manifest.json and, where `masked`, the loss mask beside them.
 
-    `tokenizer` is the description that goes into the manifest; its `vocab_size` settles the element type. `position` is
-    where an earlier, killed writer of the same corpus was (see `flush`). Raises InputError when the corpus is there
+    `tokenizer` is the description that goes into the manifest; its `vocab_size` determines the element type. `position`
+    is where an earlier, killed writer of the same corpus was (see `flush`). Raises InputError when the corpus is there
     already, or another process is writing it.
     """
 
     def __init__(
-        self, prefix: Path, tokenizer: dict[str, Any], masked: bool = False, position: Position | None = None
+        self, prefix: Path, tokenizer: dict[str, Any], masked: bool = False, position: WriterPosition | None = None
     ) -> None:
         self._files = corpus_files(prefix, masked)
         if self._files["idx"].exists():  # it comes last: without it, what lies there is an unfinished attempt
             raise InputError(f"{self._files['idx']} already exists: remove it, or name another")
         prefix.parent.mkdir(parents=True, exist_ok=True)
-        self._parts = {name: path.with_name(path.name + PART) for name, path in self._files.items()}
+        self._parts = {name: part_of(path) for name, path in self._files.items()}
         self._lock_file = prefix.with_name(f"{prefix.name}.lock{PART}")
         self._lock: int | None = take_lock(self._lock_file)
         self._tokenizer = tokenizer
@@ -47,7 +47,7 @@ class CorpusWriter:
             self._unlock()
             raise
 
-    def _open(self, name: str, element: str, limit: int, position: Position | None) -> IndexedDatasetWriter:
+    def _open(self, name: str, element: str, limit: int, position: WriterPosition | None) -> IndexedDatasetWriter:
         bin_part = self._parts[name]
         scratch = bin_part.with_name(f"{self._files[name].name}.lengths{PART}")
         self._parts[f"{name}.lengths"] = scratch
@@ -76,9 +76,9 @@ class CorpusWriter:
             self._mask.add(loss_mask, lengths, sequences_per_document, None if end is None else 0)
 
     @property
-    def position(self) -> Position:
+    def position(self) -> WriterPosition:
         """(tokens, sequences, documents, empty documents dropped) so far."""
-        position: Position = tuple(self._tokens.position)
+        position: WriterPosition = tuple(self._tokens.position)
         return position
 
     def flush(self) -> list[Path]:
@@ -112,7 +112,7 @@ class CorpusWriter:
             "provenance": provenance,
             "checksum": self._checksums(),
         }
-        manifest["seal"] = seal_of(manifest)
+        manifest["seal"] = manifest_checksum(manifest)
         write_json(self._parts["manifest.json"], manifest)
         return manifest
 
@@ -135,7 +135,7 @@ class CorpusWriter:
             **{name: block_checksums(part, CHECKSUM_BLOCK_BYTES) for name, part in parts.items()},
         }
 
-    def leave(self) -> None:
+    def suspend(self) -> None:
         """Leave what has been written for a later writer to go on with."""
         self._close_lock()
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from data_prep.pull_request.record import MAX_BLOB_BYTES, SUBMODULE, Change, Commit, FileChange
+from data_prep.changes.record import MAX_BLOB_BYTES, SUBMODULE, Change, Commit, FileChange
 from data_prep.sources.git_command import GitClone
 from data_prep.sources.git_graph import Chain, CommitGraph, NotReplayable
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
 
-from data_prep.errors import InputError
+from data_prep.io.errors import InputError
 from data_prep.sources.git_environment import environment_without_git
 
 # Nothing that the clone's own configuration names may run, and none of its settings may change an output.

@@ -11,14 +11,14 @@ from typing import Any
 
 import orjson
 
-from data_prep.errors import InputError
-from data_prep.files import JsonlWriter, jsonl_writer, new_directory, read_json, write_json
+from data_prep.io.errors import InputError
+from data_prep.io.files import JsonlWriter, jsonl_writer, new_directory, read_json, write_json
 
 _SUFFIXES = (".traj.json", ".traj", ".json")
 _ROLES = frozenset({"system", "user", "assistant", "tool"})
 
 
-class NotARollout(ValueError):
+class UnusableTrajectory(ValueError):
     """Why a file gives no conversation."""
 
 
@@ -55,7 +55,7 @@ def _sorted_in(file: Path, passed: frozenset[str] | None) -> tuple[str, dict[str
     """The stream that a file belongs to, and its record there."""
     try:
         record = read_trajectory(file)
-    except NotARollout as reason:
+    except UnusableTrajectory as reason:
         return "rejected", {"file": str(file), "reason": str(reason)}
     if passed is None:
         return "rollouts", record
@@ -78,15 +78,15 @@ def read_trajectory(path: Path) -> dict[str, Any]:
     try:
         held = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError:
-        raise NotARollout("no JSON") from None
+        raise UnusableTrajectory("no JSON") from None
     of = held if isinstance(held, dict) else {}
     source = "swe-agent" if "history" in of else "mini-swe-agent"
     said = of.get("history", of.get("messages")) if of else held
     if not isinstance(said, list):
-        raise NotARollout("no messages")
+        raise UnusableTrajectory("no messages")
     messages = [_message(each) for each in said if not _is_beside(each)]
     if not any(message["role"] == "assistant" for message in messages):
-        raise NotARollout("no turn of the assistant")
+        raise UnusableTrajectory("no turn of the assistant")
     info = of.get("info") if isinstance(of.get("info"), dict) else {}
     return {
         "id": str(of.get("instance_id") or _task_of(path)),
@@ -109,7 +109,7 @@ def _task_of(path: Path) -> str:
 def _message(said: Any) -> dict[str, Any]:
     """The fields that chat templates read; tool calls with their arguments as an object."""
     if not isinstance(said, dict) or said.get("role") not in _ROLES:
-        raise NotARollout("a message without a known role")
+        raise UnusableTrajectory("a message without a known role")
     message = {"role": said["role"], "content": _text(said.get("content"))}
     if said.get("tool_calls"):
         message["tool_calls"] = [_tool_call(call) for call in said["tool_calls"]]
@@ -120,23 +120,23 @@ def _text(content: Any) -> str:
     """Text of a content: plain, or in parts."""
     if isinstance(content, list):
         if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
-            raise NotARollout("a part of a message that is no text")
+            raise UnusableTrajectory("a part of a message that is no text")
         return "".join(part["text"] for part in content)
     if content is not None and not isinstance(content, str):
-        raise NotARollout("a part of a message that is no text")
+        raise UnusableTrajectory("a part of a message that is no text")
     return content or ""
 
 
 def _tool_call(call: Any) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise NotARollout("a tool call without a function's name")
+        raise UnusableTrajectory("a tool call without a function's name")
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):  # as servers send it; templates write an object
         try:
             arguments = orjson.loads(arguments)
         except orjson.JSONDecodeError:
-            raise NotARollout("a tool call whose arguments are no JSON") from None
+            raise UnusableTrajectory("a tool call whose arguments are no JSON") from None
     return {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
 
 

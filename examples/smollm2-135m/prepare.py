@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.files import read_jsonl
+from data_prep.io.files import read_jsonl
 from megatron_davinci.testing.smollm2 import write_smollm2
 
 SPLITS = {"format": 320, "train": 192, "held-out": 160}

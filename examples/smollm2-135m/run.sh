@@ -18,7 +18,7 @@ done
 
 traces() {
     [ -f "$OUT/$1.idx" ] || $DAVINCI rmt traces $OUT/format --tokenizer $OUT/hf --out "$OUT/$1" --template "$2" \
-        --budgets 8 32 --thoughts 1 32 --longest 256
+        --budgets 8 32 --thoughts 1 32 --max-tokens 256
 }
 traces traces suffix_1
 traces traces-free suffix_free_1

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.corpus import Corpus, pack_documents
-from data_prep.corpus.inputs import expand
-from data_prep.corpus.tokenize import TokenizeJob, tokenize
+from data_prep.tokenize.inputs import expand
+from data_prep.tokenize.tokenize import TokenizeJob, tokenize
 
 
 def measure_data(inputs: Sequence[str], tokenizer: Path, seq_length: int, workers: int) -> dict[str, Any]:

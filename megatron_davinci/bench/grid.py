@@ -7,7 +7,7 @@ from data_prep import InputError
 
 
 def combinations(axes: Sequence[str]) -> list[list[str]]:
-    """Of key=a,b each value once with each of the others': lists of key=value. Raises InputError."""
+    """Lists of key=value: each value of every key=a,b with each value of the others. Raises InputError."""
     values = []
     for axis in axes:
         key, equals, listed = axis.partition("=")

@@ -1,28 +1,28 @@
 """One rank of a trial: `torchrun ... -m megatron_davinci.bench.rank STEPS RECIPE [key=value ...]`. Nothing is saved."""
 
-import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from data_prep.files import write_json
-from megatron_davinci.cli import exit_on_mistake
+from data_prep.io.exit_codes import exit_on_mistake
+from data_prep.io.files import write_json
 
 MACHINE_FILE = "machine.json"
 
 
 def trial(steps: int, recipe: Path, overrides: list[str]) -> None:
     """Train for so many steps; RUN gets metrics.jsonl, and what it ran on."""
-    from megatron_davinci import device
-    from megatron_davinci.recipe import load_recipe
+    from megatron_davinci.config import load_recipe
+    from megatron_davinci.config.processes import num_processes, process_rank
+    from megatron_davinci.core import device
     from megatron_davinci.train.loop import train
 
     checked = load_recipe(recipe, overrides)
     train(checked, trial_steps=steps)
-    if os.environ.get("RANK", "0") == "0":
+    if process_rank() == 0:
         facts = {
             "device": device.name(),
-            "ranks": int(os.environ.get("WORLD_SIZE", "1")),
+            "ranks": num_processes(),
             "versions": {name: version(name) for name in ("torch", "megatron-core")},
         }
         write_json(Path(checked.checkpoint.dir) / MACHINE_FILE, facts)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_prep import InputError
-from megatron_davinci.planning.flops import dense_peak
+from megatron_davinci.models.flops import dense_peak
 
 _COLUMNS = {  # name in a report: its heading, and how a number is written
     "tokens_per_second_per_rank": ("tokens/s/rank", "{:,.0f}"),
@@ -23,7 +23,7 @@ _COLUMNS = {  # name in a report: its heading, and how a number is written
 }
 
 
-def summarize(
+def summarize_trial(
     steps: Sequence[Mapping[str, float]], warmup: int, machine: Mapping[str, Any], fp8: bool
 ) -> dict[str, Any]:
     """Facts about a trial's steps behind the first `warmup`; rates are sums over sums. `mfu`: None without a peak."""
@@ -32,7 +32,7 @@ def summarize(
         raise InputError(f"a trial of {len(steps)} steps has none behind a warm-up of {warmup}: take more --steps")
     ranks, seconds = machine["ranks"], np.array([step["seconds"] for step in measured])
     tokens = np.array([step["tokens"] for step in measured])
-    padded = tokens / (1 - np.array([step["padding_share"] for step in measured]))
+    padded = tokens / (1 - np.array([step["padding_fraction"] for step in measured]))
     each = seconds.sum() * ranks
     tflops = float(sum(step["tflops_per_second_per_rank"] * step["seconds"] for step in measured) / seconds.sum())
     peak, what = dense_peak(machine["device"], fp8)
@@ -51,7 +51,7 @@ def summarize(
     }
 
 
-def markdown(trials: Sequence[Mapping[str, Any]]) -> str:
+def trials_table(trials: Sequence[Mapping[str, Any]]) -> str:
     """A line for each trial: what was changed, how many ranks, its figures, or why it did not run."""
     rows = [["layout", "ranks", *(heading for heading, _ in _COLUMNS.values())]]
     rows.append(["---"] * len(rows[0]))
@@ -66,7 +66,7 @@ def markdown(trials: Sequence[Mapping[str, Any]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows) + note
 
 
-def compare(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> str:
+def compare_trials(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> str:
     """Each trial of both reports, the second's figures over the first's. Raises InputError where none is in both."""
     known = {(tuple(trial["overrides"]), trial["ranks"]): trial for trial in one if trial.get("figures")}
     names = [name for name in _COLUMNS if name != "mfu"]

@@ -13,10 +13,10 @@ from typing import Any
 import orjson
 
 from data_prep import InputError
-from data_prep.files import read_json
+from data_prep.io.files import read_json
 from megatron_davinci.bench.rank import MACHINE_FILE
-from megatron_davinci.bench.report import summarize
-from megatron_davinci.recipe import load_recipe
+from megatron_davinci.bench.report import summarize_trial
+from megatron_davinci.config import load_recipe
 
 
 def run_trials(
@@ -51,9 +51,9 @@ def _run_trial(recipe: Path, overrides: list[str], ranks: int, steps: int, warmu
             return {**told, "fault": _reason(done.stderr)}
         lines = [orjson.loads(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
         machine = read_json(run / MACHINE_FILE)
-    fp8 = bool(load_recipe(recipe, overrides).stage(0).megatron.get("fp8"))
+    fp8 = bool(load_recipe(recipe, overrides).stage(0).megatron.fp8)
     try:
-        return {**told, "machine": machine, "figures": summarize(lines, warmup, machine, fp8)}
+        return {**told, "machine": machine, "figures": summarize_trial(lines, warmup, machine, fp8)}
     except InputError as short:  # the recipe has fewer steps in this layout
         return {**told, "machine": machine, "fault": str(short)}
 

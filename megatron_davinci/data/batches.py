@@ -11,13 +11,15 @@ from xxhash import xxh3_64
 
 from data_prep import InputError
 from data_prep.corpus import Corpus, LongDocuments, PackPlan, load_plan, pack_documents, save_plan
-from megatron_davinci.data.documents import Bools, Documents, Int64s, PackedSequence, Span
+from data_prep.io.arithmetic import ceil_div
+from data_prep.io.arrays import Bools, Int64s
+from megatron_davinci.config import Batch, Recipe
+from megatron_davinci.data.documents import Documents, PackedSequence, Span
 from megatron_davinci.data.held_out import HeldOut
 from megatron_davinci.data.ledger import Tally
-from megatron_davinci.planning.alignment import Alignment
-from megatron_davinci.recipe import Batch, Recipe
+from megatron_davinci.models.alignment import Alignment
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def shuffled(count: int, seed: int, stage: int, epoch: int) -> Int64s:
@@ -54,7 +56,7 @@ class StageBatches:
             )
         self._batch_units = _batch_units(stage.batch, stage.seq_length)
         self._total_units = self._units_per_epoch * stage.epochs
-        self.num_batches = -(-self._total_units // self._batch_units)
+        self.num_batches = ceil_div(self._total_units, self._batch_units)
         self._permutation: tuple[int, Int64s] = (-1, np.empty(0, np.int64))
 
     def sequences(self, batch: int) -> list[PackedSequence]:
@@ -102,7 +104,7 @@ class StageBatches:
 
     @property
     def order(self) -> dict[str, object]:
-        """What settles, with the seed, which tokens come when; nothing of the layout of ranks."""
+        """What determines, with the seed, which tokens come when; nothing of the layout of ranks."""
         return {
             "name": self.name,
             "corpora": [corpus.checksum for corpus in self.documents.corpora],
@@ -183,7 +185,7 @@ class StageBatches:
         if plan.document_alignment % stage.document_alignment:
             raise InputError(
                 f"{path} gives documents room up to a multiple of {plan.document_alignment} tokens; "
-                f"context_parallel_size {stage.context_parallel_size} needs {stage.document_alignment}: go on without, "
+                f"context_parallel_size {stage.layout.context} needs {stage.document_alignment}: go on without, "
                 f"or begin with a plan that was packed with --document-alignment {stage.document_alignment}"
             )
         planned = Tally.of_spans(plan.document, plan.start, plan.length, self.documents.lengths)
@@ -228,9 +230,9 @@ class GlobalBatches:
         return stage, step - self.first_step(stage)
 
 
-def share_of_rank(
-    sequences: list[list[T]], rank: int, data_parallel_size: int, micro_batch_size: int, multiple: int = 1
-) -> list[list[list[T]]]:
+def shard_microbatches(
+    sequences: list[list[_T]], rank: int, data_parallel_size: int, micro_batch_size: int, multiple: int = 1
+) -> list[list[list[_T]]]:
     """The micro-batches of one data-parallel rank, of what fills one sequence each.
 
     Empty sequences fill up: every rank gets as many micro-batches, a multiple of `multiple` (interleaved pipelines need
@@ -244,4 +246,4 @@ def share_of_rank(
 
 def _batch_units(batch: Batch, seq_length: int) -> int:
     """Units per global batch: documents for samples, else sequences."""
-    return batch.global_size // seq_length if batch.unit == "tokens" else batch.global_size
+    return batch.global_batch_size // seq_length if batch.unit == "tokens" else batch.global_batch_size

@@ -4,12 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from data_prep.corpus import Corpus
-
-Int64s = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+from data_prep.io.arrays import Bools, Int64s
 
 
 class Span(NamedTuple):

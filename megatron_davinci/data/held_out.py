@@ -7,12 +7,13 @@ from xxhash import xxh3_64
 
 from data_prep import InputError
 from data_prep.corpus import Corpus, pack_documents
-from megatron_davinci.data.documents import Bools, Documents, Int64s, PackedSequence, Span
-from megatron_davinci.recipe import Recipe, StageRecipe
+from data_prep.io.arrays import Bools, Int64s
+from megatron_davinci.config import Recipe, StageRecipe
+from megatron_davinci.data.documents import Documents, PackedSequence, Span
 
 
 class HeldOut:
-    """`evaluation.held_out` documents of every corpus of the recipe, chosen by the seed and the corpus's contents."""
+    """evaluation.held_out_documents documents of every corpus, chosen by the seed and the corpus's contents."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._chosen: dict[Path, tuple[Corpus, Int64s]] = {}
@@ -66,11 +67,11 @@ def _choose(corpus: Corpus, recipe: Recipe, stages: list[StageRecipe]) -> Int64s
         [stage.seq_length for stage in stages if stage.long_documents == "drop"], default=corpus.lengths.max()
     )
     fits = (corpus.lengths > 1) & (corpus.lengths <= longest)
-    candidates, count = np.flatnonzero(fits), recipe.evaluation.held_out
+    candidates, count = np.flatnonzero(fits), recipe.evaluation.held_out_documents
     if count >= len(candidates):
         raise InputError(
-            f"evaluation.held_out is {count}, but {corpus.prefix} has {len(candidates)} documents to choose from: hold "
-            "out fewer"
+            f"evaluation.held_out_documents is {count}, but {corpus.prefix} has {len(candidates)} documents to choose "
+            "from: hold out fewer"
         )
     key = xxh3_64(corpus.checksum.encode(), seed=recipe.seed).intdigest()
     draws = np.random.Philox(key=key).random_raw(len(candidates))

@@ -12,7 +12,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from megatron_davinci.data.documents import Int64s, PackedSequence
+from data_prep.io.arrays import Int64s
+from megatron_davinci.data.documents import PackedSequence
 
 UInt64s = npt.NDArray[np.uint64]
 _MODULUS = 1 << 64

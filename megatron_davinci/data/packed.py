@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from data_prep.io.arithmetic import ceil_to_multiple
 from megatron_davinci.data.documents import Documents, PackedSequence
 
 _PADDING_SEGMENT = 512
@@ -28,7 +29,7 @@ class PackedBatch:
     weights: Tensor
 
     def to(self, device: torch.device) -> "PackedBatch":
-        """The same batch on another device."""
+        """Copy the batch to another device."""
         names = ("tokens", "position_ids", "rows", "labels", "weights")
         return PackedBatch(boundaries=self.boundaries, **{name: getattr(self, name).to(device) for name in names})
 
@@ -67,7 +68,7 @@ def padding_starts(start: int, stop: int, alignment: int = 1) -> range:
 
     Padding never joins a document, and is cut small: attention over a whole row of it would cost the most of all.
     """
-    return range(start, stop, -(-_PADDING_SEGMENT // alignment) * alignment)
+    return range(start, stop, ceil_to_multiple(_PADDING_SEGMENT, alignment))
 
 
 def pack_micro_batch(
@@ -90,7 +91,7 @@ def pack_micro_batch(
             rows.append(predicted.nonzero()[:, 0] + at)
             labels.append(ids[1:][predicted])
             starts.append(at)
-            at += -(-span.length // alignment) * alignment
+            at += ceil_to_multiple(span.length, alignment)
         starts.extend(padding_starts(at, (number + 1) * seq_length, alignment))
     boundaries = [*starts, width]
     ends = torch.tensor(boundaries)

@@ -11,8 +11,8 @@ import matplotlib.pyplot as plt  # after the backend is chosen
 from rich.console import Console
 from rich.table import Table
 
-from data_prep.files import PART, read_jsonl
-from megatron_davinci.train.metrics import read_metrics
+from data_prep.io.files import PART, read_jsonl
+from megatron_davinci.train.metrics_file import read_metrics
 
 _STYLE = "body{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}td{padding:.1rem 1.5rem .1rem 0}"
 _STYLE += "pre{background:#f4f4f4;padding:1rem;overflow:auto;max-height:30rem}img{max-width:100%}"

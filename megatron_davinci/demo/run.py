@@ -12,14 +12,16 @@ from rich.console import Console
 
 from data_prep import InputError
 from data_prep.corpus import Corpus, pack_documents, save_plan
-from data_prep.corpus.tokenize import TokenizeJob, tokenize
-from data_prep.files import jsonl_writer, read_jsonl, write_json
-from data_prep.pull_request.build import BuildJob, collect_git
-from data_prep.shards import run_here
+from data_prep.io.arithmetic import ceil_div
+from data_prep.io.files import jsonl_writer, read_jsonl, write_json
+from data_prep.io.shards import run_in_process
+from data_prep.samples.build import BuildJob
+from data_prep.sources.collect import collect_git
+from data_prep.tokenize.tokenize import TokenizeJob, tokenize
+from megatron_davinci.config import Recipe, dump_recipe, parse_recipe
 from megatron_davinci.demo.generated_history import write_generated_history
-from megatron_davinci.demo.reinforce import doors_recipe, form_recipe, write_language
-from megatron_davinci.demo.tokenizer import write_model_directory
-from megatron_davinci.recipe import Recipe, dump_recipe, parse_recipe
+from megatron_davinci.demo.reinforce import format_recipe, toy_recipe, write_language
+from megatron_davinci.testing.tiny_model import write_model_directory
 
 RANKS = 2
 SEQ_LENGTH = 512
@@ -47,7 +49,8 @@ def run_demo(repo: Path | None, out: Path) -> dict[str, Any]:
         "--standalone",
         f"--nproc-per-node={RANKS}",
         "-m",
-        "megatron_davinci.train",
+        "megatron_davinci",
+        "train",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # two ranks share this machine's cores
     if subprocess.run([sys.executable, *command, str(out / "recipe.yaml")], check=False, env=environment).returncode:
@@ -88,7 +91,7 @@ def _mine(repo: Path | None, out: Path) -> dict[str, Any]:
 
 def _collect_and_build(repository: Path, out: Path, name: str) -> dict[str, Any]:
     collected = collect_git(repository, out / "records" / name)
-    built = run_here(BuildJob(out / "records" / name, "python"), out / "samples" / name)
+    built = run_in_process(BuildJob(out / "records" / name, "python"), out / "samples" / name)
     changes, samples = collected["records"], built["samples"]
     _say(f"{repository}: {changes} changes mined, {samples} of them made Python samples, each proven by replay")
     return {"changes": changes, "samples": samples}
@@ -128,7 +131,7 @@ def _newest_texts(out: Path) -> Iterator[str]:
 
 def _write_recipe(out: Path, num_sequences: int) -> Recipe:
     blend = [{"corpus": str(out / "corpus" / "demo")}]
-    epochs = -(-STEPS * SEQUENCES_PER_STEP // num_sequences)
+    epochs = ceil_div(STEPS * SEQUENCES_PER_STEP, num_sequences)
     recipe = parse_recipe(
         {
             "model": str(out / "model"),
@@ -138,9 +141,9 @@ def _write_recipe(out: Path, num_sequences: int) -> Recipe:
                 "long_documents": "split",
                 "stages": [{"name": "changes", "blend": blend, "epochs": epochs, "plan": str(out / "plan")}],
             },
-            "batch": {"global_size": SEQUENCES_PER_STEP, "unit": "sequences", "micro_batch_size": 4},
-            "schedule": {"lr": 3e-3, "warmup_fraction": 0.05},
-            "checkpoint": {"dir": str(out / "run"), "every_steps": 100, "keep": 1},
+            "batch": {"global_batch_size": SEQUENCES_PER_STEP, "unit": "sequences", "micro_batch_size": 4},
+            "schedule": {"lr": 3e-3, "lr_warmup_fraction": 0.05},
+            "checkpoint": {"dir": str(out / "run"), "save_interval": 100, "save_total_limit": 1},
         }
     )
     (out / "recipe.yaml").write_text(dump_recipe(recipe))
@@ -149,9 +152,9 @@ def _write_recipe(out: Path, num_sequences: int) -> Recipe:
 
 def _export(out: Path, recipe: Recipe) -> dict[str, Any]:
     _say("exporting to Hugging Face, and comparing logits")
-    from megatron_davinci.checkpoint.to_huggingface import export_to_hf
     from megatron_davinci.demo.compare import compare_logits
-    from megatron_davinci.train.metrics import read_metrics
+    from megatron_davinci.train.metrics_file import read_metrics
+    from megatron_davinci.weights.to_huggingface import export_to_hf
 
     export_to_hf(out / "run", out / "hf")
     difference = compare_logits(recipe, out / "hf", Corpus(out / "corpus" / "demo"))
@@ -168,17 +171,17 @@ def _export(out: Path, recipe: Recipe) -> dict[str, Any]:
 def _reinforce(folder: Path) -> dict[str, Any]:
     """Reinforcement mid-training on a language made for it, in which only the reward tells what to think."""
     _say(f"reinforcement mid-training on a small language: the form of answers, then {RMT_STEPS} steps by own rollouts")
-    from megatron_davinci.checkpoint.to_huggingface import export_to_hf
-    from megatron_davinci.rmt.figure import plot_run
-    from megatron_davinci.train.metrics import read_metrics
+    from megatron_davinci.report.figures import plot_run
+    from megatron_davinci.train.metrics_file import read_metrics
+    from megatron_davinci.weights.to_huggingface import export_to_hf
 
     write_language(folder)
-    _train(form_recipe(folder), folder / "form.yaml")
+    _train(format_recipe(folder), folder / "form.yaml")
     export_to_hf(folder / "form", folder / "hf")
     _davinci("rmt", "annotate", folder / "docs", "--model", folder / "hf")
-    _train(doors_recipe(folder, RMT_STEPS, "run"), folder / "recipe.yaml")
+    _train(toy_recipe(folder, RMT_STEPS, "run"), folder / "recipe.yaml")
     plot_run(folder / "run", folder / "run.png")
-    matched = [step["reward_match"] for step in read_metrics(folder / "run" / "metrics.jsonl")]
+    matched = [step["accuracy"] for step in read_metrics(folder / "run" / "metrics.jsonl")]
     return {
         "rmt_steps": len(matched),
         "first_match": fmean(matched[:3]),

@@ -52,10 +52,10 @@ def examine(directory: Path) -> Iterator[Finding]:
 
 def _trials() -> Iterator[Finding]:
     try:
-        from megatron_davinci.doctor.trial import check_attention, check_ranks
+        from megatron_davinci.doctor.trial import try_attention, try_ranks
     except ImportError as error:
         yield fail("trials", f"cannot begin: {error}", "in the checkout: pip install '.[train]'")
         return
-    trials: tuple[Callable[[], Finding], ...] = (check_ranks, check_attention)
+    trials: tuple[Callable[[], Finding], ...] = (try_ranks, try_attention)
     for trial in trials:
         yield trial()

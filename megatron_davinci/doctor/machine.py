@@ -8,7 +8,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-from data_prep.files import nearest_existing
+from data_prep.io.files import nearest_existing
 from megatron_davinci.doctor.finding import Finding, fail, ok, warn
 
 _GIB = 1 << 30

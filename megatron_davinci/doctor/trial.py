@@ -10,33 +10,33 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from data_prep.files import write_json
-from megatron_davinci import device
+from data_prep.io.files import write_json
+from megatron_davinci.config import parse_recipe
+from megatron_davinci.core import device, patches
 from megatron_davinci.data.packed import PackedBatch
-from megatron_davinci.demo.tokenizer import MODEL
 from megatron_davinci.doctor.finding import Finding, fail, ok
-from megatron_davinci.recipe import parse_recipe
 from megatron_davinci.testing import run_on_ranks
+from megatron_davinci.testing.tiny_model import TINY_MODEL
 
 if TYPE_CHECKING:
-    from megatron_davinci.train.step import Trainer
+    from megatron_davinci.core.step import Trainer
 
 _LENGTHS = (5, 11)
 _SAME, _SAME_IN_BF16 = 1e-4, 2e-2  # relative
 _RECIPE = {
     "data": {"seq_length": 16, "stages": [{"name": "trial", "blend": [{"corpus": "none"}]}]},
-    "batch": {"global_size": 1},
+    "batch": {"global_batch_size": 1},
     "schedule": {"lr": 1.0},
     "checkpoint": {"dir": "none"},
 }
 
 
-def check_ranks() -> Finding:
+def try_ranks() -> Finding:
     """An all-reduce over two processes, on two GPUs where there are two."""
     return _tried("two ranks", _sum_over_ranks, 2, "see the sockets above, and a firewall between ranks")
 
 
-def check_attention() -> Finding:
+def try_attention() -> Finding:
     """Forward and backward of two packed documents, against each by itself."""
     return _tried("packed attention", _attend, 1, "see torch and Transformer Engine above")
 
@@ -62,13 +62,13 @@ def _sum_over_ranks() -> str:
 
 def _attend() -> str:
     """Gradients of a small model: of documents packed in one row, and of each in a row of its own."""
-    device.use_this_machine()
+    patches.run_on_cpu_without_gpu()
+    from megatron_davinci.core.build_trainer import build_trainer
+    from megatron_davinci.core.groups import model_parallel, world
     from megatron_davinci.models.config import load_model_config
-    from megatron_davinci.train.building import build_trainer
-    from megatron_davinci.train.parallel import model_parallel, world
 
     with TemporaryDirectory() as folder:
-        write_json(Path(folder) / "config.json", MODEL)
+        write_json(Path(folder) / "config.json", TINY_MODEL)
         # no kernel for packed rows takes fp32 on a GPU
         recipe = parse_recipe({**_RECIPE, "model": folder, "megatron": {"bf16": device.has_gpu()}})
         with world(), model_parallel(recipe.stage(0), recipe.seed) as here:
@@ -85,14 +85,14 @@ def _attend() -> str:
 
 def _gradients(trainer: "Trainer", rows: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
     """Summed over rows of packed documents, each of which predicts its own next tokens."""
+    from megatron_davinci.core.next_token import next_token_forward_step
+    from megatron_davinci.core.step import run_schedule
     from megatron_davinci.testing.gather import gather_gradients
-    from megatron_davinci.train.next_token import forward_step
-    from megatron_davinci.train.step import run_schedule
 
     trainer.zero_gradients()
     for documents in rows:
         batch = _packed(documents).to(trainer.device)
-        run_schedule(trainer.chunks, forward_step, [batch], batch.tokens.size(1))
+        run_schedule(trainer.chunks, next_token_forward_step, [batch], batch.tokens.size(1))
     return {name: gradient.clone() for name, gradient in gather_gradients(trainer).items()}
 
 

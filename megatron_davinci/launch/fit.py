@@ -3,34 +3,34 @@
 from math import ceil, lcm
 
 from data_prep import InputError
+from megatron_davinci.config import Recipe
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.planning.memory import GIB, state_bytes
-from megatron_davinci.recipe import Recipe
+from megatron_davinci.models.memory import GIB, state_bytes
 
 
 def check_ranks(recipe: Recipe, nodes: int, per_node: int) -> None:
     """Raise InputError unless every stage's replicas fill the ranks, saying which numbers would do."""
     stages = [recipe.stage(index) for index in range(len(recipe.data.stages))]
-    ranks, needed = nodes * per_node, lcm(*(stage.ranks_per_replica for stage in stages))
+    ranks, needed = nodes * per_node, lcm(*(stage.layout.ranks_per_replica for stage in stages))
     for stage in stages:
-        tensor = stage.tensor_parallel_size
+        tensor = stage.layout.tensor
         if nodes > 1 and per_node % tensor and tensor % per_node:
             raise InputError(
                 f"stage {stage.name} has tensor_model_parallel_size {tensor}, which nodes of {per_node} cut apart: "
                 "give --gpus-per-node that divides it, or is a multiple"
             )
     if ranks % needed:
-        several = ", ".join(f"{stage.name} {stage.ranks_per_replica}" for stage in stages)
+        several = ", ".join(f"{stage.name} {stage.layout.ranks_per_replica}" for stage in stages)
         raise InputError(
             f"{nodes} {'nodes' if nodes > 1 else 'node'} of {per_node} are {ranks} ranks; a replica takes {several}: "
             f"give a multiple of {needed}, such as --nodes {lcm(needed, per_node) // per_node}"
         )
     for stage in stages:
-        replicas, batch = ranks // stage.ranks_per_replica, stage.batch
-        if batch.unit != "tokens" and replicas > batch.global_size:
+        replicas, batch = ranks // stage.layout.ranks_per_replica, stage.batch
+        if batch.unit != "tokens" and replicas > batch.global_batch_size:
             raise InputError(
-                f"stage {stage.name} would have {replicas} replicas share a batch of {batch.global_size} {batch.unit}: "
-                "give fewer nodes, or a larger batch.global_size"
+                f"stage {stage.name} would have {replicas} replicas share a batch of {batch.global_batch_size} "
+                f"{batch.unit}: give fewer nodes, or a larger batch.global_batch_size"
             )
 
 
@@ -41,10 +41,10 @@ def check_memory(recipe: Recipe, ranks: int, gibibytes: float) -> None:
     """
     model = load_model_config(recipe.model)
     for stage in (recipe.stage(index) for index in range(len(recipe.data.stages))):
-        state = state_bytes(model, stage.parallel_sizes, stage.megatron)
-        replicas = ranks // stage.ranks_per_replica
-        needed = state.of_each(replicas * stage.context_parallel_size)
-        saving = state.while_saving(replicas * stage.context_parallel_size)
+        state = state_bytes(model, stage.megatron)
+        replicas = ranks // stage.layout.ranks_per_replica
+        needed = state.of_each(replicas * stage.layout.context)
+        saving = state.while_saving(replicas * stage.layout.context)
         room = int(gibibytes * GIB)
         if saving <= room:
             continue
@@ -54,8 +54,8 @@ def check_memory(recipe: Recipe, ranks: int, gibibytes: float) -> None:
                 f"gradients are one bucket, and --gpu-memory is {gibibytes:g}: set megatron.overlap_grad_reduce"
             )
         if state.kept < room:
-            enough = ceil(ceil(state.shared / (room - state.kept)) / stage.context_parallel_size)
-            remedy = f"give {enough * stage.ranks_per_replica} ranks, which share out the optimizer"
+            enough = ceil(ceil(state.shared / (room - state.kept)) / stage.layout.context)
+            remedy = f"give {enough * stage.layout.ranks_per_replica} ranks, which share out the optimizer"
         else:
             remedy = "raise tensor_model_parallel_size or pipeline_model_parallel_size"
             if not state.shared:

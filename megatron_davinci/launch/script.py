@@ -38,7 +38,7 @@ class Job:
 
     def training(self) -> str:
         """The command of one rank, behind its interpreter."""
-        return shlex.join(["-m", "megatron_davinci.train", str(self.recipe), *self.overrides])
+        return shlex.join(["-m", "megatron_davinci", "train", str(self.recipe), *self.overrides])
 
 
 def local_script(job: Job) -> str:

@@ -34,7 +34,7 @@ def _in_use(port: int) -> bool:
     return False
 
 
-def run_here(job: Job) -> None:
+def run_locally(job: Job) -> None:
     """Become the job's script; comes back only where that cannot be."""
     check_here(job)
     os.execvp("bash", ["bash", "-c", local_script(job)])

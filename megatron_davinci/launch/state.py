@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from data_prep.files import read_json
-from megatron_davinci.checkpoint.files import PROGRESS_FILE
-from megatron_davinci.checkpoint.find import latest_checkpoint
+from data_prep.io.files import read_json
+from megatron_davinci.weights.checkpoint_files import PROGRESS_FILE
+from megatron_davinci.weights.paths import latest_checkpoint
 
 FINISHED = "finished"
 

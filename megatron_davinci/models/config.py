@@ -8,13 +8,11 @@ from typing import Any, Self
 import orjson
 
 from data_prep import InputError
-from data_prep.files import read_json
-from megatron_davinci.models.families import FAMILIES, Family
+from data_prep.io.files import read_json
+from megatron_davinci.models.families import FAMILIES, Family, Mapping
+from megatron_davinci.models.sizes import ModelSizes
 
 _PRESETS = files("megatron_davinci") / "presets"
-# Embeddings have this multiple of rows, whatever the layout: any tensor-parallel size that divides it can be resumed by
-# any other. Megatron's make_vocab_size_divisible_by has the same default.
-_VOCABULARY_MULTIPLE = 128
 _KINDS: dict[type, str] = {dict: "an object, or null", bool: "true or false"}
 _SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
           "head_dim", "vocab_size", "max_position_embeddings")  # fmt: skip
@@ -22,24 +20,16 @@ _SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attentio
 _LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """Sizes under Megatron's names; `huggingface` is the config.json as it was read."""
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(ModelSizes):
+    """A model's sizes, its family, and what else its config.json says; `huggingface` is that file as it was read."""
 
     family: Family
-    num_layers: int
-    hidden_size: int
-    ffn_hidden_size: int
-    num_attention_heads: int
-    num_query_groups: int
-    kv_channels: int
-    vocab_size: int
     max_position_embeddings: int
     rotary_base: float
     rope_scaling_factor: float | None
     """Llama 3's factor, None for plain RoPE."""
     layernorm_epsilon: float
-    tied_embeddings: bool
     init_method_std: float
     huggingface: dict[str, Any] = field(repr=False)
 
@@ -67,6 +57,8 @@ class ModelConfig:
             heads = config["num_attention_heads"]
             return cls(
                 family=family,
+                add_qkv_bias=family.megatron["add_qkv_bias"],
+                qk_layernorm=family.megatron["qk_layernorm"],
                 num_layers=config["num_hidden_layers"],
                 hidden_size=config["hidden_size"],
                 ffn_hidden_size=config["intermediate_size"],
@@ -86,26 +78,22 @@ class ModelConfig:
             raise InputError(f"{origin} has no field {missing}") from None
 
     @property
-    def padded_vocab_size(self) -> int:
-        """Rows of the embeddings under training; those beyond `vocab_size` are never used, and never exported."""
-        return -(-self.vocab_size // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
+    def mappings(self) -> list[Mapping]:
+        """The family's mappings that this model has: none for the output layer where embeddings are tied."""
+        return [m for m in self.family.mappings if not (self.tied_embeddings and m.megatron == "output_layer.weight")]
 
     def architecture(self) -> dict[str, Any]:
-        """What settles the meaning of weights: two models that agree here can exchange them."""
-        ignored = ("family", "huggingface", "init_method_std", "max_position_embeddings")
+        """What determines the meaning of weights: two models that agree here can exchange them."""
+        ignored = (
+            "add_qkv_bias",
+            "family",
+            "huggingface",
+            "init_method_std",
+            "max_position_embeddings",
+            "qk_layernorm",
+        )
         sizes = {name: value for name, value in asdict(self).items() if name not in ignored}
         return {"model_type": self.family.model_type, **sizes}
-
-    def num_parameters(self) -> int:
-        """Exact number of parameters, tied embeddings counted once."""
-        queries = self.num_attention_heads * self.kv_channels
-        keys_values = 2 * self.num_query_groups * self.kv_channels
-        bias = queries + keys_values if self.family.megatron["add_qkv_bias"] else 0
-        attention = self.hidden_size * (queries + keys_values) + bias + queries * self.hidden_size
-        norms = 2 * self.hidden_size + (2 * self.kv_channels if self.family.megatron["qk_layernorm"] else 0)
-        layer = attention + 3 * self.hidden_size * self.ffn_hidden_size + norms
-        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
-        return self.num_layers * layer + embeddings + self.hidden_size
 
 
 def _rotary_base(value: Any, origin: str) -> float:
@@ -115,7 +103,7 @@ def _rotary_base(value: Any, origin: str) -> float:
 
 
 def _check_numbers(config: dict[str, Any], origin: str) -> None:
-    """Raise InputError for a size that is none, and for heads that cannot be dealt out or turned."""
+    """Raise InputError for a size that is none, and for heads that cannot be sharded or turned."""
     for name in _SIZES:
         value = config.get(name)
         if name in config and value is not None and (type(value) is not int or value < 1):

@@ -7,17 +7,18 @@ pass through a mapping are torch's.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from megatron_davinci.models.sizes import ModelSizes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from megatron_davinci.models.config import ModelConfig
-
-Size = Callable[["ModelConfig"], int]
+Size = Callable[[ModelSizes], int]
 
 
-class Run(NamedTuple):
+class RowRange(NamedTuple):
     """`length` rows of Hugging Face's tensor number `part`, from `hf_row` on, are Megatron's from `megatron_row` on."""
 
     part: int
@@ -41,43 +42,35 @@ class Mapping:
     groups: Size = lambda model: 1
     padded: bool = False
 
-    def runs(self, model: "ModelConfig") -> list[Run]:
+    def row_ranges(self, model: ModelSizes) -> list[RowRange]:
         """All rows, in Megatron's order."""
         found, at, groups = [], 0, self.groups(model)
         sizes = [rows(model) // groups for rows in self.rows]
         for group in range(groups):
             for part, count in enumerate(sizes):
-                found.append(Run(part, group * count, at, count))
+                found.append(RowRange(part, group * count, at, count))
                 at += count
         return found
 
-    def hf_shapes(self, model: "ModelConfig") -> list[tuple[int, ...]]:
+    def hf_shapes(self, model: ModelSizes) -> list[tuple[int, ...]]:
         """Shape of each tensor of Hugging Face's."""
         return [self._shape(rows(model), model) for rows in self.rows]
 
-    def megatron_shape(self, model: "ModelConfig") -> tuple[int, ...]:
+    def megatron_shape(self, model: ModelSizes) -> tuple[int, ...]:
         """Shape of Megatron's tensor."""
         rows = model.padded_vocab_size if self.padded else sum(rows(model) for rows in self.rows)
         return self._shape(rows, model)
 
-    def _shape(self, rows: int, model: "ModelConfig") -> tuple[int, ...]:
+    def _shape(self, rows: int, model: ModelSizes) -> tuple[int, ...]:
         return (rows,) if self.columns is None else (rows, self.columns(model))
 
-    def to_hf(self, tensor: "Tensor", model: "ModelConfig") -> list["Tensor"]:
+    def to_hf(self, tensor: "Tensor", model: ModelSizes) -> list["Tensor"]:
         """One whole tensor per name of `hf`."""
         parts = [tensor.new_empty(shape) for shape in self.hf_shapes(model)]
-        for run in self.runs(model):
+        for run in self.row_ranges(model):
             rows = tensor[run.megatron_row : run.megatron_row + run.length]
             parts[run.part][run.hf_row : run.hf_row + run.length] = rows
         return parts
-
-    def from_hf(self, tensors: Sequence["Tensor"], model: "ModelConfig") -> "Tensor":
-        """Inverse of to_hf."""
-        whole = tensors[0].new_zeros(self.megatron_shape(model))
-        for run in self.runs(model):
-            rows = tensors[run.part][run.hf_row : run.hf_row + run.length]
-            whole[run.megatron_row : run.megatron_row + run.length] = rows
-        return whole
 
 
 @dataclass(frozen=True)
@@ -93,30 +86,9 @@ class Family:
     requires: dict[str, Any] = field(default_factory=dict)
 
 
-def _hidden(model: "ModelConfig") -> int:
-    return model.hidden_size
-
-
-def _ffn(model: "ModelConfig") -> int:
-    return model.ffn_hidden_size
-
-
-def _head(model: "ModelConfig") -> int:
-    return model.kv_channels
-
-
-def _queries(model: "ModelConfig") -> int:
-    return model.num_attention_heads * model.kv_channels
-
-
-def _keys(model: "ModelConfig") -> int:
-    return model.num_query_groups * model.kv_channels
-
-
-def _vocabulary(model: "ModelConfig") -> int:
-    return model.vocab_size
-
-
+_hidden, _ffn, _head = attrgetter("hidden_size"), attrgetter("ffn_hidden_size"), attrgetter("kv_channels")
+_queries, _keys = attrgetter("query_size"), attrgetter("key_size")
+_vocabulary = attrgetter("vocab_size")
 _MEGATRON_LAYER, _HF_LAYER = "decoder.layers.*.", "model.layers.*."
 
 
@@ -166,8 +138,3 @@ LLAMA = Family(
 )
 
 FAMILIES = {family.model_type: family for family in (QWEN2, QWEN3, LLAMA)}
-
-
-def mappings_of(model: "ModelConfig") -> list[Mapping]:
-    """The family's mappings that this model has: none for the output layer where embeddings are tied."""
-    return [m for m in model.family.mappings if not (model.tied_embeddings and m.megatron == "output_layer.weight")]

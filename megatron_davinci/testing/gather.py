@@ -8,9 +8,10 @@ from megatron.core import parallel_state
 from torch import Tensor
 from torch.nn import Parameter
 
-from megatron_davinci.models.sharding import named_parameters, unshard
-from megatron_davinci.train.optimizer import unwrap
-from megatron_davinci.train.step import Trainer
+from megatron_davinci.core.groups import all_gather_object
+from megatron_davinci.core.optimizer import unwrap
+from megatron_davinci.core.sharding import named_parameters, unshard
+from megatron_davinci.core.step import Trainer
 
 Shard = tuple[int, int | None, Tensor]  # tensor-parallel rank, dimension that is split, values
 
@@ -39,8 +40,7 @@ def gather_parameters(trainer: Trainer, read: Callable[[Parameter], Tensor]) -> 
     for name, parameter in named_parameters(unwrap(trainer.chunks)):
         split = parameter.partition_dim if getattr(parameter, "tensor_model_parallel", False) else None  # type: ignore[attr-defined]
         mine[name] = (rank, split, read(parameter).detach().clone())
-    every: list[dict[str, Shard]] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(every, mine)
+    every = all_gather_object(mine)
     return {
         name: _whole(name, [held[name] for held in every if name in held]) for name in {k for e in every for k in e}
     }

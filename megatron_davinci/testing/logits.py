@@ -8,10 +8,10 @@ import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
-from megatron_davinci.attention.packed import PackedSegments
+from megatron_davinci.core.attention.packed import PackedSegments
+from megatron_davinci.core.groups import context_rank
+from megatron_davinci.core.step import Trainer, run_schedule
 from megatron_davinci.data.packed import PackedBatch
-from megatron_davinci.train.parallel import context_rank
-from megatron_davinci.train.step import Trainer, run_schedule
 
 
 def pack_documents_for_logits(documents: Sequence[Sequence[int]]) -> PackedBatch:

@@ -3,16 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from megatron_davinci.models.build import transformer_config
-from megatron_davinci.planning.layout import PipelineRank, pipeline_ranks
-from megatron_davinci.planning.memory import GIB, state_bytes
-from megatron_davinci.recipe import Recipe
-from megatron_davinci.train.prepare import Run, inspect
+from megatron_davinci.config import Recipe
+from megatron_davinci.core.build import transformer_config
+from megatron_davinci.models.layout import PipelineRank, pipeline_ranks
+from megatron_davinci.models.memory import GIB, state_bytes
+from megatron_davinci.train.prepare import RunState, inspect_run
 
 
-def describe(recipe: Recipe) -> dict[str, Any]:
+def describe_run(recipe: Recipe) -> dict[str, Any]:
     """Facts about a run and its stages. Raises InputError for everything that training would refuse before a step."""
-    run = inspect(recipe)
+    run = inspect_run(recipe)
     for stage in run.batches.stages:
         transformer_config(run.model, stage.recipe.megatron)
     return {
@@ -24,11 +24,11 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _describe_stage(run: Run, index: int) -> dict[str, Any]:
+def _describe_stage(run: RunState, index: int) -> dict[str, Any]:
     stage = run.batches.stages[index]
-    tensor, pipeline, virtual, context = stage.recipe.parallel_sizes
+    layout = stage.recipe.layout
     tally = stage.tally_of_an_epoch()
-    state = state_bytes(run.model, stage.recipe.parallel_sizes, stage.recipe.megatron)
+    state = state_bytes(run.model, stage.recipe.megatron)
     return {
         "name": stage.name,
         "objective": stage.recipe.objective.kind,
@@ -39,16 +39,16 @@ def _describe_stage(run: Run, index: int) -> dict[str, Any]:
         "tokens_a_step": round(tally.tokens * stage.recipe.epochs / max(1, stage.num_batches)),
         "seq_length": stage.recipe.seq_length,
         "batch": stage.recipe.batch.model_dump(),
-        "tensor": tensor,
-        "pipeline": pipeline,
-        "chunks_a_rank": virtual or 1,
-        "context": context,
-        "ranks_a_replica": stage.recipe.ranks_per_replica,
+        "tensor": layout.tensor,
+        "pipeline": layout.pipeline,
+        "chunks_a_rank": layout.model_chunks,
+        "context": layout.context,
+        "ranks_a_replica": stage.recipe.layout.ranks_per_replica,
         "document_alignment": stage.alignment,
         "row_alignment": stage.recipe.alignment.row,
         "alignment_waste": stage.alignment_waste(),
-        "state_bytes_a_rank": {"one_replica": state.of_each(context), "ever_more_replicas": state.kept},
-        "pipeline_ranks": [_describe_rank(rank) for rank in pipeline_ranks(run.model, tensor, pipeline, virtual)],
+        "state_bytes_a_rank": {"one_replica": state.of_each(layout.context), "ever_more_replicas": state.kept},
+        "pipeline_ranks": [_describe_rank(rank) for rank in pipeline_ranks(run.model, layout)],
     }
 
 
@@ -58,7 +58,7 @@ def _describe_rank(rank: PipelineRank) -> dict[str, Any]:
 
 
 def as_text(facts: Mapping[str, Any]) -> str:
-    """The same for a person."""
+    """The facts of `describe_run` as lines for a person."""
     lines = [
         f"{facts['model']}: {facts['parameters']:,} parameters",
         f"{facts['steps']:,} steps, of which {facts['steps_done']:,} are done",
@@ -72,7 +72,7 @@ def _stage_lines(stage: Mapping[str, Any]) -> list[str]:
     batch, held = stage["batch"], stage["state_bytes_a_rank"]
     chunks = f" in {stage['chunks_a_rank']} chunks" if stage["chunks_a_rank"] > 1 else ""
     lines = [
-        f"stage {stage['name']} ({stage['objective']}): {stage['steps']:,} steps of {batch['global_size']:,} "
+        f"stage {stage['name']} ({stage['objective']}): {stage['steps']:,} steps of {batch['global_batch_size']:,} "
         f"{batch['unit']}, {stage['epochs']} x {stage['documents_an_epoch']:,} documents, "
         f"{stage['tokens_an_epoch']:,} tokens, in sequences of {stage['seq_length']:,}; "
         f"about {stage['tokens_a_step']:,} tokens a step",

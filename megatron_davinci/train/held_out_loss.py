@@ -1,15 +1,15 @@
 """Held-out loss of each corpus of a stage."""
 
+from megatron_davinci.core.next_token import pack_next_token_batch
+from megatron_davinci.core.step import Trainer
 from megatron_davinci.data.batches import GlobalBatches
-from megatron_davinci.train.next_token import next_token_work
-from megatron_davinci.train.step import Trainer
 
 
 def held_out_losses(trainer: Trainer, batches: GlobalBatches, index: int) -> dict[str, float]:
     """Mean loss in nats of the held-out documents of each corpus of stage `index`, by the corpus's name."""
     stage, losses = batches.stages[index].recipe, {}
     for name, documents, sequences in batches.held_out.sources(batches.recipe, index):
-        work = next_token_work(documents, sequences, stage, stage.document_alignment, trainer.device)
+        work = pack_next_token_batch(documents, sequences, stage, stage.document_alignment, trainer.device)
         if work.counts.labels:  # a loss mask may leave none
             losses[name] = trainer.evaluate(work)["loss"]
     return losses

@@ -12,29 +12,34 @@ from typing import Any
 import torch.distributed as dist
 
 from data_prep import InputError
-from data_prep.errors import is_full_disk
-from megatron_davinci.checkpoint.files import altered_weights
-from megatron_davinci.checkpoint.find import latest_checkpoint
-from megatron_davinci.checkpoint.manager import CheckpointManager
+from data_prep.io.errors import is_full_disk
+from megatron_davinci.config import Recipe, StageRecipe
+from megatron_davinci.core.adam import reset_moments
+from megatron_davinci.core.build import check_layers_can_be_built, transformer_config
+from megatron_davinci.core.build_trainer import build_trainer
+from megatron_davinci.core.groups import (
+    TIMEOUT,
+    all_gather_object,
+    broadcast_object,
+    is_main_rank,
+    model_parallel,
+    sync_errors,
+    world,
+)
+from megatron_davinci.core.objective import Objective
+from megatron_davinci.core.optimizer import build_optimizer, gathered_weights, set_hyperparameters
+from megatron_davinci.core.step import GlobalBatch, StepResult, Trainer
 from megatron_davinci.data.ledger import Ledger
-from megatron_davinci.models.build import check_layers_can_be_built, transformer_config
-from megatron_davinci.recipe import Recipe, StageRecipe
-from megatron_davinci.rollout.records import forget_rollouts
-from megatron_davinci.train.adam import forget_moments
-from megatron_davinci.train.building import build_trainer
+from megatron_davinci.train.checkpoint.manager import CheckpointManager
 from megatron_davinci.train.held_out_loss import held_out_losses
 from megatron_davinci.train.metrics import Metrics
-from megatron_davinci.train.next_token import next_token_batch
-from megatron_davinci.train.optimizer import build_optimizer, gathered_weights, set_hyperparameters
-from megatron_davinci.train.parallel import TIMEOUT, agreed, is_main_rank, model_parallel, raised_on_all, world
-from megatron_davinci.train.prepare import Run, prepare
-from megatron_davinci.train.reinforcement import PARTS, Reinforcement
-from megatron_davinci.train.rollout import Sampler
+from megatron_davinci.train.prepare import RunState, prepare_run
 from megatron_davinci.train.run_lock import one_writer
-from megatron_davinci.train.step import StepResult, Trainer
 from megatron_davinci.train.stopping import StopRequest
 from megatron_davinci.train.stragglers import slowest_rank
 from megatron_davinci.train.watchdog import Watchdog, store_of_its_own
+from megatron_davinci.weights.checkpoint_files import altered_weights
+from megatron_davinci.weights.paths import latest_checkpoint
 
 
 def train(recipe: Recipe, trial_steps: int | None = None) -> None:
@@ -44,39 +49,37 @@ def train(recipe: Recipe, trial_steps: int | None = None) -> None:
     """
     directory = Path(recipe.checkpoint.dir)
     latest = latest_checkpoint(directory)
-    run = prepare(recipe)
+    run = prepare_run(recipe)
     if _is_finished(run):
         return
     for each in run.batches.stages:
         transformer_config(run.model, each.recipe.megatron)  # what Megatron refuses, it refuses before the first step
-    check_layers_can_be_built(fp8=any(each.recipe.megatron.get("fp8") for each in run.batches.stages))
-    patience = _patience(recipe)
-    with world(patience), one_writer(directory):
+    check_layers_can_be_built(fp8=any(each.recipe.megatron.fp8 for each in run.batches.stages))
+    timeout = _patience(recipe)
+    with world(timeout), one_writer(directory):
         run = _as_it_is_now(run, latest_checkpoint(directory) != latest)
         if _is_finished(run):
             return
         run = with_whole_weights(run)
         stage = run.batches.stages[run.stage].recipe
-        with model_parallel(stage, recipe.seed, patience) as device:
+        with model_parallel(stage, recipe.seed, timeout) as device:
             trainer = build_trainer(recipe, stage, run.model, device, unset=run.checkpoint is not None)
-            loop = Loop(run, trainer, stage, trial_steps)
+            loop = TrainLoop(run, trainer, stage, trial_steps)
             end = loop.run()
             if end < run.batches.num_steps and is_main_rank() and trial_steps is None:
                 said = _stopped(loop.stopped_by, end) if loop.stopped_by else _what_comes_next(run, end)
                 print(said, file=sys.stderr, flush=True)
 
 
-def _as_it_is_now(run: Run, has_changed: bool) -> Run:
+def _as_it_is_now(run: RunState, has_changed: bool) -> RunState:
     """The run itself, or looked at again by all ranks where any saw another run's checkpoint come meanwhile."""
-    seen: list[tuple[int, bool]] = [(0, False)] * dist.get_world_size()
-    dist.all_gather_object(seen, (run.step, has_changed))
-    if len(set(seen)) == 1 and not has_changed:
+    if len(set(all_gather_object((run.step, has_changed)))) == 1 and not has_changed:
         return run
-    with raised_on_all():
-        return prepare(run.recipe)
+    with sync_errors():
+        return prepare_run(run.recipe)
 
 
-def _is_finished(run: Run) -> bool:
+def _is_finished(run: RunState) -> bool:
     finished = run.step == run.batches.num_steps
     if finished:
         print(f"{run.recipe.checkpoint.dir} is finished after step {run.step}", file=sys.stderr)
@@ -85,60 +88,45 @@ def _is_finished(run: Run) -> bool:
 
 def _patience(recipe: Recipe) -> timedelta:
     """Longer than the watchdog takes to name a rank: those that wait for it must not give up before."""
-    seconds = recipe.faults.watchdog_seconds
+    seconds = recipe.fault_tolerance.watchdog_timeout
     return TIMEOUT if seconds is None else max(TIMEOUT, timedelta(seconds=2 * seconds))
 
 
-def with_whole_weights(run: Run) -> Run:
+def with_whole_weights(run: RunState) -> RunState:
     """The run itself or, where its checkpoint's weights are altered, as it was at an earlier one.
 
     All ranks share the work of looking. Raises InputError where no checkpoint is left.
     """
     while run.checkpoint is not None:
         rank, size = dist.get_rank(), dist.get_world_size()
-        shares: list[list[str]] = [[] for _ in range(size)]
-        dist.all_gather_object(shares, altered_weights(run.checkpoint, rank, size))
+        shares = all_gather_object(altered_weights(run.checkpoint, rank, size))
         altered = sorted(name for share in shares for name in share)
         if not altered:
             break
         if is_main_rank():
             print(f"{run.checkpoint / altered[0]} is altered: going back", file=sys.stderr, flush=True)
-        run = prepare(run.recipe, run.checkpoint.name)
+        run = prepare_run(run.recipe, run.checkpoint.name)
     return run
 
 
-class Loop:
+class TrainLoop:
     """The steps of the stages that share the current layout."""
 
-    def __init__(self, run: Run, trainer: Trainer, stage: StageRecipe, trial_steps: int | None) -> None:
+    def __init__(self, run: RunState, trainer: Trainer, stage: StageRecipe, trial_steps: int | None) -> None:
         self._run, self._trainer, self._is_trial = run, trainer, trial_steps is not None
         self._optimizer = build_optimizer(stage.megatron, trainer.chunks)
         self._checkpoints = CheckpointManager(run.recipe, run.model, trainer.chunks, self._optimizer)
         self._ledger = Ledger(run.ledger)
-        self._end = agreed(run.end)  # rollouts may arrive while ranks look for them
+        self._end = broadcast_object(run.find_end())  # inputs may arrive while ranks look for them
         if trial_steps is not None:
             self._end = min(self._end, run.step + trial_steps)
-        self._reinforcement = {
-            index: Reinforcement(run.batches.stages[index], inputs, run.batches.first_step(index))
-            for index, inputs in enumerate(run.reinforcement)
-            if inputs is not None
-        }
-        self._samplers = self._open_samplers()
+        stages = range(run.stage, run.last_stage + 1)
+        self._objectives: dict[int, Objective] = {index: run.inputs[index].start(trainer) for index in stages}
+        for objective in self._objectives.values():
+            objective.resume(run.step)
         self._skipped, self._saved = run.skipped, run.step
         self.stopped_by = 0
         """The signal that ended the run before its end, 0 for none."""
-
-    def _open_samplers(self) -> dict[int, Sampler]:
-        """Those of the stages that these processes run."""
-        run, found = self._run, {}
-        for index in self._reinforcement.keys() & set(range(run.stage, run.last_stage + 1)):
-            inputs = run.reinforcement[index]
-            assert inputs is not None
-            if not isinstance(inputs.asker.options.rollouts, str):
-                if is_main_rank():
-                    forget_rollouts(inputs.replay.directory, run.step or -1)  # nothing ties the first to these weights
-                found[index] = Sampler.of(run, index, self._trainer)
-        return found
 
     def run(self) -> int:
         """Go on from the latest checkpoint to the end of the last stage in this layout, or as far as rollouts go.
@@ -155,7 +143,7 @@ class Loop:
             for stage in run.batches.stages:
                 stage.keep_plan()
         stop, step = StopRequest(self._trainer.device), run.step
-        with stop.heard(), self._watched() as moved_on:
+        with stop.install_handlers(), self._watched() as moved_on:
             try:
                 while step < self._end and not self.stopped_by:
                     moved_on(step)
@@ -164,7 +152,7 @@ class Loop:
                     step += 1
                     with self._trainer.timers("checkpoint"):
                         self._checkpoints.poll()
-                    self.stopped_by = stop.agreed()
+                    self.stopped_by = stop.on_any_rank()
                     self._save_when_due(step)
             except InputError:  # rollouts that do not fit: what was done before stays
                 self._save(step)
@@ -185,7 +173,7 @@ class Loop:
     @contextmanager
     def _watched(self) -> Iterator[Callable[[int], None]]:
         """A watchdog beside the loop, if the recipe wants one; gives what tells it of the next step."""
-        seconds = self._run.recipe.faults.watchdog_seconds
+        seconds = self._run.recipe.fault_tolerance.watchdog_timeout
         if seconds is None:
             yield lambda step: None
             return
@@ -198,26 +186,23 @@ class Loop:
 
     def _step(self, step: int, metrics: Metrics | None) -> None:
         run = self._run
-        index, batch = run.batches.at(step)
+        index, number = run.batches.at(step)
         stage = run.batches.stages[index]
-        if batch == 0 and run.recipe.data.stages[index].schedule is not None and step > 0:
-            forget_moments(self._optimizer)
+        if number == 0 and run.recipe.data.stages[index].schedule is not None and step > 0:
+            reset_moments(self._optimizer)
         started = time.monotonic()
-        lr = run.learning_rates.at(index, batch)
+        lr = run.learning_rates.at(index, number)
         set_hyperparameters(self._optimizer, lr)
-        if index in self._reinforcement:
-            result, facts = self._reinforce(index, batch)
-        else:
-            with self._trainer.timers("data"):
-                work = next_token_batch(stage, batch, self._trainer.device)
-            result, facts = self._trainer.step(self._optimizer, work), {}
+        global_batch = self._objectives[index].batch(number)
+        norms = self._loss_norms(global_batch)
+        result = self._trainer.step(self._optimizer, global_batch)
         self._count_skipped(result)
         for epoch, tally in result.counts.tallies.items():
             self._ledger.add(stage.name, epoch, tally)
-        for epoch in stage.epochs_finished_by(batch):
+        for epoch in stage.epochs_finished_by(number):
             self._ledger.check(stage.name, epoch, stage.tally_of_an_epoch())
         phases = self._trainer.timers.take()
-        facts = {**facts, **slowest_rank(phases, self._trainer.device)}
+        facts = {**global_batch.metrics(result.sums), **norms, **slowest_rank(phases, self._trainer.device)}
         if metrics is not None:
             seconds = time.monotonic() - started - phases.get("component_norms", 0.0)
             if result.skipped:
@@ -227,51 +212,30 @@ class Loop:
     def _count_skipped(self, result: StepResult) -> None:
         """Raises FloatingPointError, on every rank, where too many steps in a row were skipped."""
         self._skipped = self._skipped + 1 if result.skipped else 0
-        if self._skipped > self._run.recipe.faults.skipped_steps:
+        if self._skipped > self._run.recipe.fault_tolerance.max_skipped_steps:
             raise FloatingPointError(
                 f"the loss is {result.loss}, the gradient norm {result.grad_norm}, {self._skipped} step(s) in a row: "
                 "nothing of this one is saved; lower the learning rate, and start again from the last checkpoint, or "
-                "let faults.skipped_steps bear more"
+                "raise fault_tolerance.max_skipped_steps"
             )
 
-    def _reinforce(self, index: int, batch: int) -> tuple[StepResult, dict[str, float]]:
-        """A step from rollouts; every so often the gradient of each loss is measured by itself before."""
-        trainer, every = self._trainer, self._reinforcement[index].component_norms_every
-        facts = self._sample(index, batch)
-        with trainer.timers("data"):
-            self._agree_on_rollouts(index, batch)
-            step = self._reinforcement[index].step(batch, trainer.device)
-        norms = {}
-        if every and batch % every == 0:
-            with trainer.timers.alone("component_norms"):
-                for part in PARTS:
-                    norms[f"grad_norm_{part}"] = trainer.gradient_norm(self._optimizer, step.only(part))
-        result = trainer.step(self._optimizer, step.work)
-        return result, {**step.metrics(result.sums), **facts, **norms}
-
-    def _sample(self, index: int, batch: int) -> dict[str, float]:
-        """Have the engine answer, where the recipe names one."""
-        if index not in self._samplers:
+    def _loss_norms(self, batch: GlobalBatch) -> dict[str, float]:
+        """Gradient norm of each loss by itself, where the batch says that they are to be measured."""
+        if not batch.losses:
             return {}
-        tokens = self._samplers[index].write(batch)
-        return {"rollout_tokens_per_second": tokens / self._trainer.timers.of("rollout")} if tokens else {}
-
-    def _agree_on_rollouts(self, index: int, batch: int) -> None:
-        """Raise InputError on every rank where they see different files: their losses would be of different rows."""
-        seen: list[str] = [""] * dist.get_world_size()
-        dist.all_gather_object(seen, self._reinforcement[index].rollouts(batch))
-        if len(set(seen)) > 1:
-            raise InputError(
-                f"ranks see different rollouts for step {self._run.batches.first_step(index) + batch}: keep them on a "
-                "file system that all share, and let each file appear by rename, once"
-            )
+        trainer = self._trainer
+        with trainer.timers.alone("component_norms"):
+            return {
+                f"grad_norm_{name}": trainer.gradient_norm(self._optimizer, alone())
+                for name, alone in batch.losses.items()
+            }
 
     def _evaluate(self, step: int, metrics: Metrics | None) -> None:
         """Held-out loss of each of the stage's corpora, every so many steps and at the stage's end."""
         run, evaluation = self._run, self._run.recipe.evaluation
         index, batch = run.batches.at(step)
         at_end = batch + 1 == run.batches.stages[index].num_batches
-        if evaluation is None or ((step + 1) % evaluation.every_steps and not at_end):
+        if evaluation is None or ((step + 1) % evaluation.eval_interval and not at_end):
             return
         with self._trainer.timers("evaluation"):
             losses = held_out_losses(self._trainer, run.batches, index)
@@ -280,7 +244,7 @@ class Loop:
 
     def _save_when_due(self, step: int) -> None:
         """A checkpoint every so many steps, and where these processes end."""
-        if step % self._run.recipe.checkpoint.every_steps == 0 or step == self._end or self.stopped_by:
+        if step % self._run.recipe.checkpoint.save_interval == 0 or step == self._end or self.stopped_by:
             self._save(step)
 
     def _save(self, step: int) -> None:
@@ -301,18 +265,16 @@ def _stopped(number: int, step: int) -> str:
     )
 
 
-def _what_comes_next(run: Run, end: int) -> str:
-    inputs = run.reinforcement[run.batches.stage_of(end)]
-    if inputs is not None and end < run.batches.first_step(run.last_stage + 1):
-        return (
-            f"step {end} is done and saved; the next one needs rollouts, {inputs.replay.file(end)}: davinci rmt ask "
-            "writes their prompts; then start the same recipe again"
-        )
+def _what_comes_next(run: RunState, end: int) -> str:
+    if end < run.batches.first_step(run.last_stage + 1):
+        missing = run.inputs[run.batches.stage_of(end)].missing(end)
+        return f"step {end} is done and saved; {missing}; then start the same recipe again"
     stage, following = (run.batches.stages[index].recipe for index in (run.last_stage, run.last_stage + 1))
-    changed = {key: value for key, value in following.megatron.items() if stage.megatron.get(key) != value}
-    changed |= dict.fromkeys(stage.megatron.keys() - following.megatron.keys(), "its default")
+    old, new = stage.megatron.given, following.megatron.given
+    changed = {key: value for key, value in new.items() if old.get(key) != value}
+    changed |= dict.fromkeys(old.keys() - new.keys(), "its default")
     fields = ", ".join(f"{key} {value}" for key, value in changed.items())
     return (
         f"stage {stage.name} is done and saved; stage {following.name} has another layout ({fields}): start the same "
-        f"recipe again, on a multiple of {following.ranks_per_replica} processes"
+        f"recipe again, on a multiple of {following.layout.ranks_per_replica} processes"
     )

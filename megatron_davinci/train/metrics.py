@@ -1,35 +1,31 @@
 """What a run reports: a line per step on the console, RUN/metrics.jsonl, RUN/evaluation.jsonl, and TensorBoard."""
 
-import errno
-import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import orjson
 from torch.utils.tensorboard import SummaryWriter
 from xxhash import xxh3_64
 
-from data_prep import InputError
-from data_prep.files import PART
-from megatron_davinci import device
-from megatron_davinci.planning.flops import dense_peak, training_flops
-from megatron_davinci.train.prepare import Run
-from megatron_davinci.train.step import StepResult
+from megatron_davinci.core import device
+from megatron_davinci.core.step import StepResult
+from megatron_davinci.models.flops import dense_peak, training_flops
+from megatron_davinci.train.metrics_file import JsonLines
+from megatron_davinci.train.prepare import RunState
 
 
 class Metrics:
     """Reports of the main rank. A resumed run first drops the lines of the steps it repeats."""
 
-    def __init__(self, run: Run, end: int, num_ranks: int) -> None:
+    def __init__(self, run: RunState, end: int, num_ranks: int) -> None:
         self._run, self._end, self._num_ranks = run, end, num_ranks
         self._started = time.monotonic()
         directory = Path(run.recipe.checkpoint.dir)
         directory.mkdir(parents=True, exist_ok=True)
-        self._steps = _JsonLines(directory / "metrics.jsonl", run.step)
-        self._evaluations = _JsonLines(directory / "evaluation.jsonl", run.step)
+        self._steps = JsonLines(directory / "metrics.jsonl", run.step)
+        self._evaluations = JsonLines(directory / "evaluation.jsonl", run.step)
         self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=run.step + 1)
         self._wandb = _open_wandb(run, directory)
 
@@ -88,14 +84,14 @@ class Metrics:
         values: dict[str, float] = {
             "tokens": counts.tokens,
             "labels": counts.labels,
-            "padding_share": 1 - counts.tokens / counts.rows,
+            "padding_fraction": 1 - counts.tokens / counts.rows,
             "seconds": seconds,
             "tokens_per_second": counts.tokens / seconds,
             "tflops_per_second_per_rank": per_rank / 1e12,
         }
         peak, _ = dense_peak(device.name(), fp8=False)
         if peak is not None:
-            values["mfu_of_dense_bf16_peak"] = per_rank / peak
+            values["mfu"] = per_rank / peak
         values["peak_memory_bytes"] = device.peak_memory()
         return values
 
@@ -104,7 +100,7 @@ class Metrics:
         print(line, file=sys.stderr, flush=True)
 
 
-def _open_wandb(run: Run, directory: Path) -> Any:
+def _open_wandb(run: RunState, directory: Path) -> Any:
     """A run of Weights & Biases that goes on where the same directory's was; None where the recipe names none."""
     options = run.recipe.wandb
     if options is None:
@@ -119,33 +115,3 @@ def _open_wandb(run: Run, directory: Path) -> Any:
         dir=str(directory),
         config=run.recipe.model_dump(mode="json"),
     )
-
-
-class _JsonLines:
-    """A line of JSON per report; those after `last_step` are dropped first."""
-
-    def __init__(self, path: Path, last_step: int) -> None:
-        kept = [line for line in read_metrics(path) if line["step"] <= last_step]
-        part = path.with_name(path.name + PART)
-        part.write_bytes(b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in kept))
-        part.replace(path)
-        self._file = path.open("ab", buffering=0)
-
-    def write(self, line: dict[str, Any]) -> None:
-        data = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
-        if self._file.write(data) < len(data):  # the disk took a part of it
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The steps reported so far; a last line that a killed run left unfinished is not counted."""
-    if not path.is_file():
-        return []
-    lines = path.read_bytes().split(b"\n")[:-1]
-    try:
-        return [orjson.loads(line) for line in lines]
-    except orjson.JSONDecodeError:
-        raise InputError(f"{path} has a damaged line: remove it, and start again") from None

@@ -1,6 +1,7 @@
 """Everything that can be refused is refused here, before a process group is up. Torch-free."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,15 +10,16 @@ from typing import Any
 from xxhash import xxh3_64
 
 from data_prep import InputError
-from data_prep.corpus import tokenizer_file, tokenizer_fingerprint
-from data_prep.files import nearest_existing, read_json
-from megatron_davinci.checkpoint.files import PROGRESS_FILE
-from megatron_davinci.checkpoint.recovery import newest_whole
+from data_prep.io.files import nearest_existing, read_json
+from megatron_davinci.config import Recipe
+from megatron_davinci.config.processes import check_number_of_ranks, process_rank
 from megatron_davinci.data.batches import GlobalBatches
+from megatron_davinci.data.checks import check_tokenizer, check_vocabulary
+from megatron_davinci.data.objective import ObjectiveInputs, open_inputs
 from megatron_davinci.models.config import ModelConfig, load_model_config
-from megatron_davinci.recipe import Recipe, StageRecipe
-from megatron_davinci.rmt.inputs import ReinforcementInputs, identity_of_asks, open_inputs
+from megatron_davinci.train.checkpoint.recovery import newest_whole
 from megatron_davinci.train.schedule import LearningRates
+from megatron_davinci.weights.checkpoint_files import PROGRESS_FILE
 
 _WHAT_IDENTITY_IS = {
     "another model": "model",
@@ -27,14 +29,15 @@ _WHAT_IDENTITY_IS = {
 
 
 @dataclass(frozen=True)
-class Run:
+class RunState:
     """A recipe whose inputs are there and fit; `step` of its `batches.num_steps` are done."""
 
     recipe: Recipe
     model: ModelConfig
     batches: GlobalBatches
     learning_rates: LearningRates
-    reinforcement: list[ReinforcementInputs | None]
+    inputs: list[ObjectiveInputs]
+    """Of the objective of each stage."""
     identity: dict[str, Any]
     checkpoint: Path | None
     step: int
@@ -56,40 +59,41 @@ class Run:
             last += 1
         return last
 
-    @property
-    def end(self) -> int:
-        """The number of steps after which these processes are done: for their layout, or for want of rollouts."""
+    def find_end(self) -> int:
+        """The number of steps after which these processes are done: for their layout, or for want of inputs.
+
+        It looks at the files of inputs, which may come while a run goes on.
+        """
         for index in range(self.stage, self.last_stage + 1):
-            inputs, following = self.reinforcement[index], self.batches.first_step(index + 1)
-            if inputs is not None and isinstance(inputs.asker.options.rollouts, str):
-                first = inputs.replay.first_missing(max(self.step, self.batches.first_step(index)), following)
-                if first < following:
-                    return first
+            following = self.batches.first_step(index + 1)
+            first = self.inputs[index].first_missing(max(self.step, self.batches.first_step(index)), following)
+            if first < following:
+                return first
         return self.batches.first_step(self.last_stage + 1)
 
 
-def prepare(recipe: Recipe, damaged: str | None = None) -> Run:
+def prepare_run(recipe: Recipe, damaged: str | None = None) -> RunState:
     """A run whose next step can be taken by the processes that there are. Raises InputError.
 
     `damaged`: a checkpoint whose weights are known to be so; the run goes on from one before it.
     """
-    run = inspect(recipe, damaged)
+    run = inspect_run(recipe, damaged)
     if run.step < run.batches.num_steps:
         check_number_of_ranks(run.batches.stages[run.stage].recipe)
-        check_rollouts(run)
+        check_inputs(run)
     return run
 
 
-def inspect(recipe: Recipe, damaged: str | None = None) -> Run:
+def inspect_run(recipe: Recipe, damaged: str | None = None) -> RunState:
     """Open and check all inputs of a run, and find out how far it is. Raises InputError."""
     batches = GlobalBatches(recipe)
     model = load_model_config(recipe.model)
     check_vocabulary(batches, model)
     check_tokenizer(recipe, batches)
-    reinforcement = [open_inputs(recipe, batches, index, model) for index in range(len(batches.stages))]
+    inputs = [open_inputs(recipe, batches, index, model) for index in range(len(batches.stages))]
     identity = {
         "num_steps": batches.num_steps,
-        "order": order_fingerprint(recipe, batches, reinforcement),
+        "order": order_fingerprint(recipe, batches, inputs),
         "model": model.architecture(),
         "optimizer": batches.stages[0].recipe.optimizer_kind,
     }
@@ -98,12 +102,12 @@ def inspect(recipe: Recipe, damaged: str | None = None) -> Run:
         raise InputError("the recipe reports to wandb, which is not installed: pip install wandb, or leave wandb out")
     checkpoint = newest_whole(Path(recipe.checkpoint.dir), damaged)
     progress = read_progress(checkpoint, identity)
-    return Run(
+    return RunState(
         recipe=recipe,
         model=model,
         batches=batches,
         learning_rates=LearningRates(recipe, [stage.num_batches for stage in batches.stages]),
-        reinforcement=reinforcement,
+        inputs=inputs,
         identity=identity,
         checkpoint=checkpoint,
         step=progress["step"],
@@ -135,55 +139,15 @@ def read_progress(checkpoint: Path | None, identity: dict[str, Any]) -> dict[str
     return progress
 
 
-def order_fingerprint(recipe: Recipe, batches: GlobalBatches, reinforcement: list[ReinforcementInputs | None]) -> str:
-    """Identity of everything that settles which tokens come at which step; no layout of ranks is part of it."""
-    asked = [
-        identity_of_asks(inputs, stage.recipe.objective)
-        for inputs, stage in zip(reinforcement, batches.stages, strict=True)
-    ]
-    settled = [recipe.seed, [stage.order for stage in batches.stages], asked]
-    return xxh3_64(repr(settled).encode()).hexdigest()
+def order_fingerprint(recipe: Recipe, batches: GlobalBatches, inputs: Sequence[ObjectiveInputs]) -> str:
+    """Identity of everything that determines which tokens come at which step; no layout of ranks is part of it."""
+    prompts = [each.fingerprint for each in inputs]
+    order = [recipe.seed, [stage.order for stage in batches.stages], prompts]
+    return xxh3_64(repr(order).encode()).hexdigest()
 
 
-def check_vocabulary(batches: GlobalBatches, model: ModelConfig) -> None:
-    """Raise InputError when the corpora's tokenizer has ids that the model has no embedding for."""
-    needed = batches.tokenizer["vocab_size"]
-    if needed > model.vocab_size:
-        raise InputError(
-            f"the corpora's tokenizer has ids up to {needed - 1}, the model's vocab_size is {model.vocab_size}: "
-            f"choose a model with at least {needed}, or tokenize with the model's own tokenizer"
-        )
-
-
-def check_tokenizer(recipe: Recipe, batches: GlobalBatches) -> None:
-    """Raise InputError when the tokenizer that would go into checkpoints is not the one that made the corpora."""
-    source = recipe.tokenizer_directory
-    if source is None or batches.tokenizer["kind"] != "huggingface":
-        return  # an export then names one
-    if tokenizer_fingerprint(tokenizer_file(source)) != batches.tokenizer["fingerprint"]:
-        raise InputError(
-            f"{source} has another tokenizer than the one that made the corpora: set tokenizer to that one's "
-            "directory, or tokenize again"
-        )
-
-
-def check_rollouts(run: Run) -> None:
-    """Raise InputError where the next step needs rollouts that are not there."""
-    inputs = run.reinforcement[run.stage]
-    main = os.environ.get("RANK", "0") == "0"  # another rank may see a new file later, and waits for the main one
-    if main and inputs is not None and run.end == run.step:
-        raise InputError(
-            f"step {run.step} needs rollouts that are not there: {inputs.replay.file(run.step)}; davinci rmt ask "
-            "writes the prompts that they answer"
-        )
-
-
-def check_number_of_ranks(stage: StageRecipe) -> None:
-    """Raise InputError unless the processes that torchrun has started can be dealt out over the stage's layout."""
-    ranks, needed = int(os.environ.get("WORLD_SIZE", "1")), stage.ranks_per_replica
-    if ranks % needed:
-        raise InputError(
-            f"{ranks} process(es) cannot hold tensor {stage.tensor_parallel_size} x pipeline "
-            f"{stage.pipeline_parallel_size} x context {stage.context_parallel_size} ranks: start a multiple of "
-            f"{needed}, as with torchrun --nproc-per-node {needed}"
-        )
+def check_inputs(run: RunState) -> None:
+    """Raise InputError where the next step needs inputs that are not there."""
+    # another rank may see a new file later, and waits for the main one
+    if process_rank() == 0 and run.find_end() == run.step:
+        raise InputError(run.inputs[run.stage].missing(run.step))

@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from data_prep import InputError
-from data_prep.files import take_lock
-from megatron_davinci.train.parallel import is_main_rank, raised_on_all
+from data_prep.io.files import take_lock
+from megatron_davinci.core.groups import is_main_rank, sync_errors
 
 LOCK_FILE = "run.lock"
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # file systems that know none
@@ -24,7 +24,7 @@ def one_writer(directory: Path) -> Iterator[None]:
     Directories that are made for it go again, where the run leaves nothing in them.
     """
     lock, made = None, []
-    with raised_on_all():
+    with sync_errors():
         if is_main_rank():
             made = [each for each in (directory, *directory.parents) if not each.exists()]
             lock = _take(directory / LOCK_FILE)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from data_prep import InputError
-from megatron_davinci.recipe import Recipe, Schedule
+from megatron_davinci.config import Recipe, Schedule
 
 
 class LearningRates:
@@ -47,7 +47,7 @@ def learning_rate(schedule: Schedule, step: int, num_steps: int) -> float:
     warmup = warmup_steps(schedule, num_steps)
     if step < warmup:
         return schedule.lr * (step + 1) / warmup
-    if schedule.decay == "constant":
+    if schedule.lr_decay_style == "constant":
         return schedule.lr
     progress = (step - warmup) / max(1, num_steps - warmup)
     return schedule.min_lr + (schedule.lr - schedule.min_lr) * (1 + math.cos(math.pi * progress)) / 2
@@ -55,6 +55,6 @@ def learning_rate(schedule: Schedule, step: int, num_steps: int) -> float:
 
 def warmup_steps(schedule: Schedule, num_steps: int) -> int:
     """Steps of the warm-up: given, or a share of all, rounded up but never all of them."""
-    if schedule.warmup_steps is not None:
-        return schedule.warmup_steps
-    return min(math.ceil(schedule.warmup_fraction * num_steps), num_steps - 1)
+    if schedule.lr_warmup_iters is not None:
+        return schedule.lr_warmup_iters
+    return min(math.ceil(schedule.lr_warmup_fraction * num_steps), num_steps - 1)

@@ -20,7 +20,7 @@ class StopRequest:
         self._signal = 0
 
     @contextmanager
-    def heard(self) -> Iterator[None]:
+    def install_handlers(self) -> Iterator[None]:
         """Signals are noted in the block, and do nothing else; also one that has waited for it."""
         before = {number: signal.signal(number, self._note) for number in SIGNALS}
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -30,7 +30,7 @@ class StopRequest:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def agreed(self) -> int:
+    def on_any_rank(self) -> int:
         """The signal that some rank got, 0 for none; the same on every rank, all of which call this together."""
         found = torch.tensor([self._signal], device=self._device)
         dist.all_reduce(found, dist.ReduceOp.MAX)

@@ -167,6 +167,6 @@ def _name(rank: int, beat: Beat) -> str:
 
 
 def store_of_its_own(store: Any) -> Store:
-    """The same store by another connection: on a shared one, a rank that waits for a key would hold up its thread."""
+    """Connect to the same store again: on a shared connection, a rank that waits for a key would hold up its thread."""
     cloned: Store = store.clone()
     return cloned

@@ -5,18 +5,18 @@ from typing import Any
 
 import yaml
 
-from megatron_davinci.checkpoint.to_huggingface import export_to_hf
-from megatron_davinci.demo.reinforce import form_recipe, write_language
-from megatron_davinci.recipe import parse_recipe
-from megatron_davinci.train.annotate import annotate
+from megatron_davinci.config import parse_recipe
+from megatron_davinci.demo.reinforce import format_recipe, write_language
+from megatron_davinci.rl.annotate import annotate
 from megatron_davinci.train.loop import train
-from megatron_davinci.train.metrics import read_metrics
+from megatron_davinci.train.metrics_file import read_metrics
+from megatron_davinci.weights.to_huggingface import export_to_hf
 
 
 def teach(folder: Path) -> None:
     """FOLDER/hf: a model that knows the form of answers; FOLDER/docs: an annotated corpus of what is true."""
     write_language(folder)
-    train(parse_recipe(form_recipe(folder)))
+    train(parse_recipe(format_recipe(folder)))
     export_to_hf(folder / "form", folder / "hf")
     annotate(folder / "docs", folder / "hf", "top16", {})
 

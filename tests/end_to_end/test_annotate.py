@@ -1,4 +1,4 @@
-"""Laws of the annotation: entropies are those of transformers, in every layout; a killed run ends in the same bytes."""
+"""The annotation: entropies are those of transformers, in every layout; a killed run ends in the same bytes."""
 
 import shutil
 import subprocess
@@ -18,7 +18,7 @@ from data_prep.corpus import Annotation, Corpus, CorpusWriter
 IN_SMALL_BLOCKS = [
     sys.executable,
     "-c",
-    "from megatron_davinci.train import annotate; annotate.BLOCK_TOKENS = 6000; "
+    "from megatron_davinci.rl import annotate; annotate.BLOCK_TOKENS = 6000; "
     "from megatron_davinci.cli import main; main()",
 ]
 

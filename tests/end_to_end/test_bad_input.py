@@ -1,4 +1,4 @@
-"""Law: wrong input ends with exit code 2 and one sentence, and leaves nothing half-written."""
+"""Property: wrong input ends with exit code 2 and one sentence, and leaves nothing half-written."""
 
 import json
 import os
@@ -91,12 +91,17 @@ def test_a_layout_that_does_not_divide(recipe: Path) -> None:
 
 
 def test_a_schedule_shorter_than_its_warm_up(recipe: Path) -> None:
-    sentence = refuse_training(recipe, "schedule.warmup_steps=3")
+    sentence = refuse_training(recipe, "schedule.lr_warmup_iters=3")
     assert "warms up for 3 steps, and its schedule has 1" in sentence
 
 
 def test_a_loss_that_is_not_finite_is_one_sentence_and_saves_nothing(recipe: Path, tmp_path: Path) -> None:
-    changes = ["schedule.lr=1e30", "schedule.warmup_steps=0", "data.stages.0.epochs=4", "checkpoint.every_steps=10"]
+    changes = [
+        "schedule.lr=1e30",
+        "schedule.lr_warmup_iters=0",
+        "data.stages.0.epochs=4",
+        "checkpoint.save_interval=10",
+    ]
     command = [*DAVINCI, "train", str(recipe), *changes]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
@@ -105,7 +110,7 @@ def test_a_loss_that_is_not_finite_is_one_sentence_and_saves_nothing(recipe: Pat
 
 
 def test_damaged_progress_and_metrics(recipe: Path, tmp_path: Path) -> None:
-    changes = ["data.stages.0.epochs=2", "checkpoint.every_steps=1"]
+    changes = ["data.stages.0.epochs=2", "checkpoint.save_interval=1"]
     subprocess.run([*DAVINCI, "train", str(recipe), *changes], check=True, capture_output=True)
     (tmp_path / "run" / "latest").write_text("step_0000001\n")
     metrics = tmp_path / "run" / "metrics.jsonl"
@@ -141,13 +146,18 @@ def test_a_stage_without_data(recipe: Path, tmp_path: Path) -> None:
     write_corpus(tmp_path / "long", [40, 50])
     drop = [f"data.stages.0.blend.0.corpus={tmp_path / 'long'}", "data.seq_length=32", "data.long_documents=drop"]
     assert "stage only has no documents" in refuse_training(recipe, *drop)
-    evaluated = ["evaluation.every_steps=1", "evaluation.held_out=1"]
+    evaluated = ["evaluation.eval_interval=1", "evaluation.held_out_documents=1"]
     assert "long has 0 documents to choose from" in refuse_training(recipe, *drop, *evaluated)
-    assert "corpus has 17 documents" in refuse_training(recipe, evaluated[0], "evaluation.held_out=17")
+    assert "corpus has 17 documents" in refuse_training(recipe, evaluated[0], "evaluation.held_out_documents=17")
 
 
 def test_a_plan_with_held_out_documents(recipe: Path) -> None:
-    changes = ["evaluation.every_steps=1", "evaluation.held_out=1", "batch.unit=sequences", "data.stages.0.plan=p"]
+    changes = [
+        "evaluation.eval_interval=1",
+        "evaluation.held_out_documents=1",
+        "batch.unit=sequences",
+        "data.stages.0.plan=p",
+    ]
     assert "has a plan, which packs every document" in refuse_training(recipe, *changes)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.corpus import load_tokenizer
+from data_prep.tokenizers import load_tokenizer
 from megatron_davinci.demo import reinforce, run
 
 

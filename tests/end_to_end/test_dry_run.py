@@ -1,4 +1,4 @@
-"""Law: a dry run says what a run would do, refuses what it would refuse, and leaves nothing behind."""
+"""Property: a dry run says what a run would do, refuses what it would refuse, and leaves nothing behind."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Laws of reinforcement mid-training by the engine inside the trainer, as a user starts it."""
+"""Properties of reinforcement mid-training by the engine inside the trainer, as a user starts it."""
 
 import random
 import shutil
@@ -14,8 +14,8 @@ from language import write_recipe
 from training import finish, kill_after, kill_when, progress, reported, same_weights, start
 
 from data_prep.corpus import AnnotationWriter, Corpus
-from megatron_davinci.demo.reinforce import doors_recipe
-from megatron_davinci.rollout.records import read_rollouts, rollout_file
+from megatron_davinci.demo.reinforce import toy_recipe
+from megatron_davinci.rl.rollout_files import read_rollouts, rollout_file
 
 STEPS = 6
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -31,8 +31,8 @@ def write(taught: Path, tmp_path: Path) -> Write:
     """Writes the recipe of a run NAME, with changes to its sections."""
 
     def write(name: str, **changes: dict[str, Any]) -> Path:
-        values = doors_recipe(taught, STEPS, name)
-        values["checkpoint"]["every_steps"] = 2
+        values = toy_recipe(taught, STEPS, name)
+        values["checkpoint"]["save_interval"] = 2
         return write_recipe(tmp_path, name, values, **changes)
 
     return write
@@ -49,7 +49,7 @@ def varied(taught: Path, tmp_path: Path) -> dict[str, dict[str, Any]]:
     writer.append(np.random.default_rng(3).uniform(0, 2, len(corpus.tokens)).astype(np.float32))
     writer.commit()
     stage = {"name": "doors", "blend": [{"corpus": str(corpus.prefix)}], "epochs": STEPS}
-    return {"data": {"stages": [stage]}, "objective": {"budget": {"first": 4, "gamma": 0.2}}}
+    return {"data": {"stages": [stage]}, "objective": {"budget": {"initial": 4, "gamma": 0.2}}}
 
 
 def test_a_killed_run_ends_as_an_uninterrupted_one(
@@ -92,11 +92,11 @@ def test_every_layout_answers_alike(write: Write, tmp_path: Path) -> None:
         finish(start(write(name, **change), ranks))
         _, found = read_rollouts(rollout_file(tmp_path / name / "rollouts", 0))
         for group, right in zip(found, expected, strict=True):
-            assert group.ask == right.ask
+            assert group.spec == right.spec
             for response, other in zip(group.responses, right.responses, strict=True):
                 assert response.tokens == other.tokens and response.finished == other.finished
                 assert response.log_probs == pytest.approx(other.log_probs, abs=1e-4)
-        assert all(line["rollout_log_prob_gap"] < 1e-5 for line in reported(tmp_path / name))
+        assert all(line["rollout_log_prob_diff"] < 1e-5 for line in reported(tmp_path / name))
 
 
 def test_a_model_that_never_closes_its_thought_is_counted(write: Write, taught: Path, tmp_path: Path) -> None:
@@ -107,5 +107,5 @@ def test_a_model_that_never_closes_its_thought_is_counted(write: Write, taught: 
     recipe.write_text(yaml.safe_dump({**values, "model": str(taught / "model")}))
     finish(start(recipe, 1, "data.stages.0.epochs=2"))
     lines = reported(tmp_path / "untaught")
-    assert [line["unclosed_share"] for line in lines] == [1.0, 1.0]
-    assert all(line["reward_match"] == 0.0 and line["truncated_share"] > 0.9 for line in lines)
+    assert [line["unclosed_fraction"] for line in lines] == [1.0, 1.0]
+    assert all(line["accuracy"] == 0.0 and line["truncated_fraction"] > 0.9 for line in lines)

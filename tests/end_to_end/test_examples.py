@@ -1,4 +1,4 @@
-"""Laws of the shipped recipes: each is valid, and would run; each tiny one trains."""
+"""Properties of the shipped recipes: each is valid, and would run; each tiny one trains."""
 
 import json
 import os
@@ -18,14 +18,14 @@ from training import reported
 from typer.testing import CliRunner
 
 from data_prep.corpus import Corpus
-from data_prep.corpus.tokenize import TokenizeJob, tokenize
-from megatron_davinci.cli import app
-from megatron_davinci.demo.tokenizer import write_model_directory
+from data_prep.tokenize.tokenize import TokenizeJob, tokenize
+from megatron_davinci.cli.app import app
+from megatron_davinci.config import load_recipe
+from megatron_davinci.config.objectives import Rmt, RolloutOptions
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.recipe import load_recipe
-from megatron_davinci.rmt.options import Reinforced, Rmt
-from megatron_davinci.rmt.problems import write_problems
-from megatron_davinci.train.dry_run import describe
+from megatron_davinci.rl.problems import write_problems
+from megatron_davinci.testing.tiny_model import write_model_directory
+from megatron_davinci.train.dry_run import describe_run
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -37,7 +37,7 @@ LARGE = sorted(
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory in which the recipes' weights seem to lie: what settles an architecture, and a file for the rest."""
+    """A directory in which the recipes' weights seem to lie: what an architecture follows from, and an empty file."""
     folder = tmp_path_factory.mktemp("large")
     for name in NAMES:
         recipe = yaml.safe_load((EXAMPLES / name / "recipe.yaml").read_text())
@@ -79,12 +79,14 @@ def test_a_large_one_would_run(corpora: Path, monkeypatch: pytest.MonkeyPatch, p
     """Every input is opened, every rule checked, the layout told to the parameter; FP8 needs no GPU for that."""
     monkeypatch.chdir(corpora)
     recipe = load_recipe(EXAMPLES / path, [])
-    facts = describe(recipe)
+    facts = describe_run(recipe)
     assert facts["parameters"] == load_model_config(recipe.model).num_parameters() and facts["steps"] > 0
     for told, stage in zip(facts["stages"], map(recipe.stage, range(len(facts["stages"]))), strict=True):
         held = [len(range(first, last + 1)) for rank in told["pipeline_ranks"] for first, last in rank["layers"]]
         assert len(set(held)) == 1  # no rank waits for one with more layers
-        assert told["ranks_a_replica"] == stage.ranks_per_replica and told["row_alignment"] == stage.alignment.row
+        assert (
+            told["ranks_a_replica"] == stage.layout.ranks_per_replica and told["row_alignment"] == stage.alignment.row
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -95,8 +97,8 @@ def test_a_recipe_is_valid(weights: Path, monkeypatch: pytest.MonkeyPatch, name:
     stage, small = recipe.stage(0), tiny.get("objective", {"kind": "ntp"})
     assert recipe.checkpoint.dir == f"runs/{name}" and tiny["checkpoint"]["dir"] == f"out/tiny/{name}"
     assert stage.objective.kind == small["kind"]
-    if isinstance(stage.objective, Reinforced):
-        fields = ["responses", "temperature", "policy"]  # small in size alone
+    if isinstance(stage.objective, RolloutOptions):
+        fields = ["group_size", "temperature", "policy"]  # small in size alone
         if isinstance(stage.objective, Rmt):
             fields += ["curriculum", "ntp_lambda"]
         for field in fields:
@@ -111,19 +113,17 @@ def test_a_recipe_is_valid(weights: Path, monkeypatch: pytest.MonkeyPatch, name:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_scripts_are_what_launch_writes(weights: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """For the fewest nodes of 8 GPUs; DAVINCI_WRITE_SCRIPTS=1 writes them anew."""
+def test_launch_writes_scripts_for_it(weights: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """For the fewest nodes of 8 GPUs."""
     monkeypatch.chdir(weights)
-    if not (weights / "examples").exists():
-        (weights / "examples").symlink_to(EXAMPLES)
-    recipe = load_recipe(EXAMPLES / name / "recipe.yaml", [])
-    ranks = lcm(8, *(recipe.stage(index).ranks_per_replica for index in range(len(recipe.data.stages))))
-    command = ["launch", f"examples/{name}/recipe.yaml", "--nodes", str(ranks // 8), "--dry-run", "--python", "python"]
-    for file, more in (("train.sh", []), ("train.sbatch", ["--slurm"])):
-        written = CliRunner().invoke(app, [*command, *more], catch_exceptions=False).stdout
-        if "DAVINCI_WRITE_SCRIPTS" in os.environ:
-            (EXAMPLES / name / file).write_text(written)
-        assert (EXAMPLES / name / file).read_text() == written
+    recipe = EXAMPLES / name / "recipe.yaml"
+    stages = load_recipe(recipe, []).data.stages
+    ranks = lcm(8, *(load_recipe(recipe, []).stage(index).layout.ranks_per_replica for index in range(len(stages))))
+    for more in ([], ["--slurm"]):
+        command = ["launch", str(recipe), "--nodes", str(ranks // 8), "--dry-run", *more]
+        script = CliRunner().invoke(app, command, catch_exceptions=False).stdout
+        assert f"-m megatron_davinci train {recipe}" in script
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
 def test_fp8_differs_in_precision_alone() -> None:
@@ -178,7 +178,12 @@ def test_mid_training_and_fine_tuning_in_small(shared_data: Path, pluggy_clone: 
     script = [str(EXAMPLES / "tiny-corpora.sh"), str(shared_data / "trajectories"), str(resolved)]
     run(script, tmp_path, DAVINCI=str(Path(sys.executable).with_name("davinci")))
     assert len(Corpus(tmp_path / "out/tiny/corpus/rollouts-passing")) == len(PASSING)
-    short = ["data.seq_length=512", "data.long_documents=drop", "evaluation.held_out=1", "data.stages.0.epochs=1"]
+    short = [
+        "data.seq_length=512",
+        "data.long_documents=drop",
+        "evaluation.held_out_documents=1",
+        "data.stages.0.epochs=1",
+    ]
     for name in MID_TRAINING if EFFORT > 1 else ["davinci-72b", "davinci-sft-72b"]:
         recipe = yaml.safe_load((EXAMPLES / name / "tiny.yaml").read_text())
         stages = [f"data.stages.{index}.seq_length=6144" for index in range(len(recipe["data"]["stages"]))]

@@ -1,4 +1,4 @@
-"""Law: mid-training, then fine-tuning on conversations, is one recipe; what the mask leaves out contributes nothing."""
+"""Mid-training, then fine-tuning on conversations, is one recipe; what the mask leaves out contributes nothing."""
 
 import copy
 import gzip
@@ -20,9 +20,9 @@ from tokenizers.trainers import BpeTrainer
 from training import finish, reported, same_weights, start, write_recipe
 
 from data_prep.corpus import Corpus
-from megatron_davinci.checkpoint.to_huggingface import export_to_hf
 from megatron_davinci.testing import run_on_ranks
-from megatron_davinci.train.metrics import read_metrics
+from megatron_davinci.train.metrics_file import read_metrics
+from megatron_davinci.weights.to_huggingface import export_to_hf
 
 DAVINCI = [sys.executable, "-c", "from megatron_davinci.cli import main; main()"]
 CHATML = """{% for m in messages %}<|im_start|>{{ m.role }}
@@ -71,22 +71,25 @@ def two_stages(corpora: Path) -> dict[str, Any]:
         "name": "fine-tuning",
         "blend": [{"corpus": str(corpora / "chat")}],
         "epochs": 2,
-        "batch": {"global_size": 16},
-        "schedule": {"lr": 1e-3, "warmup_fraction": 0.1},
+        "batch": {"global_batch_size": 16},
+        "schedule": {"lr": 1e-3, "lr_warmup_fraction": 0.1},
     }
     return {
         "model": str(corpora / "model"),
         "megatron": {},
         "data": {"seq_length": 1024, "long_documents": "drop", "stages": [code, chat]},
-        "batch": {"global_size": 8},
+        "batch": {"global_batch_size": 8},
         "schedule": {"lr": 3e-3},
-        "evaluation": {"every_steps": 5, "held_out": 8},
+        "evaluation": {"eval_interval": 5, "held_out_documents": 8},
     }
 
 
 def test_mid_training_then_fine_tuning_is_one_recipe(corpora: Path, tmp_path: Path) -> None:
     values = two_stages(corpora)
-    layout = {"megatron": {"tensor_model_parallel_size": 2, "sequence_parallel": True}, "batch": {"global_size": 8}}
+    layout = {
+        "megatron": {"tensor_model_parallel_size": 2, "sequence_parallel": True},
+        "batch": {"global_batch_size": 8},
+    }
     finish(start(write_recipe(values, tmp_path, "both", **layout), 2))
     lines = reported(tmp_path / "both")
     stages = {name: [line for line in lines if line["stage"] == name] for name in ("mid-training", "fine-tuning")}
@@ -108,7 +111,7 @@ def test_the_handoff_is_that_of_two_runs(corpora: Path, tmp_path: Path) -> None:
     values = two_stages(corpora)
     values.pop("evaluation")
     values["data"]["stages"][1]["epochs"] = 1
-    kept = {"batch": {"global_size": 8}}
+    kept = {"batch": {"global_batch_size": 8}}
     finish(start(write_recipe(values, tmp_path, "both", **kept), 1))
     first, second = values["data"]["stages"]
     finish(start(write_recipe({**values, "data": {**values["data"], "stages": [first]}}, tmp_path, "one", **kept), 1))

@@ -1,4 +1,4 @@
-"""Law: a policy finds out what only the reward tells, by trees as without them."""
+"""Property: a policy finds out what only the reward tells, by trees as without them."""
 
 import subprocess
 import sys
@@ -12,9 +12,9 @@ import yaml
 from conftest import EFFORT
 from test_bad_input import refuse
 
-from data_prep.files import read_json, read_jsonl
-from megatron_davinci.demo.reinforce import DOCUMENTS, doors_recipe
-from megatron_davinci.rollout.records import read_rollouts, rollout_file
+from data_prep.io.files import read_json, read_jsonl
+from megatron_davinci.demo.reinforce import DOCUMENTS, toy_recipe
+from megatron_davinci.rl.rollout_files import read_rollouts, rollout_file
 from megatron_davinci.testing import run_on_ranks
 
 STEPS, SAME_STEPS, CHANCE = 120, 8, 0.25
@@ -23,12 +23,12 @@ STEPS, SAME_STEPS, CHANCE = 120, 8, 0.25
 @pytest.fixture(scope="module")
 def curves(taught: Path) -> dict[str, list[float]]:
     """Match by step, with trees and, in the long version, without."""
-    wanted: dict[str, dict[str, Any]] = {"tree": {}, "alone": {"tree": False}}
+    wanted: dict[str, dict[str, Any]] = {"tree": {}, "alone": {"share_prefix": False}}
     found = {}
     for name, objective in wanted.items():
         steps = STEPS if name == "tree" or EFFORT > 1 else SAME_STEPS
-        [metrics] = run_on_ranks(language.learn, 1, doors_recipe(taught, steps, name, **objective))
-        found[name] = [line["reward_match"] for line in metrics]
+        [metrics] = run_on_ranks(language.learn, 1, toy_recipe(taught, steps, name, **objective))
+        found[name] = [line["accuracy"] for line in metrics]
     return found
 
 
@@ -43,9 +43,9 @@ def test_the_right_thought_is_learnt(curves: dict[str, list[float]]) -> None:
 
 
 def test_tokens_are_scored_at_the_temperature_at_which_they_were_sampled(taught: Path) -> None:
-    values = doors_recipe(taught, 1, "warm", temperature=0.6, policy={"kind": "grpo"})
+    values = toy_recipe(taught, 1, "warm", temperature=0.6, policy={"kind": "grpo"})
     [[line]] = run_on_ranks(language.learn, 1, values)
-    assert line["rollout_log_prob_gap"] < 1e-5 and line["clipped_share"] == 0
+    assert line["rollout_log_prob_diff"] < 1e-5 and line["clip_fraction"] == 0
     assert line["policy_loss"] == pytest.approx(0, abs=0.05)  # every ratio is 1, and advantages add up to nothing
 
 
@@ -66,7 +66,7 @@ def test_evaluation_shows_what_was_learnt(taught: Path, curves: dict[str, list[f
     """The same positions to both: with a thought, chance before and nearly always right after."""
     assert len(curves["tree"]) == STEPS
     recipe = tmp_path / "recipe.yaml"
-    values = doors_recipe(taught, 1, "-")
+    values = toy_recipe(taught, 1, "-")
     recipe.write_text(yaml.safe_dump(values))
     models = ("--model", f"base={taught / 'hf'}", "--model", f"rmt={taught / 'tree'}")
     given = ("--corpus", str(taught / "docs"), *models, "--temperature", "1")

@@ -1,9 +1,10 @@
-"""Law: what launch starts here ends as training by hand does, over stages with other layouts and workers that die."""
+"""What launch starts here ends as training by hand does, over stages with other layouts and workers that die."""
 
 import os
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ from test_bad_input import DAVINCI
 from training import finish, progress, reported, same_weights, start, write_recipe
 
 from megatron_davinci.launch.state import state_of
-from megatron_davinci.train.metrics import read_metrics
+from megatron_davinci.train.metrics_file import read_metrics
 
 
 def launch(recipe: Path, *options: str) -> "subprocess.Popen[bytes]":
     command = [*DAVINCI, "launch", str(recipe), "--gpus-per-node", "2", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, start_new_session=True)
+    # Tests that a shell runs in its background ignore Ctrl-C, and bash cannot trap what it was born to ignore.
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, env=environment, start_new_session=True, preexec_fn=listening
+    )
 
 
 def wait_for_steps(run: Path, steps: int, launched: "subprocess.Popen[bytes]") -> None:
@@ -55,7 +60,7 @@ def test_a_worker_that_dies_is_started_again_and_nothing_changes(recipe_values: 
     [victim, *_] = [
         process
         for process in psutil.Process(launched.pid).children(recursive=True)
-        if process.environ().get("RANK") == "1" and "megatron_davinci.train" in process.cmdline()
+        if process.environ().get("RANK") == "1" and "megatron_davinci" in process.cmdline()
     ]
     victim.send_signal(signal.SIGKILL)
     assert "resuming" in finish(launched)
@@ -67,7 +72,7 @@ def test_a_worker_that_dies_is_started_again_and_nothing_changes(recipe_values: 
 def test_ctrl_c_saves_and_leaves_nobody_behind(recipe_values: dict[str, Any], tmp_path: Path) -> None:
     """A terminal sends it to its whole foreground group."""
     recipe_values["data"]["stages"][0]["epochs"] = 1000
-    recipe_values["checkpoint"]["every_steps"] = 10_000
+    recipe_values["checkpoint"]["save_interval"] = 10_000
     launched = launch(write_recipe(recipe_values, tmp_path, "launched"))
     run = tmp_path / "launched"
     wait_for_steps(run, 2, launched)

@@ -1,4 +1,4 @@
-"""Laws of a run's life: signals, numbers that are not finite, damaged checkpoints, writing while training goes on."""
+"""Tests of a run's life: signals, numbers that are not finite, damaged checkpoints, writing while training goes on."""
 
 import json
 import signal
@@ -18,8 +18,8 @@ from test_convert import write_weights
 from training import finish, kill_after, progress, reported, same_weights, start, uninterrupted, whole, write_recipe
 
 from data_prep.corpus import Corpus
-from megatron_davinci.checkpoint.to_megatron import import_from_hf
-from megatron_davinci.train.metrics import read_metrics
+from megatron_davinci.train.metrics_file import read_metrics
+from megatron_davinci.weights.to_megatron import import_from_hf
 
 STEPS = 14  # 18 documents, batches of 4, three epochs
 Write = Callable[..., Path]
@@ -38,7 +38,7 @@ def write(recipe_values: dict[str, Any], tmp_path: Path) -> Write:
 
     def write(name: str, checkpoint: dict[str, Any] | None = None, **changes: Any) -> Path:
         recipe_values["data"]["stages"][0]["epochs"] = 3
-        known = {"dir": str(tmp_path / name), "every_steps": 3, "keep": 2, **(checkpoint or {})}
+        known = {"dir": str(tmp_path / name), "save_interval": 3, "save_total_limit": 2, **(checkpoint or {})}
         return write_recipe(recipe_values, tmp_path, name, checkpoint=known, **changes)
 
     return write
@@ -52,7 +52,7 @@ def equal(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1] if EFFORT > 1 else [signal.SIGUSR1])
 def test_a_signal_saves_and_ends(write: Write, whole: Path, tmp_path: Path, number: signal.Signals) -> None:
-    stopped = write("stopped", {"every_steps": 100})
+    stopped = write("stopped", {"save_interval": 100})
     process = start(stopped, 1)
     while len(read_metrics(tmp_path / "stopped" / "metrics.jsonl")) < 4:
         time.sleep(0.002)
@@ -65,7 +65,7 @@ def test_a_signal_saves_and_ends(write: Write, whole: Path, tmp_path: Path, numb
 
 
 def test_a_signal_before_the_first_step_waits_for_it(write: Write, tmp_path: Path) -> None:
-    process = start(write("run", {"every_steps": 100}), 1)
+    process = start(write("run", {"save_interval": 100}), 1)
     while not blocked_signals(process.pid) >> (signal.SIGUSR1 - 1) & 1:
         time.sleep(0.002)
     process.send_signal(signal.SIGUSR1)
@@ -82,7 +82,7 @@ def blocked_signals(process: int) -> int:
 def test_a_launchers_signal_reaches_ranks_that_have_saved_before(write: Write, tmp_path: Path) -> None:
     """torchrun signals whole process groups, and so the processes that help a rank to save."""
     finish(start(write("whole", megatron=LAYOUTS["PP2"][1]), 2))
-    stopped = write("stopped", {"every_steps": 1, "asynchronous": True}, megatron=LAYOUTS["PP2"][1])
+    stopped = write("stopped", {"save_interval": 1, "async_save": True}, megatron=LAYOUTS["PP2"][1])
     process = start(stopped, 2)
     while len(read_metrics(tmp_path / "stopped" / "metrics.jsonl")) < 4:
         time.sleep(0.002)
@@ -99,7 +99,7 @@ def test_a_launchers_signal_reaches_ranks_that_have_saved_before(write: Write, t
 def test_written_while_training_goes_on(write: Write, tmp_path: Path, layout: str) -> None:
     ranks, megatron = LAYOUTS[layout]
     finish(start(write("whole", megatron=megatron), ranks))
-    recipe, run = write("run", {"asynchronous": True, "keep": 9}, megatron=megatron), tmp_path / "run"
+    recipe, run = write("run", {"async_save": True, "save_total_limit": 9}, megatron=megatron), tmp_path / "run"
     for step in (4,) if EFFORT == 1 else range(3, STEPS - 1, 2):
         kill_after(start(recipe, ranks), run, step)
         assert (run / "latest").is_file() == any(run.glob("step_*[0-9]"))
@@ -141,16 +141,16 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
 
 def malicious(checkpoint: Path, told: Path) -> None:
     """.metadata that would run code, known to the manifest."""
-    from megatron_davinci.checkpoint.files import describe
+    from megatron_davinci.weights.checkpoint_files import file_entry
 
     (checkpoint / ".metadata").write_bytes(b"cpathlib\nPath\n(V" + str(told).encode() + b"\ntR.")
     manifest = json.loads((checkpoint / "manifest.json").read_text())
-    manifest["files"][".metadata"] = describe(checkpoint / ".metadata")
+    manifest["files"][".metadata"] = file_entry(checkpoint / ".metadata")
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_no_whole_checkpoint_is_one_sentence(write: Write, tmp_path: Path) -> None:
-    recipe, run = write("run", {"keep": 1}), tmp_path / "run"
+    recipe, run = write("run", {"save_total_limit": 1}), tmp_path / "run"
     finish(start(recipe, 1))
     next(run.glob("step_*/progress.json")).unlink()
     refused = start(recipe, 1)
@@ -159,7 +159,7 @@ def test_no_whole_checkpoint_is_one_sentence(write: Write, tmp_path: Path) -> No
 
 
 def test_checkpoints_that_stay(write: Write, tmp_path: Path) -> None:
-    finish(start(write("run", {"every_steps": 2, "keep": 1, "keep_every": 4}), 1))
+    finish(start(write("run", {"save_interval": 2, "save_total_limit": 1, "save_retain_interval": 4}), 1))
     left = sorted(path.name for path in (tmp_path / "run").glob("step_*"))
     assert left == [f"step_{step:07d}" for step in (4, 8, 12, 14)]
 
@@ -178,12 +178,12 @@ def with_poison(folder: Path, corpus: Path) -> Path:
 def test_steps_that_are_not_finite_are_skipped_and_counted(write: Write, tmp_path: Path) -> None:
     poisoned = with_poison(tmp_path, tmp_path / "corpus")
     changes = {"model": str(poisoned), "init_from": str(poisoned)}
-    finish(start(write("run", faults={"skipped_steps": 2}, **changes), 1))
+    finish(start(write("run", fault_tolerance={"max_skipped_steps": 2}, **changes), 1))
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     skipped = [line for line in lines if line.get("skipped")]
     assert len(lines) == STEPS and len(skipped) == 3 and all(line["loss"] is None for line in skipped)
     assert all(line["loss"] is not None for line in lines if not line.get("skipped"))
-    killed = write("killed", faults={"skipped_steps": 2}, **changes)
+    killed = write("killed", fault_tolerance={"max_skipped_steps": 2}, **changes)
     kill_after(start(killed, 1), tmp_path / "killed", 7)
     finish(start(killed, 1))
     equal(tmp_path / "killed", tmp_path / "run")
@@ -200,7 +200,7 @@ def test_a_run_that_has_made_no_step_yet_is_saved_and_resumed(write: Write, tmp_
     save_file({**tensors, "model.norm.weight": tensors["model.norm.weight"] * torch.nan}, source / "model.safetensors")
     ranks, megatron = LAYOUTS[layout]
     changes = {"model": str(source), "init_from": str(source), "megatron": megatron}
-    run = write("run", faults={"skipped_steps": 100}, **changes)
+    run = write("run", fault_tolerance={"max_skipped_steps": 100}, **changes)
     kill_after(start(run, ranks), tmp_path / "run", 7)
     assert "resuming" in finish(start(run, ranks))
     assert progress(tmp_path / "run")["step"] == progress(tmp_path / "run")["skipped"] == STEPS
@@ -252,13 +252,13 @@ def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         subprocess.run(["umount", str(where)], check=True)
 
 
-@pytest.mark.parametrize("asynchronous", [False, True] if EFFORT > 1 else [True])
+@pytest.mark.parametrize("async_save", [False, True] if EFFORT > 1 else [True])
 def test_a_full_disk_is_one_sentence_and_the_last_good_checkpoint_stays(
-    write: Write, whole: Path, tmp_path: Path, disk: Callable[[int], Path], asynchronous: bool
+    write: Write, whole: Path, tmp_path: Path, disk: Callable[[int], Path], async_save: bool
 ) -> None:
     [one, *_] = whole.glob("step_*")
     size = sum(path.stat().st_size for path in one.rglob("*") if path.is_file())
-    recipe = write("run", {"dir": str(disk(size * 8 // 5) / "run"), "asynchronous": asynchronous})
+    recipe = write("run", {"dir": str(disk(size * 8 // 5) / "run"), "async_save": async_save})
     failed = start(recipe, 1)
     _, said = failed.communicate()
     assert failed.returncode == 1 and b"Traceback" not in said
@@ -311,13 +311,19 @@ def test_a_runs_directory_has_one_writer(write: Write, whole: Path, tmp_path: Pa
 
 def test_without_the_lock_two_runs_spoil_each_other(write: Write, tmp_path: Path) -> None:
     """What the lock is for: with it taken out, the second cuts off the first one's metrics."""
-    recipe, run = write("run", {"every_steps": 100}), tmp_path / "run"
+    recipe, run = write("run", {"save_interval": 100}), tmp_path / "run"
     first = start(recipe, 1)
     while len(read_metrics(run / "metrics.jsonl")) < 8:
         time.sleep(0.002)
     first.send_signal(signal.SIGSTOP)
     unlocked = "import contextlib; from megatron_davinci.train import loop; loop.one_writer = contextlib.nullcontext; "
-    command = [sys.executable, "-c", f"{unlocked} from megatron_davinci.cli import main; main()", "train", str(recipe)]
+    command = [
+        sys.executable,
+        "-c",
+        f"{unlocked} from megatron_davinci.cli import main; main()",
+        "train",
+        str(recipe),
+    ]
     second = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         while len(read_metrics(run / "metrics.jsonl")) >= 8:

@@ -14,8 +14,8 @@ import pytest
 import torch
 from training import finish, kill_after, start, write_recipe
 
-from megatron_davinci.checkpoint.files import describe
-from megatron_davinci.checkpoint.metadata import BytesStorageMetadata, read_metadata, write_metadata
+from megatron_davinci.weights.checkpoint_files import file_entry
+from megatron_davinci.weights.metadata import BytesStorageMetadata, read_metadata, write_metadata
 
 PLACES = {
     ".metadata": r".metadata is not Megatron's metadata (it names posix.system): it was refused",
@@ -27,8 +27,9 @@ UNGUARDED = """
 import os
 os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
 from megatron.core import dist_checkpointing
-from megatron_davinci.checkpoint import files, manager
-files.read_metadata = lambda path: None
+from megatron_davinci.train.checkpoint import manager
+from megatron_davinci.weights import checkpoint_files
+checkpoint_files.read_metadata = lambda path: None
 manager.load_state = lambda wanted, directory, replicas: dist_checkpointing.load(wanted, str(directory))
 from megatron_davinci.cli import main; main()
 """
@@ -36,9 +37,9 @@ COMPARE = """
 import sys
 from pathlib import Path
 from data_prep.corpus import Corpus
-from megatron_davinci.cli import exit_on_mistake
+from data_prep.io.exit_codes import exit_on_mistake
 from megatron_davinci.demo.compare import compare_logits
-from megatron_davinci.recipe import load_recipe
+from megatron_davinci.config import load_recipe
 with exit_on_mistake():
     compare_logits(load_recipe(Path(sys.argv[1]), []), Path(sys.argv[2]), Corpus(Path(sys.argv[3])))
 """
@@ -76,7 +77,7 @@ def plant(checkpoint: Path, place: str, ran: Path, layer: int = 0) -> None:
     else:
         (checkpoint / place).write_bytes(b"cposix\nsystem\n(X%btR." % _text(f"touch {ran}"))
     manifest = orjson.loads((checkpoint / "manifest.json").read_bytes())
-    manifest["files"] = {name: describe(checkpoint / name) for name in manifest["files"]}
+    manifest["files"] = {name: file_entry(checkpoint / name) for name in manifest["files"]}
     (checkpoint / "manifest.json").write_bytes(orjson.dumps(manifest))
 
 

@@ -1,4 +1,4 @@
-"""Laws of reinforcement mid-training from recorded rollouts, as a user starts it."""
+"""Properties of reinforcement mid-training from recorded rollouts, as a user starts it."""
 
 import random
 import shutil
@@ -16,9 +16,9 @@ from language import write_recipe
 from test_bad_input import DAVINCI, refuse, refuse_training
 from training import finish, kill_after, progress, reported, same_weights, start, uninterrupted, whole
 
-from data_prep.files import read_jsonl
-from megatron_davinci.demo.reinforce import RESPONSES, doors_recipe
-from megatron_davinci.rollout.records import read_rollouts, rollout_file, write_rollouts
+from data_prep.io.files import read_jsonl
+from megatron_davinci.demo.reinforce import RESPONSES, toy_recipe
+from megatron_davinci.rl.rollout_files import read_rollouts, rollout_file, write_rollouts
 from megatron_davinci.testing import run_on_ranks
 
 STEPS = 8
@@ -35,7 +35,7 @@ __all__ = ["uninterrupted", "whole"]
 @pytest.fixture(scope="module")
 def recorded(taught: Path) -> Path:
     """A run by the engine's rollouts, in FOLDER/recorded."""
-    run_on_ranks(language.learn, 1, doors_recipe(taught, STEPS, "recorded"))
+    run_on_ranks(language.learn, 1, toy_recipe(taught, STEPS, "recorded"))
     return taught
 
 
@@ -44,8 +44,8 @@ def write(recorded: Path, tmp_path: Path) -> Write:
     """Writes the recipe of a run NAME from the recorded rollouts, with changes to its sections."""
 
     def write(name: str, rollouts: Path = recorded / "recorded" / "rollouts", **changes: dict[str, Any]) -> Path:
-        values = doors_recipe(recorded, STEPS, "recorded", component_norms_every=3, rollouts=str(rollouts))
-        values["checkpoint"]["every_steps"] = 3
+        values = toy_recipe(recorded, STEPS, "recorded", component_norms_interval=3, rollouts=str(rollouts))
+        values["checkpoint"]["save_interval"] = 3
         return write_recipe(tmp_path, name, values, **changes)
 
     return write
@@ -61,14 +61,14 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(write: Write, whole: Path, tm
     assert progress(tmp_path / "killed") == progress(whole)
     assert same_weights(whole, tmp_path / "killed")
     assert [line["step"] for line in lines if "grad_norm_policy" in line] == [1, 4, 7]
-    assert all(line["tree_saving"] > 3 and line["rollout_log_prob_gap"] < 1e-3 for line in lines[:4])
+    assert all(line["prefix_sharing_ratio"] > 3 and line["rollout_log_prob_diff"] < 1e-3 for line in lines[:4])
 
 
 def test_layouts_and_the_unshared_path_take_the_same_steps(write: Write, tmp_path: Path) -> None:
     """Three steps: a policy this sharp soon makes much of rounding."""
     few = rollouts_up_to(3, write("x"), tmp_path / "few")
     finish(start(write("one", few), 1))
-    finish(start(write("alone", few, objective=objective(write("x"), tree=False, rollouts=str(few))), 1))
+    finish(start(write("alone", few, objective=objective(write("x"), share_prefix=False, rollouts=str(few))), 1))
     for name, (ranks, megatron) in LAYOUTS.items():
         finish(start(write(name, few, megatron=megatron), ranks))
     expected = reported(tmp_path / "one")
@@ -84,11 +84,11 @@ def test_layouts_and_the_unshared_path_take_the_same_steps(write: Write, tmp_pat
 
 def test_the_papers_template_trains_too_with_trees_as_without(recorded: Path, tmp_path: Path, write: Write) -> None:
     """Answers to another prompt are answers all the same: what is compared is the loss of shared and unshared rows."""
-    names = {"tree": True, "alone": False}
-    values = doors_recipe(recorded, STEPS, "wrapped", template="wrap_1")
+    names = {"share_prefix": True, "alone": False}
+    values = toy_recipe(recorded, STEPS, "wrapped", template="wrap_1")
     run_on_ranks(language.learn, 1, values)
     for name, tree in names.items():
-        change = {**values["objective"], "tree": tree, "rollouts": str(recorded / "wrapped" / "rollouts")}
+        change = {**values["objective"], "share_prefix": tree, "rollouts": str(recorded / "wrapped" / "rollouts")}
         finish(start(write(name, recorded / "wrapped" / "rollouts", objective=change, data={"seq_length": 1024}), 1))
     tree, alone = (reported(tmp_path / name) for name in names)
     assert len(tree) == len(alone) == STEPS
@@ -101,17 +101,17 @@ def test_a_run_goes_as_far_as_its_rollouts_and_then_further(write: Write, whole:
     some = rollouts_up_to(4, write("whole"), tmp_path / "some")
     recipe = write("piecewise", some)
     said = finish(start(recipe, 1))
-    assert "step 4 is done and saved; the next one needs rollouts" in said and "step_0000004.jsonl.zst" in said
+    assert "step 4 is done and saved; step 4 needs rollouts" in said and "step_0000004.jsonl.zst" in said
     assert "step 4 needs rollouts that are not there" in refuse("train", recipe, cwd=tmp_path)
     prompts = tmp_path / "prompts.jsonl.zst"
     told = subprocess.run(
-        [*DAVINCI, "rmt", "ask", str(recipe), "--out", str(prompts)], capture_output=True, check=True, text=True
+        [*DAVINCI, "rmt", "prompts", str(recipe), "--out", str(prompts)], capture_output=True, check=True, text=True
     ).stdout
-    header, *asks = read_jsonl(prompts)
+    header, *specs = read_jsonl(prompts)
     recorded_file = rollout_file(Path(yaml.safe_load(write("whole").read_text())["objective"]["rollouts"]), 4)
     known, groups = read_rollouts(recorded_file)
     assert str(rollout_file(some, 4)) in told and all(known[key] == header[key] for key in known.keys() & header.keys())
-    assert [{k: v for k, v in ask.items() if k != "prompt_ids"} for ask in asks] == [vars(g.ask) for g in groups]
+    assert [{k: v for k, v in ask.items() if k != "prompt_ids"} for ask in specs] == [vars(g.spec) for g in groups]
     for step in range(4, STEPS):
         shutil.copy(rollout_file(recorded_file.parent, step), rollout_file(some, step))
     finish(start(recipe, 1))
@@ -127,7 +127,7 @@ def test_a_step_with_nothing_to_learn_is_a_step_all_the_same(write: Write, tmp_p
     finish(start(write("idle", few, objective=objective(write("x"), ntp_lambda=0.0, rollouts=str(few))), 1))
     [line] = reported(tmp_path / "idle")
     assert line["loss"] == line["grad_norm"] == line["labels"] == 0
-    assert line["groups_without_variance"] == 1 and line["response_tokens"] > 0
+    assert line["zero_advantage_fraction"] == 1 and line["response_tokens"] > 0
 
 
 def test_reinforcement_follows_mid_training_in_one_recipe(write: Write, tmp_path: Path) -> None:
@@ -136,10 +136,10 @@ def test_reinforcement_follows_mid_training_in_one_recipe(write: Write, tmp_path
         header, groups = read_rollouts(rollout_file(source_of(write("x")), step))
         write_rollouts(rollout_file(later, step + 1), {**header, "step": step + 1, "policy_step": step + 1}, groups)
     values = yaml.safe_load(write("two", later).read_text())
-    [doors] = values["data"]["stages"]
-    doors |= {"objective": values.pop("objective"), "long_documents": "error"}
+    [toy_language] = values["data"]["stages"]
+    toy_language |= {"objective": values.pop("objective"), "long_documents": "error"}
     values["data"]["long_documents"] = "split"  # as mid-training has it, which comes first
-    values["data"]["stages"] = [{"name": "reading", "blend": doors["blend"]}, doors]
+    values["data"]["stages"] = [{"name": "reading", "blend": toy_language["blend"]}, toy_language]
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(values))
     finish(start(tmp_path / "two.yaml", 1))
     lines = reported(tmp_path / "two")
@@ -154,7 +154,7 @@ def test_what_does_not_fit_is_refused(write: Write, recorded: Path, tmp_path: Pa
         ("megatron.hidden_dropout=0.1",): "megatron.hidden_dropout",
         ("batch.unit=sequences",): "set batch.unit to samples",
         ("data.long_documents=split",): "needs whole documents",
-        ("data.seq_length=64",): "seq_length is 64: raise it, lower objective.response_tokens",
+        ("data.seq_length=64",): "seq_length is 64: raise it, lower objective.max_tokens",
         ("objective.template=suffix_9",): "template 'suffix_9' is unknown; known: ",
         ("objective.difficulty.entropy=full",): "annotated with entropies of kind top16",
         ("objective.difficulty.thresholds=[9, 10, 11]",): "no token can be asked for: difficulty begins at 9 nats",
@@ -162,15 +162,15 @@ def test_what_does_not_fit_is_refused(write: Write, recorded: Path, tmp_path: Pa
         ("data.stages.0.blend.0.corpus=" + str(recorded / "lessons"),): "lessons has no annotation of difficulty",
         ("objective.difficulty.thresholds=[1, 0.5, 2]",): "they must rise from easy to hard",
         ("objective.curriculum.early=[1, 1, 0]",): "which adds up to 2: it must be 1",
-        ("objective.budgets.first=3",): "did you mean budget?",
-        ("objective.kind=ppo",): "objective",
+        ("objective.budgets.initial=3",): "did you mean budget?",
+        ("objective.kind=ppo",): "objective 'ppo' is unknown",
         (
             "objective.rollouts={engine: megatron}",
             "objective.kl_beta=0.1",
             "objective.reference=nowhere",
         ): "reference nowhere has",
-        ("objective.responses=1",): "objective.responses is 1",
-        ("objective.rollouts={engine: vllm}",): "objective.rollouts",
+        ("objective.group_size=1",): "objective.group_size is 1",
+        ("objective.rollouts={engine: vllm}",): "rollout engine 'vllm' is unknown",
         ("objective.rollouts=nowhere",): "step 0 needs rollouts that are not there",
     }.items():
         assert sentence in refuse("train", recipe, *overrides, cwd=tmp_path), overrides
@@ -181,11 +181,11 @@ def test_a_run_does_not_go_on_with_other_questions(write: Write, tmp_path: Path)
     few = rollouts_up_to(1, write("x"), tmp_path / "few")
     recipe = write("run", few)
     finish(start(recipe, 1))
-    for change in ("objective.budget.first=2", "objective.responses=4", "data.stages.0.epochs=9"):  # the last: T
+    for change in ("objective.budget.initial=2", "objective.group_size=4", "data.stages.0.epochs=9"):  # the last: T
         assert "was trained with other data, batch size, seed or objective" in refuse(
             "train", recipe, change, cwd=tmp_path
         )
-    assert "step 1 needs rollouts" in refuse("train", recipe, "objective.tree=false", cwd=tmp_path)
+    assert "step 1 needs rollouts" in refuse("train", recipe, "objective.share_prefix=false", cwd=tmp_path)
 
 
 def test_what_was_done_before_damaged_rollouts_is_kept(write: Write, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_what_was_done_before_damaged_rollouts_is_kept(write: Write, tmp_path: P
     write_rollouts(rollout_file(some, 1), header, groups[1:])
     recipe = write("run", some)
     result = subprocess.run([*DAVINCI, "train", str(recipe)], capture_output=True, text=True, check=False)
-    assert result.returncode == 2 and "answers other questions than step 1 asks" in result.stderr
+    assert result.returncode == 2 and "answers other prompts than those of step 1" in result.stderr
     assert progress(tmp_path / "run")["step"] == 1
 
 

@@ -1,4 +1,4 @@
-"""Law: a run that was killed and started again ends as one that was not; also in another layout of ranks."""
+"""Property: a run that was killed and started again ends as one that was not; also in another layout of ranks."""
 
 import copy
 import random
@@ -88,7 +88,7 @@ def test_a_finished_run_does_nothing_and_refuses_another_recipe(three_epochs: di
         ("megatron.bf16=true", "trained with another use_distributed_optimizer or bf16"),
         ("data.stages.0.name=renamed", "trained with other data, batch size, seed or objective"),
     ):
-        command = [sys.executable, "-m", "megatron_davinci.train", str(recipe), change]
+        command = [sys.executable, "-m", "megatron_davinci", "train", str(recipe), change]
         refused = subprocess.run(command, capture_output=True, text=True, check=False)
         assert refused.returncode == 2 and message in refused.stderr
 

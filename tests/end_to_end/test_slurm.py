@@ -1,4 +1,4 @@
-"""Law: under a real Slurm a job that is told to stop saves, requeues itself, and ends as if nothing had been."""
+"""Property: under a real Slurm a job that is told to stop saves, requeues itself, and ends as if nothing had been."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from test_bad_input import DAVINCI
 from training import finish, progress, reported, same_weights, start
 
 from data_prep.corpus import Corpus
-from megatron_davinci.train.metrics import read_metrics
+from megatron_davinci.train.metrics_file import read_metrics
 
 ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
 PER_JOB = 120 if EFFORT == 1 else 400  # seconds
@@ -47,7 +47,7 @@ def write(values: dict[str, Any], folder: Path, name: str) -> Path:
     """A run of 24 steps, long enough to be stopped in its middle."""
     values["data"]["stages"][0]["epochs"] = 24
     megatron = {"tensor_model_parallel_size": 2, "sequence_parallel": True}
-    checkpoint = {"dir": str(folder / name), "every_steps": 10_000, "keep": 1}
+    checkpoint = {"dir": str(folder / name), "save_interval": 10_000, "save_total_limit": 1}
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump({**values, "megatron": megatron, "checkpoint": checkpoint}))
     return path

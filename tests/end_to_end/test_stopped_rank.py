@@ -1,4 +1,4 @@
-"""Law: a run that stands still ends, and says for whom it waited."""
+"""Property: a run that stands still ends, and says for whom it waited."""
 
 import signal
 import time
@@ -11,7 +11,7 @@ import yaml
 from conftest import EFFORT
 from training import start
 
-from megatron_davinci.train.metrics import read_metrics
+from megatron_davinci.train.metrics_file import read_metrics
 
 LIMIT = 8
 
@@ -24,14 +24,14 @@ def test_a_rank_that_is_stopped_is_named(
     if stopped == 0:
         monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     recipe_values["data"]["stages"][0]["epochs"] = 5000
-    recipe_values["checkpoint"]["every_steps"] = 10000
+    recipe_values["checkpoint"]["save_interval"] = 10000
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump({**recipe_values, "faults": {"watchdog_seconds": LIMIT}}))
+    recipe.write_text(yaml.safe_dump({**recipe_values, "fault_tolerance": {"watchdog_timeout": LIMIT}}))
     launcher = start(recipe, 2)
     while len(read_metrics(tmp_path / "run" / "metrics.jsonl")) < 3:
         assert launcher.poll() is None
         time.sleep(0.01)
-    ranks = [p for p in psutil.Process(launcher.pid).children() if "megatron_davinci.train" in " ".join(p.cmdline())]
+    ranks = [p for p in psutil.Process(launcher.pid).children() if "megatron_davinci train" in " ".join(p.cmdline())]
     [victim] = [process for process in ranks if process.environ()["RANK"] == str(stopped)]
     time.sleep(LIMIT / 2)  # until they have heard of each other
     victim.send_signal(signal.SIGSTOP)

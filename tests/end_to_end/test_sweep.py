@@ -1,4 +1,4 @@
-"""Law: what a sweep over checkpoints measures is what training measured when it saved them, on any layout."""
+"""Property: what a sweep over checkpoints measures is what training measured when it saved them, on any layout."""
 
 import json
 import subprocess
@@ -18,12 +18,14 @@ def recipe(recipe_values: dict[str, Any], tmp_path: Path) -> Path:
     write_corpus(tmp_path / "other", [9, 21, 33, 40, 7, 64], seed=1)
     stage["blend"].append({"corpus": str(tmp_path / "other")})
     stage["epochs"] = 4
-    recipe_values["evaluation"] = {"every_steps": 3, "held_out": 2}
-    kept = {"dir": str(tmp_path / "run"), "every_steps": 3, "keep": 100}
-    return write_recipe(recipe_values, tmp_path, "run", batch={"global_size": 8}, checkpoint=kept)
+    recipe_values["evaluation"] = {"eval_interval": 3, "held_out_documents": 2}
+    kept = {"dir": str(tmp_path / "run"), "save_interval": 3, "save_total_limit": 100}
+    return write_recipe(recipe_values, tmp_path, "run", batch={"global_batch_size": 8}, checkpoint=kept)
 
 
-def sweep(recipe: Path, out: str, *more: str, launcher: list[str] = DAVINCI) -> "subprocess.CompletedProcess[str]":
+def evaluate_checkpoints(
+    recipe: Path, out: str, *more: str, launcher: list[str] = DAVINCI
+) -> "subprocess.CompletedProcess[str]":
     command = [*launcher, "eval", "checkpoints", str(recipe), "--out", str(recipe.parent / out), *more]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -33,7 +35,7 @@ def test_checkpoints_score_what_they_scored_in_training(recipe: Path) -> None:
     lines = (recipe.parent / "run" / "evaluation.jsonl").read_text().splitlines()
     known = {line["step"]: line["losses"] for line in map(json.loads, lines)}
     (recipe.parent / "scores.json").write_text('{"pass@1": {"3": 0.1, "6": 0.2, "9": 0.25}}')
-    result = sweep(recipe, "alone", "--scores", str(recipe.parent / "scores.json"))
+    result = evaluate_checkpoints(recipe, "alone", "--scores", str(recipe.parent / "scores.json"))
     assert result.returncode == 0, result.stderr
     torchrun = [
         sys.executable,
@@ -44,7 +46,7 @@ def test_checkpoints_score_what_they_scored_in_training(recipe: Path) -> None:
         "-m",
         "megatron_davinci",
     ]
-    two = sweep(recipe, "two", "megatron.tensor_model_parallel_size=2", launcher=torchrun)
+    two = evaluate_checkpoints(recipe, "two", "megatron.tensor_model_parallel_size=2", launcher=torchrun)
     assert two.returncode == 0, two.stderr
     for out in ("alone", "two"):
         held = json.loads((recipe.parent / out / "results.json").read_text())
@@ -61,6 +63,6 @@ def test_a_sweep_over_nothing_is_one_sentence(recipe: Path) -> None:
         (["--stage", "none"], "has no stage none: it has only"),
         (["evaluation=null"], "holds no documents out"),
     ):
-        result = sweep(recipe, "out", *more)
+        result = evaluate_checkpoints(recipe, "out", *more)
         assert result.returncode == 2 and sentence in result.stderr and result.stderr.count("\n") == 1
         assert not (recipe.parent / "out").exists()

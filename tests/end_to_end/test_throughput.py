@@ -1,4 +1,4 @@
-"""Law: a report of throughput counts the tokens that the ledger counts, and leaves nothing behind."""
+"""Property: a report of throughput counts the tokens that the ledger counts, and leaves nothing behind."""
 
 import json
 import subprocess

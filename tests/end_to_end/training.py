@@ -17,15 +17,15 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from megatron_davinci.checkpoint.to_huggingface import export_to_hf
-from megatron_davinci.train.metrics import read_metrics
+from megatron_davinci.train.metrics_file import read_metrics
+from megatron_davinci.weights.to_huggingface import export_to_hf
 
 CLOCKS = ("second", "mfu", "memory", "slowest")
 
 
 def start(recipe: Path, ranks: int, *overrides: str) -> "subprocess.Popen[bytes]":
     """`davinci train`, or torchrun where there is more than one rank."""
-    command = [sys.executable, "-m", "megatron_davinci.train", str(recipe), *overrides]
+    command = [sys.executable, "-m", "megatron_davinci", "train", str(recipe), *overrides]
     if ranks > 1:
         command[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     return subprocess.Popen(command, stderr=subprocess.PIPE)
@@ -74,8 +74,8 @@ def kill_when(process: "subprocess.Popen[bytes]", happened: Callable[[], bool]) 
 
 def write_recipe(values: dict[str, Any], folder: Path, name: str, **changes: Any) -> Path:
     """A recipe file for a run in FOLDER/NAME, with three epochs and a checkpoint every third step."""
-    checkpoint = {"dir": str(folder / name), "every_steps": 3, "keep": 2}
-    values = {**values, "batch": {"global_size": 4}, "checkpoint": checkpoint, **changes}
+    checkpoint = {"dir": str(folder / name), "save_interval": 3, "save_total_limit": 2}
+    values = {**values, "batch": {"global_batch_size": 4}, "checkpoint": checkpoint, **changes}
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(values))
     return path

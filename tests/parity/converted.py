@@ -7,15 +7,15 @@ import torch
 from layouts import ADAM_AS_SGD, as_arrays
 from megatron.core import dist_checkpointing
 
-from megatron_davinci.checkpoint.manager import CheckpointManager
+from megatron_davinci.config import parse_recipe
+from megatron_davinci.core.build_trainer import build_trainer
+from megatron_davinci.core.groups import model_parallel, world
+from megatron_davinci.core.next_token import next_token_batch
+from megatron_davinci.core.optimizer import build_optimizer, set_hyperparameters, unwrap
 from megatron_davinci.data.batches import GlobalBatches
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.recipe import parse_recipe
 from megatron_davinci.testing.gather import gather_parameters
-from megatron_davinci.train.building import build_trainer
-from megatron_davinci.train.next_token import next_token_batch
-from megatron_davinci.train.optimizer import build_optimizer, set_hyperparameters, unwrap
-from megatron_davinci.train.parallel import model_parallel, world
+from megatron_davinci.train.checkpoint.manager import CheckpointManager
 
 
 def weights(recipes: list[dict[str, Any]], checkpoint: str | None) -> list[dict[str, np.ndarray]]:

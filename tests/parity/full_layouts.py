@@ -7,10 +7,11 @@ from megatron.core import parallel_state
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from megatron_davinci import device
-from megatron_davinci.models.build import build_chunks, transformer_config
+from megatron_davinci.config import StageRecipe
+from megatron_davinci.core import patches
+from megatron_davinci.core.build import build_chunks, transformer_config
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.recipe import StageRecipe
+from megatron_davinci.models.parallel_layout import MegatronOptions
 
 # Weights are neither drawn nor touched: their pages stay with the system, and 72B takes no memory.
 _UNTOUCHED = {"perform_initialization": False}
@@ -18,9 +19,10 @@ _UNTOUCHED = {"perform_initialization": False}
 
 def built(model: str, stage: StageRecipe, replicas: int) -> list[dict[str, Any]]:
     """Of each pipeline rank's first and last tensor-parallel rank: its layers, chunk by chunk, and its parameters."""
-    device.use_this_machine()
-    tensor, pipeline, virtual, context = stage.parallel_sizes
-    size = stage.ranks_per_replica * replicas
+    patches.run_on_cpu_without_gpu()
+    layout = stage.layout
+    tensor, pipeline, virtual, context = layout.tensor, layout.pipeline, layout.virtual_pipeline, layout.context
+    size = stage.layout.ranks_per_replica * replicas
     found = []
     for number in range(pipeline):
         first = number * (size // pipeline)
@@ -31,7 +33,9 @@ def built(model: str, stage: StageRecipe, replicas: int) -> list[dict[str, Any]]
             )
             model_parallel_cuda_manual_seed(0, force_reset_rng=True)
             shape = load_model_config(model)
-            chunks = build_chunks(transformer_config(shape, {**stage.megatron, **_UNTOUCHED}), shape)
+            chunks = build_chunks(
+                transformer_config(shape, MegatronOptions.of({**stage.megatron.given, **_UNTOUCHED})), shape
+            )
             found.append(
                 {
                     "pipeline": parallel_state.get_pipeline_model_parallel_rank(),

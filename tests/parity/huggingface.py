@@ -5,18 +5,18 @@ from typing import Any
 
 import torch
 
-from megatron_davinci.checkpoint.find import latest_checkpoint
-from megatron_davinci.checkpoint.manager import CheckpointManager
+from megatron_davinci.config import Recipe, parse_recipe
+from megatron_davinci.core.build_trainer import build_trainer
+from megatron_davinci.core.groups import model_parallel, world
+from megatron_davinci.core.next_token import next_token_batch
+from megatron_davinci.core.optimizer import build_optimizer
 from megatron_davinci.data.batches import GlobalBatches
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.recipe import Recipe, parse_recipe
 from megatron_davinci.testing.gather import gather_gradients
 from megatron_davinci.testing.logits import pack_documents_for_logits, packed_logits
-from megatron_davinci.train.building import build_trainer
+from megatron_davinci.train.checkpoint.manager import CheckpointManager
 from megatron_davinci.train.loop import train
-from megatron_davinci.train.next_token import next_token_batch
-from megatron_davinci.train.optimizer import build_optimizer
-from megatron_davinci.train.parallel import model_parallel, world
+from megatron_davinci.weights.paths import latest_checkpoint
 
 
 def run(values: dict[str, Any]) -> None:

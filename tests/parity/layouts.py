@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from megatron_davinci.config import parse_recipe
+from megatron_davinci.core.build_trainer import build_trainer
+from megatron_davinci.core.groups import context_rank, model_parallel, world
+from megatron_davinci.core.next_token import next_token_batch, next_token_forward_step
+from megatron_davinci.core.optimizer import build_optimizer, gathered_weights, set_hyperparameters
+from megatron_davinci.core.step import Trainer, run_schedule
 from megatron_davinci.data.batches import GlobalBatches
 from megatron_davinci.data.documents import PackedSequence
 from megatron_davinci.data.packed import PackedBatch, pack_micro_batch, rows_of_context_rank
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.recipe import parse_recipe
 from megatron_davinci.testing.gather import gather_gradients, gather_parameters
 from megatron_davinci.testing.logits import copies_of_one_batch, packed_logits
-from megatron_davinci.train.building import build_trainer
-from megatron_davinci.train.next_token import forward_step, next_token_batch
-from megatron_davinci.train.optimizer import build_optimizer, gathered_weights, set_hyperparameters
-from megatron_davinci.train.parallel import context_rank, model_parallel, world
-from megatron_davinci.train.step import Trainer, run_schedule
 
 SGD_STEPS = 3
 # Adam amplifies rounding, so weights are compared after steps of SGD. Without momentum, with an epsilon that dwarfs the
@@ -43,7 +43,7 @@ def in_their_layouts(recipes: list[dict[str, Any]], measure_one: Callable[..., A
     """Measure one recipe after the other; those that follow each other in one layout share its process groups."""
     found = []
     with world():
-        for _, group in groupby(recipes, key=lambda values: parse_recipe(values).stage(0).parallel_sizes):
+        for _, group in groupby(recipes, key=lambda values: parse_recipe(values).stage(0).layout):
             alike = list(group)
             with model_parallel(parse_recipe(alike[0]).stage(0), seed=0) as device:
                 found += [measure_one(values, device) for values in alike]
@@ -80,7 +80,7 @@ def _measure_one(values: dict[str, Any], device: torch.device) -> dict[str, Any]
 
 def as_arrays(tensors: dict[str, torch.Tensor]) -> Arrays:
     """By value: a tensor would travel to the test as an open file, and thousands of them are too many."""
-    return {name: tensor.float().numpy() for name, tensor in tensors.items()}
+    return {name: tensor.float().cpu().numpy() for name, tensor in tensors.items()}
 
 
 def _measure_isolation_of_one(values: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -118,6 +118,6 @@ def _change_first_document(
 
 def _logits_and_gradients(trainer: Trainer, batch: PackedBatch) -> dict[str, Any]:
     trainer.zero_gradients()
-    copies = [batch.of_context_rank(*context_rank())] * copies_of_one_batch(trainer)
-    run_schedule(trainer.chunks, forward_step, copies, batch.tokens.size(1))
+    copies = [batch.of_context_rank(*context_rank()).to(trainer.device)] * copies_of_one_batch(trainer)
+    run_schedule(trainer.chunks, next_token_forward_step, copies, batch.tokens.size(1))
     return {"logits": packed_logits(trainer, batch), "gradients": gather_gradients(trainer)}

@@ -9,10 +9,10 @@ import torch
 from megatron.core.distributed import finalize_model_grads
 from megatron.core.tensor_parallel.mappings import copy_to_tensor_model_parallel_region
 
-from megatron_davinci.attention import packed, tree
-from megatron_davinci.models import gpt
-from megatron_davinci.train import reinforcement
-from megatron_davinci.train.step import Trainer
+from megatron_davinci.core import gpt
+from megatron_davinci.core.attention import packed, tree
+from megatron_davinci.core.step import Trainer
+from megatron_davinci.rl import policy_step
 
 # The fault -> whether it leaves the loss unchanged.
 FAULTS = {
@@ -39,7 +39,7 @@ def plant(fault: str, trainer: Trainer) -> Iterator[None]:
     target, name, planted = {
         "positions by row number": (tree.PositionRotary, "get_rotary_seq_len", _row_numbers),
         "mask aligned at the top left": (tree, "merged_attention", _top_left),
-        "one label for each row": (reinforcement, "Predictions", _one_label),
+        "one label for each row": (policy_step, "LabelScores", _one_label),
         "gradients of the output layer's input summed twice": (gpt, "score_tokens", _summed_twice),
     }[fault]
     with patch.object(target, name, planted):
@@ -52,11 +52,11 @@ def _dividing(chunks: Any, _num_tokens: Any, **rest: Any) -> None:
 
 def _row_numbers(self: Any, *args: Any, **kwargs: Any) -> Any:
     segments = next(x for x in (*args, *kwargs.values()) if isinstance(x, tree.TreeSegments))
-    return torch.arange(len(segments.position_ids))
+    return torch.arange(len(segments.position_ids), device=segments.position_ids.device)
 
 
 _merged, _score, _attend = tree.merged_attention, gpt.score_tokens, packed.attend_tree
-_predictions, _segments_of = gpt.Predictions, reinforcement.segments_of
+_predictions, _segments_of = gpt.LabelScores, policy_step.segments_of
 
 
 def _top_left(query: Any, parts: list[Any], scale: float) -> Any:
@@ -67,7 +67,7 @@ def _top_left(query: Any, parts: list[Any], scale: float) -> Any:
 def _one_label(rows: Any, labels: Any, temperatures: Any = None) -> Any:
     """A row's first label stands for all of them: as where labels are a tensor of the rows' shape."""
     first = dict(reversed(list(zip(rows.tolist(), labels.tolist(), strict=True))))
-    return _predictions(rows, torch.tensor([first[row] for row in rows.tolist()]), temperatures)
+    return _predictions(rows, labels.new_tensor([first[row] for row in rows.tolist()]), temperatures)
 
 
 def _summed_twice(hidden: Any, *rest: Any) -> Any:
@@ -79,13 +79,13 @@ def _left_behind() -> Iterator[None]:
     """Every layer attends by the tree of the forward pass that came last."""
     latest: list[Any] = []
 
-    def attend(query: Any, key: Any, value: Any, calls: Any, scale: float) -> Any:
+    def attend(query: Any, key: Any, value: Any, blocks: Any, scale: float) -> Any:
         return _attend(query, key, value, latest[-1], scale)
 
     def segments_of(*args: Any) -> Any:
         segments = _segments_of(*args)
-        latest.append(segments.calls)
+        latest.append(segments.blocks)
         return segments
 
-    with patch.object(packed, "attend_tree", attend), patch.object(reinforcement, "segments_of", segments_of):
+    with patch.object(packed, "attend_tree", attend), patch.object(policy_step, "segments_of", segments_of):
         yield

@@ -86,7 +86,7 @@ def recipe(folder: Path, **model: Any) -> dict[str, Any]:
             "seq_length": 64,
             "stages": [{"name": "only", "blend": [{"corpus": str(write_corpus(folder / "corpus", lengths))}]}],
         },
-        "batch": {"global_size": 18},
+        "batch": {"global_batch_size": 18},
         "schedule": {"lr": 1e-2},
         "checkpoint": {"dir": str(folder / "run")},
     }

@@ -1,4 +1,4 @@
-"""Law: a converted checkpoint is the model it was made of: for Megatron in every layout, and back from each of them."""
+"""A converted checkpoint is the model it was made of: for Megatron in every layout, and back from each of them."""
 
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ import torch
 from test_convert import weights, write_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from megatron_davinci.checkpoint.compare import differences
-from megatron_davinci.checkpoint.conversion import How
-from megatron_davinci.checkpoint.to_huggingface import export_to_hf
-from megatron_davinci.checkpoint.to_megatron import import_from_hf
 from megatron_davinci.testing import run_on_ranks
 from megatron_davinci.testing.smollm2 import write_smollm2
+from megatron_davinci.weights.compare import differences
+from megatron_davinci.weights.conversion import ConversionOptions
+from megatron_davinci.weights.to_huggingface import export_to_hf
+from megatron_davinci.weights.to_megatron import import_from_hf
 
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "TP1": (1, {}),
@@ -38,7 +38,7 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     for model_type, kind in kinds.items():
         folder = tmp_path_factory.mktemp(model_type)
         source = write_weights(folder / "hf", num_hidden_layers=8, model_type=model_type, **kind)
-        import_from_hf(source, folder / "megatron", How(shard_bytes=40_000))
+        import_from_hf(source, folder / "megatron", ConversionOptions(shard_bytes=40_000))
         found[model_type] = {**table.recipe(folder), "model": str(source), "init_from": str(source)}
     return found
 

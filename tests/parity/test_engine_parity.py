@@ -1,4 +1,4 @@
-"""Law: the engine says what transformers says, and its log-probabilities are those of the training forward."""
+"""Property: the engine says what transformers says, and its log-probabilities are those of the training forward."""
 
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ import torch
 from test_convert import write_weights
 from transformers import AutoModelForCausalLM
 
-from megatron_davinci.rollout.engine import Sampling
+from megatron_davinci.rl.engines.base import Sampling
 from megatron_davinci.testing import run_on_ranks
 
-LONGEST, RESPONSES = 24, 3
+MAX_TOKENS, RESPONSES = 24, 3
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "alone": (1, {}),
     "TP2+SP": (2, {**table.TP2, **table.SP}),
@@ -40,9 +40,11 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {**table.recipe(folder), "model": str(source), "init_from": str(source)}
 
 
-def ask(recipe: dict[str, Any], layouts: dict[str, Any], sampling: Sampling, responses: int, stops: list[int]) -> Any:
+def ask(
+    recipe: dict[str, Any], layouts: dict[str, Any], sampling: Sampling, responses: int, stop_token_ids: list[int]
+) -> Any:
     wanted = {name: (ranks, table.variant(recipe, fields)) for name, (ranks, fields) in layouts.items()}
-    found = table.run_all(wanted, engine.answers, ASKED, responses, LONGEST, sampling, stops)
+    found = table.run_all(wanted, engine.answers, ASKED, responses, MAX_TOKENS, sampling, stop_token_ids)
     return {name: (ranks[0][0], ranks[-1][1]) for name, ranks in found.items()}  # the last rank has the last stage
 
 
@@ -51,7 +53,7 @@ def test_log_probabilities_are_those_of_the_training_forward(recipe: dict[str, A
     expected = [response for text in found["alone"][0] for question in text for response in question]
     assert len(expected) == 15 and len({len(response.tokens) for response in expected}) > 5
     assert all(response.finished == (response.tokens[-1] in STOPS) for response in expected)
-    assert any(not response.finished and len(response.tokens) == LONGEST for response in expected)
+    assert any(not response.finished and len(response.tokens) == MAX_TOKENS for response in expected)
     for name, (answers, scored) in found.items():
         responses = [response for text in answers for question in text for response in question]
         assert [r.tokens for r in responses] == [r.tokens for r in expected], name
@@ -59,6 +61,7 @@ def test_log_probabilities_are_those_of_the_training_forward(recipe: dict[str, A
             assert response.log_probs == pytest.approx(log_probs, abs=1e-4), name
 
 
+@pytest.mark.gpu
 def test_in_bf16_the_engine_strays_no_further_than_rounding(recipe: dict[str, Any]) -> None:
     [(answers, scored)] = ask(recipe, {"bf16": (1, {"bf16": True})}, Sampling(), RESPONSES, STOPS).values()
     responses = [response for text in answers for question in text for response in question]
@@ -78,7 +81,7 @@ def test_greedy_answers_are_transformers(recipe: dict[str, Any]) -> None:
         for (position, instruction), [response] in zip(questions, of_text, strict=True):
             prompt = torch.tensor([[*ids[:position], *instruction]])
             written = model.generate(
-                prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=LONGEST, do_sample=False,
+                prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=MAX_TOKENS, do_sample=False,
                 eos_token_id=STOPS, pad_token_id=0,
             )  # fmt: skip
             assert written[0, prompt.size(1) :].tolist() == list(response.tokens)
@@ -89,8 +92,8 @@ def test_greedy_answers_are_transformers(recipe: dict[str, Any]) -> None:
 def test_the_same_draws_give_the_same_responses_whoever_else_is_asked(recipe: dict[str, Any]) -> None:
     """More responses to a question, others after it: those before stay."""
     sampling = Sampling(temperature=0.8, top_p=0.9)
-    [(once, _)] = run_on_ranks(engine.answers, 1, [recipe], ASKED, RESPONSES, LONGEST, sampling, STOPS)[0]
-    [(again, _)] = run_on_ranks(engine.answers, 1, [recipe], ASKED[:1], RESPONSES, LONGEST, sampling, STOPS)[0]
+    [(once, _)] = run_on_ranks(engine.answers, 1, [recipe], ASKED, RESPONSES, MAX_TOKENS, sampling, STOPS)[0]
+    [(again, _)] = run_on_ranks(engine.answers, 1, [recipe], ASKED[:1], RESPONSES, MAX_TOKENS, sampling, STOPS)[0]
     assert [[r.tokens for r in question] for question in once[0]] == [
         [r.tokens for r in question] for question in again[0]
     ]

@@ -1,4 +1,4 @@
-"""Law: what a dry run says of a rank of a large layout is what Megatron builds there, to the parameter."""
+"""Property: what a dry run says of a rank of a large layout is what Megatron builds there, to the parameter."""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +7,9 @@ import full_layouts
 import pytest
 import yaml
 
+from megatron_davinci.config import parse_recipe
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.planning.layout import norm_parameters, pipeline_ranks
-from megatron_davinci.recipe import parse_recipe
+from megatron_davinci.models.layout import pipeline_ranks
 from megatron_davinci.testing import run_on_ranks
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -35,7 +35,7 @@ def stage_of(layout: dict[str, Any]) -> Any:
         "model": layout["model"],
         "megatron": layout["megatron"],
         "data": {"seq_length": 32768, "stages": [{"name": "only", "blend": [{"corpus": "none"}]}]},
-        "batch": {"global_size": 1024},
+        "batch": {"global_batch_size": 1024},
         "schedule": {"lr": 1.0},
         "checkpoint": {"dir": "none"},
     }
@@ -45,8 +45,8 @@ def stage_of(layout: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_rank_holds_what_the_plan_says(name: str) -> None:
     model, stage = load_model_config(LAYOUTS[name]["model"]), stage_of(LAYOUTS[name])
-    tensor, pipeline, virtual, _ = stage.parallel_sizes
-    planned = pipeline_ranks(model, tensor, pipeline, virtual)
+    tensor, pipeline = stage.layout.tensor, stage.layout.pipeline
+    planned = pipeline_ranks(model, stage.layout)
     [built] = run_on_ranks(full_layouts.built, 1, LAYOUTS[name]["model"], stage, 2)
     assert len(built) == pipeline * min(2, tensor)
     for rank in built:
@@ -59,9 +59,9 @@ def test_every_rank_holds_what_the_plan_says(name: str) -> None:
 def test_ranks_make_up_the_model(name: str) -> None:
     """Norms are on every tensor-parallel rank, everything else on one."""
     model, stage = load_model_config(LAYOUTS[name]["model"]), stage_of(LAYOUTS[name])
-    tensor, pipeline, virtual, _ = stage.parallel_sizes
-    ranks = pipeline_ranks(model, tensor, pipeline, virtual)
-    norms = model.num_layers * norm_parameters(model) + model.hidden_size
+    tensor = stage.layout.tensor
+    ranks = pipeline_ranks(model, stage.layout)
+    norms = model.num_layers * model.norm_parameters + model.hidden_size
     padding = 2 * (model.padded_vocab_size - model.vocab_size) * model.hidden_size
     held = sum(rank.parameters for rank in ranks) * tensor
     assert held - (tensor - 1) * norms - padding == model.num_parameters()

@@ -1,4 +1,4 @@
-"""Law: a Hugging Face model is taken over as it is, has transformers' logits and gradients, and comes back so."""
+"""Property: a Hugging Face model is taken over as it is, has transformers' logits and gradients, and comes back so."""
 
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,9 @@ from conftest import write_corpus, write_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from data_prep.corpus import Corpus
-from megatron_davinci.checkpoint.to_huggingface import export_to_hf
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.models.families import mappings_of
 from megatron_davinci.testing import run_on_ranks
+from megatron_davinci.weights.to_huggingface import export_to_hf
 
 DOCUMENTS = [[5, 17, 200, 3, 9, 88, 41], [1], [255, 0, 7, 7, 19, 230, 64, 128, 33]]
 LENGTHS = [40, 7, 33, 1, 64, 50, 22]
@@ -73,7 +72,7 @@ def recipes(directories: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
             "model": str(directory),
             "init_from": str(directory),
             "data": {"seq_length": 128, "stages": [stage]},
-            "batch": {"global_size": 18},
+            "batch": {"global_batch_size": 18},
             "schedule": {"lr": 1e-2},
             "checkpoint": {"dir": str(folder / "run")},
         }
@@ -150,7 +149,7 @@ def test_packed_and_masked_gradients_are_those_of_transformers(
     assert loss == pytest.approx(expected_loss, rel=1e-6)
     model = load_model_config(str(directory))
     compared, largest = 0, max(gradient.abs().max() for gradient in expected.values())
-    for mapping in mappings_of(model):
+    for mapping in model.mappings:
         for layer in range(model.num_layers if "*" in mapping.megatron else 1):
             whole = mapping.to_hf(found[mapping.megatron.replace("*", str(layer))], model)
             for name, gradient in zip(mapping.hf, whole, strict=True):
@@ -168,7 +167,7 @@ def test_the_exported_model_has_the_trained_models_logits(
 ) -> None:
     ranks, megatron = LAYOUTS["TP2xPP2+SP"]
     model = str(directories[family])
-    values = {**recipe_values, "model": model, "megatron": megatron, "batch": {"global_size": 6}}
+    values = {**recipe_values, "model": model, "megatron": megatron, "batch": {"global_batch_size": 6}}
     run_on_ranks(huggingface.run, ranks, values)
     exported = tmp_path / "hf"
     export_to_hf(tmp_path / "run", exported)

@@ -1,4 +1,4 @@
-"""Law: loss, gradients and weights do not depend on how a batch is split over ranks, micro-batches and sequences.
+"""Property: loss, gradients and weights do not depend on how a batch is split over ranks, micro-batches and sequences.
 
 The whole table, with every way of recomputation and every precision, is `make parity`.
 """

@@ -1,4 +1,4 @@
-"""Law: a plan's bytes are those of the tensors that training keeps between two steps."""
+"""Property: a plan's bytes are those of the tensors that training keeps between two steps."""
 
 from itertools import chain
 from pathlib import Path
@@ -9,15 +9,16 @@ import pytest
 import torch
 from conftest import write_corpus, write_model
 
+from megatron_davinci.config import parse_recipe
+from megatron_davinci.core.adam import parts_of
+from megatron_davinci.core.build_trainer import build_trainer
+from megatron_davinci.core.next_token import next_token_batch
+from megatron_davinci.core.optimizer import build_optimizer
 from megatron_davinci.data.batches import GlobalBatches
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.planning.memory import state_bytes
-from megatron_davinci.recipe import parse_recipe
+from megatron_davinci.models.memory import state_bytes
+from megatron_davinci.models.parallel_layout import MegatronOptions
 from megatron_davinci.testing import run_on_ranks
-from megatron_davinci.train.adam import parts_of
-from megatron_davinci.train.building import build_trainer
-from megatron_davinci.train.next_token import next_token_batch
-from megatron_davinci.train.optimizer import build_optimizer
 
 BF16 = {"bf16": True}
 SHARED = {"use_distributed_optimizer": True}
@@ -61,12 +62,13 @@ def test_state_is_what_training_keeps(tmp_path: Path, ranks: int, kinds: list[di
             "model": str(model),
             "megatron": kind,
             "data": {"seq_length": 128, "stages": [{"name": "s", "blend": [{"corpus": str(tmp_path / "corpus")}]}]},
-            "batch": {"global_size": 2},
+            "batch": {"global_batch_size": 2},
             "schedule": {"lr": 1e-2},
             "checkpoint": {"dir": str(tmp_path / "run")},
         }
         for kind in kinds
     ]
-    planned = [state_bytes(load_model_config(str(model)), (1, 1, None, 1), kind).of_each(ranks) for kind in kinds]
+    shape = load_model_config(str(model))
+    planned = [state_bytes(shape, MegatronOptions.of(kind)).of_each(ranks) for kind in kinds]
     for kept in run_on_ranks(count, ranks, recipes):
         assert kept == pytest.approx(planned, rel=1e-3)  # buffers are padded

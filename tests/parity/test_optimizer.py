@@ -1,4 +1,4 @@
-"""Law: Adam gets what Megatron's own scheduler would give it: norms and biases do not decay, each stage has its own."""
+"""Adam gets what Megatron's own scheduler would give it: norms and biases do not decay, each stage has its own."""
 
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ import torch
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
+from megatron_davinci.config import parse_recipe
+from megatron_davinci.core.build_trainer import build_trainer
+from megatron_davinci.core.optimizer import build_optimizer, set_hyperparameters, unwrap
+from megatron_davinci.core.sharding import named_parameters
+from megatron_davinci.core.step import Trainer
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.models.sharding import named_parameters
-from megatron_davinci.recipe import parse_recipe
 from megatron_davinci.testing import run_on_ranks
-from megatron_davinci.train.building import build_trainer
-from megatron_davinci.train.optimizer import build_optimizer, set_hyperparameters, unwrap
-from megatron_davinci.train.step import Trainer
 
 LR, DECAY = 0.5, 0.1
 FIRST = {"weight_decay": DECAY, "adam_beta2": 0.9, "adam_eps": 1e-6}

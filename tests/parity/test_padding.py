@@ -1,4 +1,4 @@
-"""Law: padding weighs nothing. Rows that are nine tenths padding give the gradients of rows that are full.
+"""Property: padding weighs nothing. Rows that are nine tenths padding give the gradients of rows that are full.
 
 FP8 scales whole tensors by their largest value, padding's among them: its line wants a GPU, and DAVINCI_TEST_GPU=1.
 """
@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import write_corpus, write_model
 
-from megatron_davinci import device
+from megatron_davinci.core import device
 from megatron_davinci.testing import run_on_ranks
 
 LENGTHS = [100, 128, 37, 90, 64, 7, 120, 33, 2, 61]  # 642 tokens: six sequences of 128, or one of 4,096
@@ -30,7 +30,7 @@ def padded(folder: Path, seq_length: int, megatron: dict[str, Any]) -> dict[str,
             "seq_length": seq_length,
             "stages": [{"name": "s", "blend": [{"corpus": str(folder / "corpus")}]}],
         },
-        "batch": {"global_size": len(LENGTHS)},
+        "batch": {"global_batch_size": len(LENGTHS)},
         "schedule": {"lr": 1e-2},
         "checkpoint": {"dir": str(folder / "run")},
     }
@@ -73,14 +73,14 @@ def test_a_padding_token_that_is_huge_reaches_nothing(reference: tuple[Path, dic
 
 def gradients_with_huge_padding(values: dict[str, Any]) -> tuple[bool, bool]:
     """Are gradients the same with a huge embedding of id 0, and finite?"""
+    from megatron_davinci.config import parse_recipe
+    from megatron_davinci.core.build_trainer import build_trainer
+    from megatron_davinci.core.groups import model_parallel, world
+    from megatron_davinci.core.next_token import next_token_batch
+    from megatron_davinci.core.optimizer import unwrap
     from megatron_davinci.data.batches import GlobalBatches
     from megatron_davinci.models.config import load_model_config
-    from megatron_davinci.recipe import parse_recipe
     from megatron_davinci.testing.gather import gather_gradients
-    from megatron_davinci.train.building import build_trainer
-    from megatron_davinci.train.next_token import next_token_batch
-    from megatron_davinci.train.optimizer import unwrap
-    from megatron_davinci.train.parallel import model_parallel, world
 
     recipe = parse_recipe(values)
     with world(), model_parallel(recipe.stage(0), seed=0) as here:

@@ -1,4 +1,4 @@
-"""Law: the reference model's log-probability of each token is that of transformers, in every layout."""
+"""Property: the reference model's log-probability of each token is that of transformers, in every layout."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
 WAYS: dict[str, tuple[int, dict[str, Any]]] = {  # seq_length, and the objective's fields
     "whole trees": (256, {}),
     "trees in parts": (64, {}),
-    "a sequence for each": (256, {"tree": False}),
+    "a sequence for each": (256, {"share_prefix": False}),
     "colder": (256, {"temperature": 0.7}),
 }
 
@@ -34,7 +34,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def variant(recipe: dict[str, Any], megatron: dict[str, Any], width: int, objective: dict[str, Any]) -> dict[str, Any]:
     changed = table.variant(recipe, megatron, {"seq_length": width})
-    return {**changed, "objective": {"kind": "rmt", "kl_beta": 0.1, "response_tokens": 8, **objective}}
+    return {**changed, "objective": {"kind": "rmt", "kl_beta": 0.1, "max_tokens": 8, **objective}}
 
 
 def expected(source: Path, preamble: list[int], temperature: float) -> list[list[list[float]]]:
@@ -42,9 +42,13 @@ def expected(source: Path, preamble: list[int], temperature: float) -> list[list
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     asked, groups = references.questions(model.config.vocab_size)
     ids = {about.span.document: about.ids.tolist() for about in asked}
-    asker, found = references.asker(preamble), []
+    prompt_source, found = references.prompt_source(preamble), []
     for group in groups:
-        prompt = [*preamble, *ids[group.ask.document][: group.ask.position], *asker.instruction(group.ask.budget)]
+        prompt = [
+            *preamble,
+            *ids[group.spec.document][: group.spec.position],
+            *prompt_source.instruction(group.spec.budget),
+        ]
         found.append([_scores(model, prompt, response.tokens, temperature) for response in group.responses])
     return found
 

@@ -1,4 +1,4 @@
-"""Law: trees have the loss, every gradient and the weights of one sequence per response, in every layout."""
+"""Property: trees have the loss, every gradient and the weights of one sequence per response, in every layout."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ OF_STEPS = {
     "TP2+SP": (2, {**table.TP2, **table.SP}),
     "PP2 interleaved, selective recomputation": (2, {**PP2_INTERLEAVED, **SELECTIVE}),
 }
-PATHS = ("tree", "split", "chains", "alone")
+PATHS = ("tree", "split", "unshared", "alone")
 WHERE_FAULTS_SHOW = {"TP2+SP": list(FAULTS)[:-1], "PP2, full recomputation": list(FAULTS)[-1:]}
 
 
@@ -90,7 +90,7 @@ def stepped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize("step", forests.STEPS)
 def test_random_steps_share_what_they_can_and_lose_nothing(stepped: dict[str, Any], step: str, layout: str) -> None:
     """Every objective, and both templates: trees against a sequence for each response."""
-    expected_sums, expected = stepped["alone"][step, "chains"]
+    expected_sums, expected = stepped["alone"][step, "unshared"]
     for path in forests.PATHS:
         sums, gradients = stepped[layout][step, path]
         assert sums["loss"] == pytest.approx(expected_sums["loss"], rel=1e-5, abs=1e-5)

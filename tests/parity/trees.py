@@ -11,21 +11,21 @@ from layouts import ADAM_AS_SGD, as_arrays
 from planted import plant
 from torch import Tensor
 
-from megatron_davinci.attention.packed import PackedSegments
+from megatron_davinci.config import parse_recipe
+from megatron_davinci.config.objectives import Rmt
+from megatron_davinci.core.attention.packed import PackedSegments
+from megatron_davinci.core.build_trainer import build_trainer
+from megatron_davinci.core.counts import BatchCounts
+from megatron_davinci.core.gpt import LabelScores
+from megatron_davinci.core.groups import data_rank, model_parallel, world
+from megatron_davinci.core.next_token import weighted_loss
+from megatron_davinci.core.optimizer import build_optimizer, set_hyperparameters
+from megatron_davinci.core.step import GlobalBatch
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.models.gpt import Predictions
-from megatron_davinci.recipe import parse_recipe
-from megatron_davinci.rmt.batch import pack_trees
-from megatron_davinci.rmt.options import Rmt
-from megatron_davinci.rmt.tree import Branch, Response, Tree, lay_out
+from megatron_davinci.rl.batch import pack_trees
+from megatron_davinci.rl.policy_step import REPORTS, policy_forward_step
+from megatron_davinci.rl.tree import Branch, ResponseRows, Tree, pack_row
 from megatron_davinci.testing.gather import gather_gradients, gather_parameters
-from megatron_davinci.train.building import build_trainer
-from megatron_davinci.train.counts import BatchCounts
-from megatron_davinci.train.next_token import weighted_loss
-from megatron_davinci.train.optimizer import build_optimizer, set_hyperparameters
-from megatron_davinci.train.parallel import data_rank, model_parallel, world
-from megatron_davinci.train.reinforcement import REPORTS, forward_step
-from megatron_davinci.train.step import Work
 
 WIDTH, SPLIT, VOCABULARY, NTP_WEIGHT, STEPS, LR = 160, 72, 256, 0.1, 3, 0.1
 COUNTS = BatchCounts(0, 0, 0, 0, {})
@@ -41,7 +41,9 @@ SHAPES: list[tuple[int, list[tuple[int, int, list[int]]]]] = [
 ]
 
 
-def measure(recipes: list[dict[str, Any]], paths: Sequence[str] = ("tree", "chains", "alone")) -> list[dict[str, Any]]:
+def measure(
+    recipes: list[dict[str, Any]], paths: Sequence[str] = ("tree", "unshared", "alone")
+) -> list[dict[str, Any]]:
     """Per recipe and path: loss and gradients, and weights and gradients after some steps of SGD.
 
     tree, split: as training does it, whole and in parts; chains: `tree: false`; alone: a packed sequence for each
@@ -60,8 +62,9 @@ def _measure(values: dict[str, Any], path: str, device: torch.device) -> dict[st
     stage = recipe.stage(0)
     trainer = build_trainer(recipe, stage, load_model_config(recipe.model), device)
     rank, size = data_rank()
-    work = _alone(random_trees()[rank::size]) if path == "alone" else _product(path, rank, size)
-    with plant(path, trainer) if path not in ("tree", "split", "chains", "alone") else nullcontext():
+    build = _alone if path == "alone" else partial(_product, path)
+    work = build(random_trees(), rank, size, device)
+    with plant(path, trainer) if path not in ("tree", "split", "unshared", "alone") else nullcontext():
         loss = trainer.gradients(work)["loss"]
         gradients = as_arrays(gather_gradients(trainer))
         optimizer = build_optimizer(stage.megatron, trainer.chunks)
@@ -82,57 +85,58 @@ def random_trees() -> list[Tree]:
     def draw(count: int) -> Tensor:
         return torch.randint(1, VOCABULARY, (count,), generator=g)
 
-    def respond(count: int) -> Response:
+    def respond(count: int) -> ResponseRows:
         advantage, weight = torch.randn(2, generator=g).tolist()
-        return Response(draw(count), -torch.rand(count, generator=g), advantage, abs(weight) / 8)
+        return ResponseRows(draw(count), -torch.rand(count, generator=g), advantage, abs(weight) / 8)
 
-    for trunk, shapes in SHAPES:
-        weights = torch.full((trunk,), NTP_WEIGHT)
-        weights[[p for p, _, _ in shapes if p < trunk]] = 0.0
+    for prefix, shapes in SHAPES:
+        weights = torch.full((prefix,), NTP_WEIGHT)
+        weights[[p for p, _, _ in shapes if p < prefix]] = 0.0
         branches = [Branch(p, draw(n), [respond(r) for r in lengths]) for p, n, lengths in shapes]
-        trees.append(Tree(draw(trunk), weights, branches))
+        trees.append(Tree(draw(prefix), weights, branches))
     return trees
 
 
-def _product(path: str, rank: int, size: int) -> Work:
+def _product(path: str, trees: list[Tree], rank: int, size: int, device: torch.device) -> GlobalBatch:
     """A row for each tree; or trees split and packed into rows, of which every rank needs equally many."""
-    options = Rmt(kind="rmt", rollouts="-", tree=path != "chains")
-    trees = random_trees()
-    if path in ("split", "chains"):
-        rows = pack_trees(trees, SPLIT, options.tree)
+    options = Rmt(kind="rmt", rollouts="-", share_prefix=path != "unshared")
+    if path in ("split", "unshared"):
+        rows = pack_trees(trees, SPLIT, options.share_prefix)
         rows += [[] for _ in range(-len(rows) % 4)]
-        batches = [lay_out(row, SPLIT) for row in rows[rank::size]]
+        width, mine = SPLIT, rows[rank::size]
     else:
-        batches = [lay_out([tree], WIDTH) for tree in trees[rank::size]]
-    return Work(partial(forward_step, options), batches, len(batches[0].tokens), COUNTS, REPORTS)
+        width, mine = WIDTH, [[tree] for tree in trees[rank::size]]
+    batches = [pack_row(row, width).to(device) for row in mine]
+    return GlobalBatch(partial(policy_forward_step, options), batches, width, COUNTS, REPORTS)
 
 
-def _alone(trees: list[Tree]) -> Work:
+def _alone(trees: list[Tree], rank: int, size: int, device: torch.device) -> GlobalBatch:
     """The document and every response as a packed sequence of its own; a token weighs advantage times weight."""
     batches = []
-    for tree in trees:
+    for tree in trees[rank::size]:
         labels = tree.label_weights[1:].nonzero()[:, 0] + 1
-        pieces = [(tree.trunk, labels - 1, tree.trunk[labels], NTP_WEIGHT)]
+        pieces = [(tree.prefix, labels - 1, tree.prefix[labels], NTP_WEIGHT)]
         for branch in tree.branches:
-            prompt = torch.cat([tree.trunk[: branch.position], branch.instruction])
+            prompt = torch.cat([tree.prefix[: branch.position], branch.instruction])
             for response in branch.responses:
                 rows = torch.arange(len(prompt) - 1, len(prompt) + len(response.tokens) - 1)
                 weight = response.advantage * response.weight
                 pieces.append((torch.cat([prompt, response.tokens]), rows, response.tokens, weight))
-        batches.append(_packed(pieces, 4 * WIDTH))
-    return Work(_forward_alone, batches, 4 * WIDTH, COUNTS)
+        batches.append(_packed(pieces, 4 * WIDTH, device))
+    return GlobalBatch(_forward_alone, batches, 4 * WIDTH, COUNTS)
 
 
-def _packed(pieces: list[tuple[Tensor, Tensor, Tensor, float]], width: int) -> tuple[Any, ...]:
+def _packed(pieces: list[tuple[Tensor, Tensor, Tensor, float]], width: int, device: torch.device) -> tuple[Any, ...]:
     ends = list(accumulate(len(tokens) for tokens, _, _, _ in pieces))
     tokens = torch.cat([*(tokens for tokens, _, _, _ in pieces), torch.zeros(width - ends[-1], dtype=torch.int64)])
     rows = torch.cat([start + rows for start, (_, rows, _, _) in zip([0, *ends], pieces)])  # noqa: B905  # one more
     weights = torch.cat([torch.full(rows.shape, weight) for _, rows, _, weight in pieces])
-    segments = PackedSegments.of([0, *ends, width], torch.device("cpu"))
-    return tokens[None], torch.arange(width)[None], segments, rows, torch.cat([x for _, _, x, _ in pieces]), weights
+    labels = torch.cat([labels for _, _, labels, _ in pieces])
+    tensors = (tokens[None], torch.arange(width)[None], rows, labels, weights)
+    return PackedSegments.of([0, *ends, width], device), *(tensor.to(device) for tensor in tensors)
 
 
 def _forward_alone(batches: Iterator[tuple[Any, ...]], chunk: Any) -> tuple[Any, Any]:
-    tokens, positions, segments, rows, labels, weights = next(batches)
-    scores = chunk(tokens, positions, None, labels=Predictions(rows, labels), packed_seq_params=segments)
+    segments, tokens, positions, rows, labels, weights = next(batches)
+    scores = chunk(tokens, positions, None, labels=LabelScores(rows, labels), packed_seq_params=segments)
     return scores, partial(weighted_loss, weights)

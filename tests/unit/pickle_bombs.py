@@ -247,9 +247,9 @@ BOMBS: dict[str, Bomb] = {
 def read(folder: Path) -> str:
     """What the readers of conversion and of training say of a checkpoint, which they must not take."""
     from data_prep import InputError
-    from megatron_davinci.checkpoint.common_state import common_state
-    from megatron_davinci.checkpoint.described import _bridge_fields
-    from megatron_davinci.checkpoint.sources import megatron_tensors
+    from megatron_davinci.weights.common_state import common_state
+    from megatron_davinci.weights.foreign_configs import _bridge_fields
+    from megatron_davinci.weights.stored_tensors import megatron_tensors
 
     try:
         assert not _bridge_fields(folder)
@@ -263,7 +263,7 @@ def read(folder: Path) -> str:
 
 def measure(folder: Path) -> tuple[str, float, float]:
     """What is said; megabytes and seconds of CPU time that reading took."""
-    import megatron_davinci.checkpoint.sources  # noqa: F401 - is not measured
+    import megatron_davinci.weights.stored_tensors  # noqa: F401 - is not measured
 
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     said = read(folder)

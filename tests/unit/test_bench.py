@@ -1,4 +1,4 @@
-"""Laws of throughput: rates are sums over sums, tokens are counted apart, FLOPs are those that torch counts."""
+"""Properties of throughput: rates are sums over sums, tokens are counted apart, FLOPs are those that torch counts."""
 
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,16 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from data_prep import InputError
 from megatron_davinci.bench.grid import combinations
-from megatron_davinci.bench.report import compare, markdown, summarize
+from megatron_davinci.bench.report import compare_trials, summarize_trial, trials_table
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.planning.flops import dense_peak, training_flops
+from megatron_davinci.models.flops import dense_peak, training_flops
 
 MACHINE = {"device": "NVIDIA H100 80GB HBM3", "ranks": 4}
 
 
 def step(seconds: float, tokens: int, padding: float, labels: int) -> dict[str, float]:
     tflops = 500.0 / seconds
-    return {"seconds": seconds, "tokens": tokens, "padding_share": padding, "labels": labels,
+    return {"seconds": seconds, "tokens": tokens, "padding_fraction": padding, "labels": labels,
             "tflops_per_second_per_rank": tflops, "peak_memory_bytes": 3 * 2**30}  # fmt: skip
 
 
@@ -28,7 +28,7 @@ STEPS = [step(100.0, 1, 0.0, 1), step(1.0, 300, 0.25, 200), step(3.0, 900, 0.1, 
 
 
 def test_figures_are_those_of_the_steps_behind_the_warm_up() -> None:
-    found = summarize(STEPS, 1, MACHINE, fp8=False)
+    found = summarize_trial(STEPS, 1, MACHINE, fp8=False)
     assert found["steps"] == 3 and found["tokens"] == 1600
     assert found["tokens_per_second_per_rank"] == pytest.approx(1600 / 5 / 4)
     assert found["padded_tokens_per_second_per_rank"] == pytest.approx((400 + 1000 + 500) / 5 / 4)
@@ -36,21 +36,21 @@ def test_figures_are_those_of_the_steps_behind_the_warm_up() -> None:
     assert found["tflops_per_second_per_rank"] == pytest.approx(1500 / 5)
     assert found["mfu"] == pytest.approx(300 / 989.4) and "H100's dense BF16 peak, 989" in found["mfu_of"]
     assert (found["seconds_median"], found["peak_memory_gib"]) == (1.0, 3.0)
-    assert summarize(STEPS, 1, MACHINE, fp8=True)["mfu"] == pytest.approx(300 / 1978.8)
-    assert summarize(STEPS, 1, {**MACHINE, "device": "cpu"}, fp8=False)["mfu"] is None
+    assert summarize_trial(STEPS, 1, MACHINE, fp8=True)["mfu"] == pytest.approx(300 / 1978.8)
+    assert summarize_trial(STEPS, 1, {**MACHINE, "device": "cpu"}, fp8=False)["mfu"] is None
     with pytest.raises(InputError, match="has none behind a warm-up of 4"):
-        summarize(STEPS, 4, MACHINE, fp8=False)
+        summarize_trial(STEPS, 4, MACHINE, fp8=False)
 
 
 def test_tables_say_what_ran_and_why_the_rest_did_not() -> None:
-    told = {"overrides": ["a=1"], "ranks": 4, "figures": summarize(STEPS, 1, MACHINE, fp8=False)}
-    table = markdown([told, {"overrides": ["a=3"], "ranks": 4, "fault": "3 does not divide"}])
+    told = {"overrides": ["a=1"], "ranks": 4, "figures": summarize_trial(STEPS, 1, MACHINE, fp8=False)}
+    table = trials_table([told, {"overrides": ["a=3"], "ranks": 4, "fault": "3 does not divide"}])
     assert "| a=1 | 4 | 80 | 95 | 20 | 300.00 | 30.3% |" in table and "| a=3 | 4 | 3 does not divide |" in table
     assert "MFU is of H100's dense BF16 peak" in table
     twice = {**told, "figures": {**told["figures"], "tokens_per_second_per_rank": 160.0}}
-    assert "| a=1 | 4 | 2.000 | 1.000 |" in compare([told], [twice])
+    assert "| a=1 | 4 | 2.000 | 1.000 |" in compare_trials([told], [twice])
     with pytest.raises(InputError, match="no trial in common"):
-        compare([told], [{**told, "overrides": []}])
+        compare_trials([told], [{**told, "overrides": []}])
 
 
 def test_a_grid_is_every_combination() -> None:

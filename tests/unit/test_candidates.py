@@ -1,4 +1,4 @@
-"""Laws of the search in texts: it finds what a substring search finds, and leakage from text is that of the corpus."""
+"""Tests of the search in texts: it finds what a substring search finds, and leakage from text is that of the corpus."""
 
 import json
 import subprocess
@@ -12,12 +12,13 @@ from data_prep._native import TextFilter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.corpus import Corpus, load_tokenizer
-from data_prep.corpus.benchmarks import References, read_benchmark
-from data_prep.corpus.candidates import Candidates, choice_of, collect_candidates
-from data_prep.corpus.decontaminate import measure_leakage
-from data_prep.corpus.tokenize import TokenizeJob, tokenize
-from data_prep.files import read_json
+from data_prep.corpus import Corpus
+from data_prep.io.files import read_json
+from data_prep.leakage.benchmarks import References, read_benchmark
+from data_prep.leakage.candidates import Candidates, choice_of, collect_candidates
+from data_prep.leakage.decontaminate import measure_leakage
+from data_prep.tokenize.tokenize import TokenizeJob, tokenize
+from data_prep.tokenizers import load_tokenizer
 
 TEXTS = st.text(alphabet="ab ", max_size=80) | st.text(alphabet="aé漢", max_size=40)
 

@@ -1,4 +1,4 @@
-"""Laws of a run's checkpoints: the one that was just saved stays, and damage is found."""
+"""Properties of a run's checkpoints: the one that was just saved stays, and damage is found."""
 
 import json
 import shutil
@@ -7,9 +7,14 @@ from pathlib import Path
 import pytest
 
 from data_prep import InputError
-from megatron_davinci.checkpoint.files import altered_weights, check_checkpoint, prune, take_inventory
-from megatron_davinci.checkpoint.metadata import Metadata, write_metadata
-from megatron_davinci.checkpoint.recovery import newest_whole
+from megatron_davinci.train.checkpoint.recovery import newest_whole
+from megatron_davinci.weights.checkpoint_files import (
+    altered_weights,
+    check_checkpoint,
+    prune_checkpoints,
+    take_inventory,
+)
+from megatron_davinci.weights.metadata import Metadata, write_metadata
 
 
 @pytest.mark.parametrize(
@@ -28,7 +33,7 @@ def test_the_newest_checkpoint_is_never_pruned(
     for step in existing:
         (tmp_path / f"step_{step:07d}").mkdir()
     (tmp_path / "step_0000009.part").mkdir()
-    prune(tmp_path / f"step_{newest:07d}", keep, every)
+    prune_checkpoints(tmp_path / f"step_{newest:07d}", keep, every)
     assert sorted(int(path.name[5:]) for path in tmp_path.glob("step_*")) == left
 
 

@@ -1,4 +1,4 @@
-"""Laws of conversations: the ids that transformers gives, and a mask over what the assistant wrote and nothing else."""
+"""Conversations: the ids that transformers gives, and a mask over what the assistant wrote and nothing else."""
 
 import json
 from pathlib import Path
@@ -12,12 +12,13 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from transformers import PreTrainedTokenizerFast
 
 from data_prep import InputError
-from data_prep.corpus import Corpus, load_tokenizer
-from data_prep.corpus.conversation import ChatTemplate, ConversationError
-from data_prep.corpus.masks import encode_rendered, masked_text
+from data_prep.corpus import Corpus
 from data_prep.corpus.merge import merge_corpora
-from data_prep.corpus.tokenize import TokenizeJob, tokenize
 from data_prep.corpus.verify import verify_corpus
+from data_prep.tokenize.conversation import ChatTemplate, ConversationError
+from data_prep.tokenize.masks import encode_rendered, masked_text
+from data_prep.tokenize.tokenize import TokenizeJob, tokenize
+from data_prep.tokenizers import load_tokenizer
 
 CONTROL = {"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645}
 GLM = {name: number for number, name in enumerate(["[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>"])}

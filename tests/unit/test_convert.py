@@ -1,4 +1,4 @@
-"""Laws of conversion: what comes back is what went in, to the last bit; what does not fit is named."""
+"""Properties of conversion: what comes back is what went in, to the last bit; what does not fit is named."""
 
 import io
 import json
@@ -18,25 +18,24 @@ from conftest import EFFORT, write_model
 from safetensors.torch import load_file, save_file
 
 from data_prep import InputError
-from megatron_davinci.checkpoint.compare import differences
-from megatron_davinci.checkpoint.conversion import Conversion, How
-from megatron_davinci.checkpoint.metadata import (
+from megatron_davinci.models.config import load_model_config
+from megatron_davinci.weights.compare import differences
+from megatron_davinci.weights.conversion import Conversion, ConversionOptions
+from megatron_davinci.weights.metadata import (
     ChunkStorageMetadata,
     MetadataIndex,
     TensorStorageMetadata,
     read_metadata,
     write_metadata,
 )
-from megatron_davinci.checkpoint.sources import Piece, StoredTensor
-from megatron_davinci.checkpoint.stored_chunks import MappedFile
-from megatron_davinci.checkpoint.to_huggingface import export_to_hf
-from megatron_davinci.checkpoint.to_megatron import import_from_hf, write_distcp
-from megatron_davinci.checkpoint.torch_zip import find_data
-from megatron_davinci.checkpoint.weights import open_huggingface
-from megatron_davinci.models.config import load_model_config
-from megatron_davinci.models.families import mappings_of
+from megatron_davinci.weights.open_weights import open_huggingface
+from megatron_davinci.weights.stored_chunks import MappedFile
+from megatron_davinci.weights.stored_tensors import Piece, StoredTensor
+from megatron_davinci.weights.to_huggingface import export_to_hf
+from megatron_davinci.weights.to_megatron import import_from_hf, write_distcp
+from megatron_davinci.weights.torch_zip import find_data
 
-SMALL = How(shard_bytes=40_000)  # several files for every model here
+SMALL = ConversionOptions(shard_bytes=40_000)  # several files for every model here
 MODELS: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "qwen2, tied, odd sizes": {
@@ -59,7 +58,7 @@ def write_weights(directory: Path, dtype: torch.dtype = torch.float32, **config:
     write_model(directory, **config)
     model, g = load_model_config(str(directory)), torch.Generator().manual_seed(0)
     tensors = {}
-    for mapping in mappings_of(model):
+    for mapping in model.mappings:
         for layer in range(model.num_layers if "*" in mapping.megatron else 1):
             for name, shape in zip(mapping.hf, mapping.hf_shapes(model), strict=True):
                 tensors[name.replace("*", str(layer))] = torch.randn(shape, generator=g).to(dtype)
@@ -80,7 +79,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_there_and_back_again(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
     source = write_weights(tmp_path / "hf", dtype, **MODELS[name])
     import_from_hf(source, tmp_path / "megatron", SMALL)
-    export_to_hf(tmp_path / "megatron", tmp_path / "back", how=SMALL)
+    export_to_hf(tmp_path / "megatron", tmp_path / "back", options=SMALL)
     assert same(weights(source), weights(tmp_path / "back"))
     assert differences(source, tmp_path / "megatron") == differences(tmp_path / "back", tmp_path / "megatron") == []
     assert (
@@ -93,7 +92,7 @@ def test_transformers_loads_what_is_exported(tmp_path: Path) -> None:
 
     source = write_weights(tmp_path / "hf")
     import_from_hf(source, tmp_path / "megatron", SMALL)
-    export_to_hf(tmp_path / "megatron", tmp_path / "back", how=SMALL)
+    export_to_hf(tmp_path / "megatron", tmp_path / "back", options=SMALL)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "back", dtype=torch.float32).state_dict()
     assert all(loaded[name].equal(tensor) for name, tensor in weights(source).items())
 
@@ -102,7 +101,7 @@ def test_transformers_loads_what_is_exported(tmp_path: Path) -> None:
 def test_types_change_as_torch_changes_them(tmp_path: Path, dtype: Any) -> None:
     source = write_weights(tmp_path / "hf")
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]
-    import_from_hf(source, tmp_path / "megatron", How(dtype))
+    import_from_hf(source, tmp_path / "megatron", ConversionOptions(dtype))
     export_to_hf(tmp_path / "megatron", tmp_path / "back")
     assert same(weights(tmp_path / "back"), {name: tensor.to(kind) for name, tensor in weights(source).items()})
     assert json.loads((tmp_path / "back" / "config.json").read_text())["torch_dtype"] == str(kind)[6:]
@@ -146,8 +145,8 @@ def test_a_checkpoint_with_a_key_for_each_layer_is_read_too(tmp_path: Path) -> N
 def test_it_imports_nothing_that_trains(tmp_path: Path) -> None:
     source = write_weights(tmp_path / "hf")
     program = (
-        "import sys; from pathlib import Path; from megatron_davinci.checkpoint.to_huggingface import *; "
-        "from megatron_davinci.checkpoint.to_megatron import *; "
+        "import sys; from pathlib import Path; from megatron_davinci.weights.to_huggingface import *; "
+        "from megatron_davinci.weights.to_megatron import *; "
         f"import_from_hf(Path({str(source)!r}), Path({str(tmp_path / 'm')!r})); "
         f"export_to_hf(Path({str(tmp_path / 'm')!r}), Path({str(tmp_path / 'back')!r})); "
         "heavy = ('megatron.', 'transformer_engine', 'torch.distributed.checkpoint'); "
@@ -334,7 +333,7 @@ def test_other_options_begin_anew(tmp_path: Path) -> None:
 
 def test_a_torn_line_of_the_journal_is_no_trouble(tmp_path: Path) -> None:
     source = write_weights(tmp_path / "hf")
-    targets, model = open_huggingface(source).as_megatron(), load_model_config(str(source))
+    targets, model = open_huggingface(source).megatron_tensors(), load_model_config(str(source))
     with Conversion(source, tmp_path / "m", targets, model, SMALL) as begun:
         begun.write({"__0_0.distcp": begun.groups[0]}, write_distcp)
     with begun.journal.path.open("a") as journal:
@@ -358,7 +357,7 @@ def test_what_is_no_conversions_is_not_touched(tmp_path: Path) -> None:
 
 def test_two_conversions_do_not_write_the_same_directory(tmp_path: Path) -> None:
     source = write_weights(tmp_path / "hf")
-    targets, model = open_huggingface(source).as_megatron(), load_model_config(str(source))
+    targets, model = open_huggingface(source).megatron_tensors(), load_model_config(str(source))
     one = Conversion(source, tmp_path / "m", targets, model, SMALL)
     with one, pytest.raises(InputError, match=r"another process is writing m: wait"):
         import_from_hf(source, tmp_path / "m", SMALL)

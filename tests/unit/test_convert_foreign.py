@@ -1,4 +1,4 @@
-"""Laws of conversion for what other programs wrote: Megatron's own releases, and whoever means harm."""
+"""Properties of conversion for what other programs wrote: Megatron's own releases, and whoever means harm."""
 
 import io
 import json
@@ -16,20 +16,20 @@ from test_bad_input import refuse
 from test_convert import SMALL, Evil, same, weights, write_weights
 
 from data_prep import InputError
-from megatron_davinci.checkpoint.compare import differences
-from megatron_davinci.checkpoint.conversion import How
-from megatron_davinci.checkpoint.metadata import (
+from megatron_davinci.models.config import load_model_config
+from megatron_davinci.weights.compare import differences
+from megatron_davinci.weights.conversion import ConversionOptions
+from megatron_davinci.weights.metadata import (
     BytesStorageMetadata,
     Metadata,
     MetadataIndex,
     read_metadata,
     write_metadata,
 )
-from megatron_davinci.checkpoint.sources import StoredTensor, megatron_tensors
-from megatron_davinci.checkpoint.targets import huggingface_targets
-from megatron_davinci.checkpoint.to_huggingface import export_to_hf
-from megatron_davinci.checkpoint.to_megatron import import_from_hf
-from megatron_davinci.models.config import load_model_config
+from megatron_davinci.weights.stored_tensors import StoredTensor, megatron_tensors
+from megatron_davinci.weights.tensor_plan import plan_huggingface
+from megatron_davinci.weights.to_huggingface import export_to_hf
+from megatron_davinci.weights.to_megatron import import_from_hf
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "megatron_checkpoints.tar.xz"
 RUNS = ("megatron-core-0.14.0", "megatron-core-0.15.0", "megatron-core-0.16.1-layers", "megatron-core-0.19.2")
@@ -54,7 +54,7 @@ def copied(foreign: Path, folder: Path, run: str = RUNS[1]) -> Path:
 
 def assert_whole(foreign: Path, checkpoint: Path, folder: Path) -> None:
     """It holds the weights that were saved, whose norms Megatron kept in fp32."""
-    export_to_hf(checkpoint, folder / "right", how=How("bf16"), model=str(foreign / "hf"))
+    export_to_hf(checkpoint, folder / "right", options=ConversionOptions("bf16"), model=str(foreign / "hf"))
     assert same(weights(foreign / "hf"), weights(folder / "right"))
 
 
@@ -130,11 +130,11 @@ def test_another_padding_of_the_vocabulary_is_read(foreign: Path, rows: int) -> 
     more = [first._replace(row=row) for row in range(40, rows, 20)]
     more = [piece._replace(rows=min(20, rows - piece.row)) for piece in more]
     tensors[name] = StoredTensor((rows, 16), torch.bfloat16, [first, second, *more])
-    found = {target.name: target for target in huggingface_targets(tensors, load_model_config(str(hf)), run)}
+    found = {target.name: target for target in plan_huggingface(tensors, load_model_config(str(hf)), run)}
     assert found["lm_head.weight"].whole().equal(weights(hf)["lm_head.weight"])
     tensors[name] = StoredTensor((20, 16), torch.bfloat16, [first])
     with pytest.raises(InputError, match=r"output_layer.weight has the shape \[20, 16\]"):
-        huggingface_targets(tensors, load_model_config(str(hf)), run)
+        plan_huggingface(tensors, load_model_config(str(hf)), run)
 
 
 def test_every_tensor_keeps_its_own_type(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_every_tensor_keeps_its_own_type(tmp_path: Path) -> None:
     mixed = {name: t.float() if "norm" in name else t for name, t in weights(source).items()}
     save_file(mixed, source / "model.safetensors")
     import_from_hf(source, tmp_path / "m", SMALL)
-    export_to_hf(tmp_path / "m", tmp_path / "back", how=SMALL)
+    export_to_hf(tmp_path / "m", tmp_path / "back", options=SMALL)
     assert same(mixed, weights(tmp_path / "back")) and differences(source, tmp_path / "m") == []
     assert json.loads((tmp_path / "back" / "config.json").read_text())["torch_dtype"] == "bfloat16"
     mixed["model.layers.1.input_layernorm.weight"] = mixed["model.layers.1.input_layernorm.weight"].bfloat16()
@@ -157,7 +157,7 @@ def test_numbers_that_fp16_cannot_hold_are_refused(tmp_path: Path) -> None:
     tensors["model.norm.weight"][3] = 1e30
     save_file(tensors, source / "model.safetensors")
     with pytest.raises(InputError, match=r"decoder.final_layernorm.weight has numbers that fp16 cannot hold"):
-        import_from_hf(source, tmp_path / "m", How("fp16"))
+        import_from_hf(source, tmp_path / "m", ConversionOptions("fp16"))
     assert not (tmp_path / "m").exists()
 
 

@@ -1,4 +1,4 @@
-"""Laws of log-linear fits and of the tables they stand in."""
+"""Properties of log-linear fits and of the tables they stand in."""
 
 import json
 import math
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from data_prep import InputError
-from megatron_davinci.evaluation.curves import read_scores, write_curves
-from megatron_davinci.evaluation.fit import fit_log_linear
+from megatron_davinci.evaluate.curves import read_scores, write_curves
+from megatron_davinci.evaluate.fit import fit_log_linear
 
 
 def test_a_line_over_ln_of_the_step_is_found_exactly() -> None:

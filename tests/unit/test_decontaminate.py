@@ -1,4 +1,4 @@
-"""Laws of decontamination: scores equal the ten-line definition, always; what leaks is found, shown and dropped."""
+"""Tests of decontamination: scores equal the ten-line definition, always; what leaks is found, shown and dropped."""
 
 import gzip
 import json
@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import InputError
-from data_prep.corpus import Corpus, CorpusWriter, load_tokenizer
-from data_prep.corpus.benchmarks import References, read_benchmark
-from data_prep.corpus.decontaminate import longest_run, measure_leakage, write_clean_benchmarks, write_without
-from data_prep.corpus.leakage_page import write_page
-from data_prep.files import read_jsonl
+from data_prep.corpus import Corpus, CorpusWriter
+from data_prep.io.files import read_jsonl
+from data_prep.leakage.benchmarks import References, read_benchmark
+from data_prep.leakage.decontaminate import longest_run, measure_leakage, write_clean_benchmarks, write_without
+from data_prep.leakage.page import write_page
+from data_prep.tokenizers import load_tokenizer
 
 # Small alphabets, so that n-grams repeat and nearly match; documents from empty to a little over one n-gram and beyond.
 DOCUMENTS = st.integers(1, 3).flatmap(

@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from megatron_davinci.device import has_gpu
+from megatron_davinci.core.device import has_gpu
 
 STEPS = """
 import resource, torch
-from megatron_davinci import device
+from megatron_davinci.core import patches
 if {wanted}:
-    device.use_this_machine()
+    patches.run_on_cpu_without_gpu()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
     torch.ones(16 << 20)  # 64 MiB, freed at once

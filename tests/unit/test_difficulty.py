@@ -1,4 +1,4 @@
-"""Laws of the positions that RMT asks for: their levels, what is no candidate, and how they are drawn."""
+"""Properties of the positions that RMT asks for: their levels, what is no candidate, and how they are drawn."""
 
 from collections import Counter
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_davinci.rmt.difficulty import (
+from megatron_davinci.rl.difficulty import (
     NONE,
     candidate_levels,
     draw_positions,

@@ -1,4 +1,4 @@
-"""Law: on a machine with each thing broken on purpose, the doctor names it and what to do."""
+"""Property: on a machine with each thing broken on purpose, the doctor names it and what to do."""
 
 import json
 import os

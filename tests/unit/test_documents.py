@@ -1,4 +1,4 @@
-"""Laws of what is written for people: links lead somewhere, commands exist, references are fresh, help has examples."""
+"""What is written for people: links lead somewhere, commands exist, references are fresh, help has examples."""
 
 import os
 import re
@@ -14,8 +14,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from megatron_davinci.cli import app
-from megatron_davinci.recipe.reference import reference
+from megatron_davinci.cli.app import app
+from megatron_davinci.config.reference import reference
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -83,7 +83,7 @@ def test_help_shows_an_example(name: str) -> None:
 
 
 def test_the_recipe_reference_is_fresh_and_explains_every_field() -> None:
-    """python -m megatron_davinci.recipe.reference > docs/recipe.md"""
+    """python -m megatron_davinci.config.reference > docs/recipe.md"""
     written = (ROOT / "docs" / "recipe.md").read_text()
     assert written == reference()
     assert not re.search(r"\|\s*\|$", written, re.MULTILINE), "a field without an explanation"

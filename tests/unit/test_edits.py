@@ -1,11 +1,11 @@
-"""Laws of edits: their Markdown is read back as it was, and blocks turn the old text into the new one."""
+"""Properties of edits: their Markdown is read back as it was, and blocks turn the old text into the new one."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.pull_request.blocks import block_edits
-from data_prep.pull_request.edits import (
+from data_prep.reconstruct.blocks import block_edits
+from data_prep.reconstruct.edits import (
     CannotApply,
     Edit,
     TextFile,

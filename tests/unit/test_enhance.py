@@ -1,4 +1,4 @@
-"""Laws of enhancement: a real model's words come in, nothing is asked twice, and rubbish is said to be rubbish."""
+"""Tests of enhancement: a real model's words come in, nothing is asked twice, and rubbish is said to be rubbish."""
 
 import json
 import subprocess
@@ -17,20 +17,28 @@ import pytest
 import zstandard
 
 from data_prep import InputError
-from data_prep.files import jsonl_writer, write_json
-from data_prep.pull_request.build import BuildJob, read_changes
-from data_prep.pull_request.enhance import EnhanceJob, enhance, is_terse, patch_of
-from data_prep.pull_request.filters import reject_general
-from data_prep.pull_request.reconstruct import reconstruct
-from data_prep.pull_request.record import Change
-from data_prep.pull_request.render_general import render_general
-from data_prep.pull_request.render_python import render_python
-from data_prep.pull_request.speech import Speech
-from data_prep.shards import run_here
+from data_prep.changes.record import Change
+from data_prep.changes.shards import read_changes
+from data_prep.io.files import jsonl_writer, write_json
+from data_prep.io.shards import run_in_process
+from data_prep.reconstruct.reconstruct import reconstruct
+from data_prep.samples.anonymize import Anonymizer
+from data_prep.samples.build import BuildJob
+from data_prep.samples.enhance import EnhanceJob, is_terse, patch_of, remove_answers
+from data_prep.samples.filters import reject_general
+from data_prep.samples.general_format import render_general
+from data_prep.samples.python_format import render_python
 from data_prep.sources.git import GitSource
 
 COUNT = 2
 DAVINCI = Path(sys.executable).with_name("davinci")
+
+
+def enhance(job: EnhanceJob, out: Path) -> dict[str, Any]:
+    """What `davinci data enhance` does, in this process."""
+    summary = run_in_process(job, out)
+    remove_answers(out)
+    return summary
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +89,12 @@ def test_a_real_models_words_stand_in_the_samples(records: Path, enhanced: Path)
         terse = {commit.sha for commit in change.own_commits if is_terse(commit.message)}
         assert change.enhancement.messages.keys() <= terse
         assert len(change.enhancement.summary.split()) < 600  # the budget: 512 tokens
-        speech, reconstruction = Speech(change), reconstruct(change, name_opaque=True)
-        first_line = speech.clean(change.enhancement.summary).strip().partition("\n")[0]
-        assert f"\nSummary: {first_line}" in render_general(change, reconstruction, speech)
-        assert f"# Summary\n\n> {first_line}" in render_python(change, reconstruction, speech)
+        anonymizer, reconstruction = Anonymizer(change), reconstruct(change, name_opaque=True)
+        first_line = anonymizer.scrub(change.enhancement.summary).strip().partition("\n")[0]
+        assert f"\nSummary: {first_line}" in render_general(change, reconstruction, anonymizer)
+        assert f"# Summary\n\n> {first_line}" in render_python(change, reconstruction, anonymizer)
         for message in change.enhancement.messages.values():
-            assert speech.clean(message).strip() in render_general(change, reconstruction, speech)
+            assert anonymizer.scrub(message).strip() in render_general(change, reconstruction, anonymizer)
 
 
 def test_a_killed_run_keeps_what_the_model_has_said(records: Path, enhanced: Path, model: str, tmp_path: Path) -> None:
@@ -193,8 +201,8 @@ def test_a_model_with_nothing_to_say_leaves_the_change_as_it_is(
     answering.answers = [completion(content)]
     summary = ask(answering, records, tmp_path / "out")
     assert summary["enhanced"] == {"model": "m", "records": COUNT, "summaries": 0, "messages": 0}
-    before = run_here(BuildJob(records, "general"), tmp_path / "before")
-    after = run_here(BuildJob(tmp_path / "out", "general"), tmp_path / "after")
+    before = run_in_process(BuildJob(records, "general"), tmp_path / "before")
+    after = run_in_process(BuildJob(tmp_path / "out", "general"), tmp_path / "after")
     assert before["samples"] == after["samples"] > 0
     for shard in (tmp_path / "before" / "samples").iterdir():
         assert shard.read_bytes() == (tmp_path / "after" / "samples" / shard.name).read_bytes()

@@ -1,4 +1,4 @@
-"""Laws of the entropies that difficulty is told by: the definition's, whatever the chunks and shards; kept on disk."""
+"""Tests of the entropies that difficulty is told by: the definition's, whatever the chunks and shards; kept on disk."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from data_prep import InputError
 from data_prep.corpus import Annotation, AnnotationWriter, Corpus
 from data_prep.corpus.verify import verify_corpus
-from megatron_davinci.objectives.entropy import top_entropies
+from megatron_davinci.core.losses.entropy import top_entropies
 from megatron_davinci.testing import run_on_ranks
 
 DESCRIPTION = {"entropy": "top16", "model": "0", "precision": "fp32"}
@@ -90,7 +90,7 @@ def test_a_killed_writer_leaves_what_another_goes_on_with(corpus: Corpus) -> Non
     first.append(values[:8])
     with pytest.raises(InputError, match="another process is writing"):
         AnnotationWriter(corpus, DESCRIPTION)
-    first.leave()
+    first.suspend()
     with corpus.prefix.with_name("c.entropy.bin.part").open("ab") as file:
         file.write(b"abcde")  # cut off inside a number
     with pytest.raises(InputError, match="has no annotation of difficulty"):
@@ -106,7 +106,7 @@ def test_a_killed_writer_leaves_what_another_goes_on_with(corpus: Corpus) -> Non
 def test_what_another_model_has_begun_is_not_thrown_away(corpus: Corpus) -> None:
     writer = AnnotationWriter(corpus, DESCRIPTION)
     writer.append(np.zeros(8, np.float32))
-    writer.leave()
+    writer.suspend()
     with pytest.raises(InputError, match="was begun with another model"):
         AnnotationWriter(corpus, {**DESCRIPTION, "model": "1"})
     assert AnnotationWriter(corpus, DESCRIPTION).position == 8

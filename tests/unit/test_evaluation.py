@@ -1,4 +1,4 @@
-"""Laws of evaluation: positions are drawn once for all models, intervals are Wilson's, tables say what was counted."""
+"""Tests of evaluation: positions are drawn once for all models, intervals are Wilson's, tables say what was counted."""
 
 from pathlib import Path
 
@@ -9,18 +9,24 @@ from test_asks import DOCUMENTS, annotate, folder
 
 from data_prep import InputError
 from data_prep.corpus import Annotation, Corpus, CorpusWriter
-from megatron_davinci.evaluation.overlap import documents_of
-from megatron_davinci.evaluation.positions import Position, choose_positions, level_counts
-from megatron_davinci.evaluation.tables import Evaluation, Outcome, markdown, summarize, wilson_interval
-from megatron_davinci.rmt.difficulty import levels_of
-from megatron_davinci.rmt.options import Difficulty
-from megatron_davinci.rmt.token_texts import TokenTexts
+from megatron_davinci.config.objectives import Difficulty
+from megatron_davinci.evaluate.overlap import documents_of
+from megatron_davinci.evaluate.positions import Position, choose_positions, level_counts
+from megatron_davinci.evaluate.tables import (
+    ModelOutcomes,
+    Outcome,
+    accuracy_tables,
+    summarize_outcomes,
+    wilson_interval,
+)
+from megatron_davinci.rl.difficulty import levels_of
+from megatron_davinci.rl.token_bytes import TokenBytes
 
 __all__ = ["annotate", "folder"]
 
 
 def test_positions_are_candidates_of_their_level_and_no_more_than_wanted(folder: Path) -> None:
-    corpus, difficulty, texts = Corpus(folder / "docs"), Difficulty(), TokenTexts(folder / "model")
+    corpus, difficulty, texts = Corpus(folder / "docs"), Difficulty(), TokenBytes(folder / "model")
     every = choose_positions(corpus, difficulty, texts.answerable, 10**6, 100, seed=0)
     few = choose_positions(corpus, difficulty, texts.answerable, 3, 100, seed=0)
     assert level_counts(few) == {"easy": 3, "medium": 3, "hard": 3} and set(few) < set(every)
@@ -52,7 +58,7 @@ def test_documents_that_were_trained_on_are_left_out(tmp_path: Path) -> None:
 
 
 def test_a_corpus_that_cannot_be_asked_about_is_refused(folder: Path) -> None:
-    corpus, texts = Corpus(folder / "docs"), TokenTexts(folder / "model")
+    corpus, texts = Corpus(folder / "docs"), TokenBytes(folder / "model")
     with pytest.raises(InputError, match=r"annotated with entropies of kind top16, .* is full"):
         choose_positions(corpus, Difficulty(entropy="full"), texts.answerable, 5, 100, seed=0)
     with pytest.raises(InputError, match=r"has no position of entropy 5 or more"):
@@ -74,13 +80,13 @@ def test_tables_say_what_was_counted() -> None:
                 closed=bool(g.random() < 0.5))
         for n in range(60)
     ]  # fmt: skip
-    summary = summarize(Evaluation(outcomes, [2.0, 4.0]))
-    assert summary["direct"]["easy"]["right"] == summary["direct"]["medium"]["right"] == 15
-    assert summary["reasoned"]["easy"]["accuracy"] == 0.5 and summary["reasoned"]["medium"]["right"] == 0
+    summary = summarize_outcomes(ModelOutcomes(outcomes, [2.0, 4.0]))
+    assert summary["direct"]["easy"]["correct"] == summary["direct"]["medium"]["correct"] == 15
+    assert summary["reasoned"]["easy"]["accuracy"] == 0.5 and summary["reasoned"]["medium"]["correct"] == 0
     assert summary["direct"]["hard"]["count"] == 0 and summary["reasoned"]["average"] == 0.25
     assert summary["response_tokens"] == 11 and summary["seconds_per_batch"] == 3
-    assert summary["unclosed_share"] == pytest.approx(sum(not o.closed for o in outcomes) / 60)
-    text = markdown({"base": summary, "rmt": summary})
+    assert summary["unclosed_fraction"] == pytest.approx(sum(not o.closed for o in outcomes) / 60)
+    text = accuracy_tables({"base": summary, "rmt": summary})
     assert "| Method | Easy (n = 30) | Medium (n = 30) | Hard (n = 0) | Average |" in text
     assert "| rmt (NTR) | 50.00 (33.2 to 66.8) | 0.00 (0.0 to 11.4) | - | 25.00 |" in text
     assert "| base | 11.0 | 5.0 |" in text

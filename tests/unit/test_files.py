@@ -1,4 +1,4 @@
-"""Law: what is read is whole, or refused."""
+"""Property: what is read is whole, or refused."""
 
 import gzip
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import zstandard
 
 from data_prep import InputError
-from data_prep.files import jsonl_writer, new_directory, read_jsonl
+from data_prep.io.files import jsonl_writer, new_directory, read_jsonl
 
 RECORDS = [{"text": f"{number:064d}" * 20} for number in range(3000)]
 LINES = b"".join(orjson.dumps(record) + b"\n" for record in RECORDS)

@@ -1,4 +1,4 @@
-"""Laws of mining: what is emitted replays to what git holds, on real histories and on awkward ones."""
+"""Properties of mining: what is emitted replays to what git holds, on real histories and on awkward ones."""
 
 import subprocess
 from pathlib import Path
@@ -6,18 +6,19 @@ from pathlib import Path
 import pytest
 
 from data_prep import InputError
-from data_prep.files import read_jsonl
-from data_prep.pull_request.build import BuildJob, collect_git
-from data_prep.pull_request.contents import Rejected, opaque_paths
-from data_prep.pull_request.edits import TextFile, Tree, quote
-from data_prep.pull_request.filters import reject_python
-from data_prep.pull_request.proof import prove
-from data_prep.pull_request.reconstruct import reconstruct
-from data_prep.pull_request.record import Change
-from data_prep.pull_request.render_general import read_general, render_general
-from data_prep.pull_request.render_python import read_python, render_python
-from data_prep.pull_request.speech import Speech
-from data_prep.shards import run_here
+from data_prep.changes.record import Change
+from data_prep.io.files import read_jsonl
+from data_prep.io.shards import run_in_process
+from data_prep.reconstruct.contents import Rejected, opaque_paths
+from data_prep.reconstruct.edits import FileTree, TextFile, quote
+from data_prep.reconstruct.reconstruct import reconstruct
+from data_prep.reconstruct.replay_check import verify_replay
+from data_prep.samples.anonymize import Anonymizer
+from data_prep.samples.build import BuildJob
+from data_prep.samples.filters import reject_python
+from data_prep.samples.general_format import read_general, render_general
+from data_prep.samples.python_format import read_python, render_python
+from data_prep.sources.collect import collect_git
 from data_prep.sources.git import GitSource
 from data_prep.sources.git_command import GitClone
 from megatron_davinci.demo.generated_history import NUM_COMMITS, write_generated_history
@@ -59,13 +60,13 @@ def repository(tmp_path: Path) -> Repository:
 
 
 def python_form(change: Change) -> str:
-    return render_python(change, reconstruct(change), Speech(change))
+    return render_python(change, reconstruct(change), Anonymizer(change))
 
 
 def test_pluggy_gives_its_pull_requests(pluggy_clone: Path, tmp_path: Path) -> None:
     summary = collect_git(pluggy_clone, tmp_path / "records")
     assert summary["records"] >= 380 and summary["kinds"]["merge"] >= 240 and summary["kinds"]["squash"] >= 130
-    built = run_here(BuildJob(tmp_path / "records", "python"), tmp_path / "samples")
+    built = run_in_process(BuildJob(tmp_path / "records", "python"), tmp_path / "samples")
     assert built["samples"] + sum(built["rejected"].values()) == summary["records"]
     samples = list(read_jsonl(tmp_path / "samples" / "samples" / "00000.jsonl.zst"))
     assert len({sample["id"] for sample in samples}) == len(samples) == built["samples"] >= 90
@@ -92,7 +93,7 @@ def test_every_emitted_edit_of_a_real_history_gives_the_bytes_git_has(pluggy_clo
     assert proven == 60
 
 
-def replay(text: str) -> Tree:
+def replay(text: str) -> FileTree:
     """The working tree after the edits of a finished sample, from nothing but its text."""
     read = read_python(text)
     tree = {path: TextFile(content, "100644") for path, content in read.files.items()}
@@ -132,10 +133,10 @@ def test_awkward_changes_replay(repository: Repository, files: dict[str, bytes |
 
 
 def proven_in_both_forms(change: Change) -> str:
-    speech = Speech(change)
-    prove(change, read_python(render_python(change, reconstruct(change), speech)))
-    general = render_general(change, reconstruct(change, name_opaque=True), speech)
-    prove(change, read_general(general), frozenset(opaque_paths(change)))
+    anonymizer = Anonymizer(change)
+    verify_replay(change, read_python(render_python(change, reconstruct(change), anonymizer)))
+    general = render_general(change, reconstruct(change, name_opaque=True), anonymizer)
+    verify_replay(change, read_general(general), frozenset(opaque_paths(change)))
     return general
 
 
@@ -232,12 +233,12 @@ def test_a_merge_of_the_target_branch_is_read_again_not_edited(repository: Repos
     assert [file.path for file in change.commits[1].files] == ["a.py"]  # b.py is none of the change's own files
     text = python_form(change)
     assert "### Read `a.py` (mode 100644)\n```\n1\ntwo\n3\n```\n" in text and "b.py" not in text
-    prove(change, read_python(text))
+    verify_replay(change, read_python(text))
     assert replay(text)["a.py"].text == "1\ntwo\n3\nend\n"
     with pytest.raises(Rejected, match="does_not_replay"):  # what the merge left is proven too
-        prove(change, read_python(text.replace("1\ntwo\n3\n```", "1\n2\n3\n```")))
-    general = render_general(change, reconstruct(change), Speech(change))
-    prove(change, read_general(general))
+        verify_replay(change, read_python(text.replace("1\ntwo\n3\n```", "1\n2\n3\n```")))
+    general = render_general(change, reconstruct(change), Anonymizer(change))
+    verify_replay(change, read_general(general))
     assert general.count("<pr_base>") == 2
 
 
@@ -289,7 +290,7 @@ def test_what_people_say_is_never_taken_for_an_edit(repository: Repository) -> N
     [change] = repository.changes()
     text = python_form(change)
     assert quote(traps) in text
-    prove(change, read_python(text))
+    verify_replay(change, read_python(text))
     assert replay(text) == {"a.py": TextFile("1\n", "100644")}
 
 
@@ -297,11 +298,11 @@ def test_a_text_that_does_not_replay_is_rejected(repository: Repository) -> None
     repository.commit("change", {"a.py": b"one\n2\nthree\n"})
     [change] = repository.changes()
     text = python_form(change)
-    prove(change, read_python(text))
+    verify_replay(change, read_python(text))
     for forged in (text.replace("\n2\n", "\n3\n"), text.replace("\ntwo\n", "\n2\n", 1)):
         assert forged != text
         with pytest.raises(Rejected, match="does_not_replay"):
-            prove(change, read_python(forged))
+            verify_replay(change, read_python(forged))
 
 
 def test_control_bytes_in_messages_and_paths_lose_no_other_commit(repository: Repository) -> None:

@@ -1,4 +1,4 @@
-"""Laws of collecting GitHub, against a real HTTP server: complete, within limits, never twice, no token left."""
+"""Properties of collecting GitHub, against a real HTTP server: complete, within limits, never twice, no token left."""
 
 import json
 import re
@@ -19,15 +19,16 @@ from github_server.server import SEARCHED, Fault, GitHubServer
 from graphql import parse, validate
 
 from data_prep import InputError
-from data_prep.files import read_json, read_jsonl
-from data_prep.pull_request.build import BuildJob, read_changes
-from data_prep.pull_request.record import Change
-from data_prep.shards import run_here
+from data_prep.changes.record import Change
+from data_prep.changes.shards import read_changes
+from data_prep.io.files import read_json, read_jsonl
+from data_prep.io.shards import run_in_process
+from data_prep.samples.build import BuildJob
 from data_prep.sources.git import GitSource, PullRequest
 from data_prep.sources.github import queries
 from data_prep.sources.github.client import GitHubClient
 from data_prep.sources.github.clone import RemoteClone
-from data_prep.sources.github.collect import GitHubJob, cache_of, collect_github
+from data_prep.sources.github.collect import GitHubJob, cache_of, remove_scratch
 from data_prep.sources.github.repositories import most_starred
 
 SCHEMA = "@octokit/graphql-schema@15.26.1"
@@ -72,7 +73,9 @@ def job_for(server: GitHubServer, **options: Any) -> GitHubJob:
 def collect(server: GitHubServer, out: Path, tokens: list[str] = TOKENS, **options: Any) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GITHUB_TOKEN", ",".join(tokens))
-        return collect_github(job_for(server, **options), out)
+        summary = run_in_process(job_for(server, **options), out)
+        remove_scratch(out)
+        return summary
 
 
 def changes(out: Path) -> list[Change]:
@@ -88,7 +91,10 @@ def test_every_query_is_valid_by_githubs_schema(server: GitHubServer) -> None:
     for text in texts:
         assert validate(server.schema, parse(text)) == []
     assert validate(server.schema, parse(texts[0].replace("headRefOid", "headOid")))
-    assert queries.nodes_of_page(queries.PULL_REQUESTS_PER_QUERY) < 100_000
+    sizes = queries._FIRST
+    threads = sizes["threads"] * (1 + sizes["thread_comments"])
+    lists = sum(sizes[name] for name in ("labels", "issues", "comments", "reviews"))
+    assert queries.PULL_REQUESTS_PER_QUERY * (1 + lists + threads) < 100_000  # nodes, of which GitHub allows 500,000
 
 
 @pytest.fixture
@@ -193,7 +199,7 @@ def test_code_by_the_api_gives_the_same_files(server: GitHubServer, tmp_path: Pa
 
 def test_records_become_samples_of_every_form(collected: Path, tmp_path: Path) -> None:
     for form in ("python", "general", "factorised"):
-        summary = run_here(BuildJob(collected, form), tmp_path / form)
+        summary = run_in_process(BuildJob(collected, form), tmp_path / form)
         assert summary["samples"] > 0 and summary["collected"]["api_calls"] > 0
     [shard] = (tmp_path / "general" / "samples").iterdir()
     text = next(read_jsonl(shard))["text"]

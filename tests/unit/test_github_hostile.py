@@ -14,9 +14,9 @@ from github_server.server import GitHubServer
 from test_github import collect, content, schema, server  # noqa: F401 - fixtures
 
 from data_prep import InputError
-from data_prep.files import read_json, read_jsonl
-from data_prep.pull_request.enhance import LanguageModel
-from data_prep.response_cache import ResponseCache
+from data_prep.io.files import read_json, read_jsonl
+from data_prep.io.response_cache import ResponseCache
+from data_prep.samples.enhance import LanguageModel
 from data_prep.sources.github.addresses import (
     RefusedAnswer,
     check_origin,
@@ -26,7 +26,7 @@ from data_prep.sources.github.addresses import (
     pull_number,
 )
 from data_prep.sources.github.client import GitHubClient
-from data_prep.sources.github.clone import CannotClone, Moved, RemoteClone
+from data_prep.sources.github.clone import CannotClone, RemoteClone, RepositoryMoved
 
 GITHUB = "https://api.github.com"
 
@@ -231,7 +231,7 @@ def test_git_follows_no_redirect_to_another_host(
     subprocess.run(["git", "clone", "-q", url, tmp_path / "unguarded"], capture_output=True, check=False)
     assert asked, "without the guard git asks it"
     asked.clear()
-    with pytest.raises(Moved):
+    with pytest.raises(RepositoryMoved):
         RemoteClone(url, tmp_path / "scratch")
     assert not asked
 

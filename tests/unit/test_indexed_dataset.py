@@ -1,4 +1,4 @@
-"""Laws of a corpus on disk: Megatron reads what was written, and nothing damaged is opened."""
+"""Properties of a corpus on disk: Megatron reads what was written, and nothing damaged is opened."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Laws of launching: the script says what the recipe needs, quotes what it is given, and ends when nothing moves."""
+"""Tests of launching: the script says what the recipe needs, quotes what it is given, and ends when nothing moves."""
 
 import os
 import socket
@@ -14,13 +14,13 @@ import yaml
 from conftest import write_model
 
 from data_prep import InputError
+from megatron_davinci.config import Recipe, parse_recipe
 from megatron_davinci.launch.fit import check_memory, check_ranks
 from megatron_davinci.launch.ranks import adopt_slurm_ranks
 from megatron_davinci.launch.script import Job, local_script
 from megatron_davinci.launch.slurm import Slurm, slurm_script
 from megatron_davinci.launch.start import check_here, submit
 from megatron_davinci.launch.state import state_of
-from megatron_davinci.recipe import Recipe, parse_recipe
 
 DAVINCI = [sys.executable, "-c", "from megatron_davinci.cli import main; main()"]
 

@@ -1,4 +1,4 @@
-"""Laws of the ledger: the order and the split of an epoch do not show in it; a token too many or too few does."""
+"""Properties of the ledger: the order and the split of an epoch do not show in it; a token too many or too few does."""
 
 from itertools import pairwise
 

@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import InputError
-from megatron_davinci.checkpoint.common_state import common_state
-from megatron_davinci.checkpoint.described import _arguments
-from megatron_davinci.checkpoint.extra_state import rebuild_extra_states, transformer_engine_may_unpickle
-from megatron_davinci.checkpoint.loading import _merge, copy_part
-from megatron_davinci.checkpoint.metadata import (
+from megatron_davinci.train.checkpoint.extra_state import rebuild_extra_states, transformer_engine_may_unpickle
+from megatron_davinci.train.checkpoint.loading import _merge, copy_part
+from megatron_davinci.weights.common_state import common_state
+from megatron_davinci.weights.foreign_configs import _arguments
+from megatron_davinci.weights.metadata import (
     BytesStorageMetadata,
     ChunkStorageMetadata,
     Metadata,
@@ -31,7 +31,7 @@ from megatron_davinci.checkpoint.metadata import (
     TensorStorageMetadata,
     write_metadata,
 )
-from megatron_davinci.checkpoint.stored_chunks import StoredCheckpoint
+from megatron_davinci.weights.stored_chunks import StoredCheckpoint
 
 
 def store(folder: Path, name: str, tensor: torch.Tensor, cuts: list[list[int]]) -> StoredCheckpoint:

@@ -1,9 +1,9 @@
-"""Law: softmax by parts is the softmax over all keys, and so are its gradients."""
+"""Property: softmax by parts is the softmax over all keys, and so are its gradients."""
 
 import pytest
 import torch
 
-from megatron_davinci.attention.merged import Part, merged_attention
+from megatron_davinci.core.attention.merged import Part, merged_attention
 
 HEADS, GROUPS, WIDTH = 4, 2, 8
 

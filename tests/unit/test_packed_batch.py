@@ -1,4 +1,4 @@
-"""Laws of a packed micro-batch and of the order of batches: what is a label, a segment, padding; what comes when."""
+"""Tests of a packed micro-batch and of the order of batches: what is a label, a segment, padding; what comes when."""
 
 import sysconfig
 from dataclasses import replace
@@ -13,11 +13,11 @@ from conftest import write_corpus, write_model
 
 from data_prep import InputError
 from data_prep.corpus import Corpus, pack_documents, save_plan
-from megatron_davinci.data.batches import GlobalBatches, share_of_rank
+from megatron_davinci.config import parse_recipe
+from megatron_davinci.data.batches import GlobalBatches, shard_microbatches
 from megatron_davinci.data.documents import PackedSequence
 from megatron_davinci.data.held_out import HeldOut
 from megatron_davinci.data.packed import PackedBatch, pack_micro_batch
-from megatron_davinci.recipe import parse_recipe
 
 SEQ_LENGTH = 16
 
@@ -31,7 +31,7 @@ def _batches(folder: Path, lengths: list[int], long_documents: str = "split", **
         "megatron": changes.pop("megatron", {}),
         "data": {"seq_length": SEQ_LENGTH, "long_documents": long_documents, "stages": [stage]},
         "evaluation": changes.pop("evaluation", None),
-        "batch": {"global_size": len(lengths), **changes},
+        "batch": {"global_batch_size": len(lengths), **changes},
         "schedule": {"lr": 1.0},
         "checkpoint": {"dir": str(folder / "run")},
     }
@@ -120,7 +120,7 @@ def test_context_ranks_share_every_segment_and_every_label(tmp_path: Path, conte
 
 
 def test_every_document_comes_once_per_epoch_in_another_order(tmp_path: Path) -> None:
-    batches = _batches(tmp_path, [3] * 50, global_size=20)
+    batches = _batches(tmp_path, [3] * 50, global_batch_size=20)
     assert sorted(_drawn(batches)) == list(range(50)) and batches.num_steps == 3
     stage = batches.stages[0]
     assert sorted(stage._epoch_order(1)) == list(range(50))
@@ -128,7 +128,7 @@ def test_every_document_comes_once_per_epoch_in_another_order(tmp_path: Path) ->
 
 
 def test_a_batch_over_the_end_of_an_epoch_names_both(tmp_path: Path) -> None:
-    stage = _batches(tmp_path, [3] * 50, global_size=20, stage={"epochs": 2}).stages[0]
+    stage = _batches(tmp_path, [3] * 50, global_batch_size=20, stage={"epochs": 2}).stages[0]
     epochs = [[span.epoch for sequence in stage.sequences(batch) for span in sequence] for batch in range(5)]
     assert [sorted(set(names)) for names in epochs] == [[0], [0], [0, 1], [1], [1]]
     assert epochs[2].count(0) == 10 and len(epochs[2]) == 20
@@ -136,7 +136,7 @@ def test_a_batch_over_the_end_of_an_epoch_names_both(tmp_path: Path) -> None:
 
 
 def test_dropped_documents_are_never_drawn(tmp_path: Path) -> None:
-    assert sorted(_drawn(_batches(tmp_path / "some", [40, 3, 50, 4, 60, 5], "drop", global_size=1))) == [1, 3, 5]
+    assert sorted(_drawn(_batches(tmp_path / "some", [40, 3, 50, 4, 60, 5], "drop", global_batch_size=1))) == [1, 3, 5]
     for unit in ("samples", "sequences"):
         with pytest.raises(InputError, match=r"stage only has no documents: all are held out, or longer"):
             _batches(tmp_path / unit, [40, 50], "drop", unit=unit)
@@ -145,18 +145,22 @@ def test_dropped_documents_are_never_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("unit", ["samples", "sequences"])
 def test_held_out_documents_are_never_drawn_and_are_what_is_evaluated(tmp_path: Path, unit: str) -> None:
     batches = _batches(
-        tmp_path, [3, 5, 7, 9, 11, 13, 20], unit=unit, evaluation={"every_steps": 1, "held_out": 3}, global_size=2
+        tmp_path,
+        [3, 5, 7, 9, 11, 13, 20],
+        unit=unit,
+        evaluation={"eval_interval": 1, "held_out_documents": 3},
+        global_batch_size=2,
     )
     [(name, documents, sequences)] = batches.held_out.sources(batches.recipe, 0)
     held_out = {span.document for sequence in sequences for span in sequence}
     assert name == "corpus" and len(held_out) == 3 and len(documents) == 7
     assert set(_drawn(batches)) == set(range(7)) - held_out
-    with pytest.raises(InputError, match=r"evaluation\.held_out is 7, but .* has 7 documents to choose from"):
-        _batches(tmp_path / "all", [3] * 7, evaluation={"every_steps": 1, "held_out": 7})
+    with pytest.raises(InputError, match=r"evaluation\.held_out_documents is 7, but .* has 7 documents to choose from"):
+        _batches(tmp_path / "all", [3] * 7, evaluation={"eval_interval": 1, "held_out_documents": 7})
 
 
 def test_corpora_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    recipe = _batches(tmp_path / "en", [3, 5, 7, 9], evaluation={"every_steps": 1, "held_out": 1}).recipe
+    recipe = _batches(tmp_path / "en", [3, 5, 7, 9], evaluation={"eval_interval": 1, "held_out_documents": 1}).recipe
     other = _batches(tmp_path / "zh", [3, 5, 7, 9]).recipe.data.stages[0].blend
     stage = recipe.data.stages[0].model_copy(update={"blend": [*recipe.data.stages[0].blend, *other]})
     both = recipe.model_copy(update={"data": recipe.data.model_copy(update={"stages": [stage]})})
@@ -166,7 +170,7 @@ def test_corpora_of_one_name_are_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("unit,size", [("sequences", 4), ("tokens", 4 * SEQ_LENGTH)])
 def test_batches_out_of_a_plan_cover_the_corpus(tmp_path: Path, unit: str, size: int) -> None:
     lengths = np.random.default_rng(0).integers(1, 40, 60).tolist()
-    batches = _batches(tmp_path, lengths, unit=unit, global_size=size)
+    batches = _batches(tmp_path, lengths, unit=unit, global_batch_size=size)
     stage = batches.stages[0]
     seen = np.zeros(60, dtype=np.int64)
     for batch in range(stage.num_batches):
@@ -193,10 +197,10 @@ def test_a_plan_that_was_made_on_start_is_kept_and_ties_later_layouts(tmp_path: 
 def test_a_kept_plan_of_other_rules_is_not_taken_up(tmp_path: Path) -> None:
     """A run that was stopped before its first checkpoint may begin again with documents held out."""
     lengths = np.random.default_rng(0).integers(1, 16, 40).tolist()
-    first = _batches(tmp_path, lengths, unit="sequences", global_size=4)
+    first = _batches(tmp_path, lengths, unit="sequences", global_batch_size=4)
     (tmp_path / "run").mkdir()
     first.stages[0].keep_plan()
-    changed = {**first.recipe.model_dump(), "evaluation": {"every_steps": 1, "held_out": 5}}
+    changed = {**first.recipe.model_dump(), "evaluation": {"eval_interval": 1, "held_out_documents": 5}}
     again = GlobalBatches(parse_recipe(changed))
     [(_, _, sequences)] = again.held_out.sources(again.recipe, 0)
     held_out = {span.document for sequence in sequences for span in sequence}
@@ -240,7 +244,7 @@ def test_a_plan_for_context_parallelism_serves_every_smaller_layout(tmp_path: Pa
 
 def test_every_rank_gets_as_many_micro_batches(tmp_path: Path) -> None:
     sequences = _batches(tmp_path, [16] * 7).stages[0].sequences(0)
-    shares = [share_of_rank(sequences, rank, 2, 2, multiple=2) for rank in range(2)]
+    shares = [shard_microbatches(sequences, rank, 2, 2, multiple=2) for rank in range(2)]
     assert [len(share) for share in shares] == [2, 2]
     dealt = [sequence for share in shares for part in share for sequence in part if sequence]
     assert sorted(dealt) == sorted(sequences)
@@ -252,8 +256,8 @@ def test_a_batch_of_1024_samples_holds_those_whatever_the_layout(tmp_path: Path,
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py"))
     lengths = [min(2048, max(1, path.stat().st_size // 16)) for path in files][:2500]
     stage = {"seq_length": 2048}
-    found = _batches(tmp_path, lengths, global_size=1024, stage=stage, megatron=megatron).stages[0]
-    plain = _batches(tmp_path / "plain", lengths, global_size=1024, stage=stage).stages[0]
+    found = _batches(tmp_path, lengths, global_batch_size=1024, stage=stage, megatron=megatron).stages[0]
+    plain = _batches(tmp_path / "plain", lengths, global_batch_size=1024, stage=stage).stages[0]
     for batch, size in enumerate([1024, 1024, len(lengths) - 2048]):
         sequences = found.sequences(batch)
         drawn = sorted(span.document for sequence in sequences for span in sequence)
@@ -262,7 +266,7 @@ def test_a_batch_of_1024_samples_holds_those_whatever_the_layout(tmp_path: Path,
         assert sum(span.length for sequence in sequences for span in sequence) > 0.97 * 2048 * len(sequences)
         for data_parallel, micro_batch_size, multiple in ((1, 1, 1), (2, 4, 1), (8, 1, 4)):
             shares = [
-                share_of_rank(sequences, rank, data_parallel, micro_batch_size, multiple)
+                shard_microbatches(sequences, rank, data_parallel, micro_batch_size, multiple)
                 for rank in range(data_parallel)
             ]
             dealt = [span.document for share in shares for part in share for sequence in part for span in sequence]

@@ -1,4 +1,4 @@
-"""Laws of packing: no token is lost, no sequence overflows, and the fit is best-fit decreasing."""
+"""Properties of packing: no token is lost, no sequence overflows, and the fit is best-fit decreasing."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Laws of scaling out: every document once, whatever is killed or started twice, and the same result as in one run."""
+"""Tests of scaling out: every document once, whatever is killed or started twice, and the same result as in one run."""
 
 import contextlib
 import hashlib
@@ -18,12 +18,9 @@ from conftest import EFFORT
 
 from data_prep import InputError
 from data_prep.corpus import Corpus
-from data_prep.corpus.benchmarks import References, read_benchmark
-from data_prep.corpus.decontaminate import measure_leakage
-from data_prep.corpus.shards import merge_reports, shard_prefix, shards_of, tokenize_shard
-from data_prep.corpus.tokenize import TokenizeJob, tokenize
-from data_prep.files import read_json
-from data_prep.pipeline import DecontaminateShard, TokenizeShard, executor, tokenize_shards
+from data_prep.pipeline.run import TokenizeShard, tokenize_shards
+from data_prep.pipeline.tasks import shards_of, tokenize_shard
+from data_prep.tokenize.tokenize import TokenizeJob, tokenize
 
 TASKS = 4
 
@@ -108,28 +105,6 @@ def test_killed_tasks_lose_and_repeat_nothing(job: TokenizeJob, tmp_path: Path) 
     assert not list((tmp_path / "shards").glob("*.part"))
 
 
-def test_leakage_over_shards_is_that_of_one_run(job: TokenizeJob, shared_data: Path, tmp_path: Path) -> None:
-    benchmark = str(shared_data / "benchmarks" / "humaneval" / "HumanEval.jsonl.gz")
-    rows = read_benchmark(benchmark)
-    planted = [{"text": f"# copied\n{text}"} for text in rows.texts()[5:9]]
-    for number, row in enumerate(planted):
-        with Path(job.inputs[number]).open("a") as file:
-            file.write(json.dumps(row) + "\n")
-    tokenize_shards(job, tmp_path / "shards", TASKS, 2, "local", tmp_path / "all").run()
-    step = DecontaminateShard(tmp_path / "shards", tmp_path / "clean", [benchmark], job.tokenizer)
-    executor("local", [step], TASKS, 1, tmp_path / "logs").run()
-    reports = [read_json(path) for path in sorted((tmp_path / "clean").glob("*.leakage.json"))]
-    merged = merge_reports(reports)
-    shards = shards_of(tmp_path / "shards", TASKS)
-    single = measure_leakage(shards, References.read([benchmark], job.tokenizer))
-    assert merged["instances"] == single.report["instances"]
-    assert merged["benchmarks"] == single.report["benchmarks"]
-    assert merged["leaking_documents"] == len(single.leaking) >= 4
-    cleaned = [Corpus(shard_prefix(tmp_path / "clean", rank, TASKS)) for rank in range(TASKS)]
-    assert sum(map(len, cleaned)) == sum(map(len, shards)) - len(single.leaking)
-    DecontaminateShard(tmp_path / "shards", tmp_path / "clean", [benchmark], job.tokenizer).run(None, 0, TASKS)
-
-
 def test_the_command_line_runs_it(job: TokenizeJob, tmp_path: Path) -> None:
     davinci = Path(sys.executable).with_name("davinci")
     command = [davinci, "data", "shards", tmp_path / "in*.jsonl", "--tokenizer", job.tokenizer, "--tasks", str(TASKS)]
@@ -139,25 +114,6 @@ def test_the_command_line_runs_it(job: TokenizeJob, tmp_path: Path) -> None:
     assert wrong.returncode == 2 and "it must be from 1 to 9, the number of files" in wrong.stderr
     again = subprocess.run([*command, "--out", tmp_path / "all"], capture_output=True, text=True, check=False)
     assert again.returncode == 2 and "already exists" in again.stderr
-
-
-def test_a_shard_that_leaks_as_a_whole_leaves_a_note(job: TokenizeJob, shared_data: Path, tmp_path: Path) -> None:
-    benchmark = str(shared_data / "benchmarks" / "humaneval" / "HumanEval.jsonl.gz")
-    (tmp_path / "leak.jsonl").write_text(
-        "".join(json.dumps({"text": text}) + "\n" for text in read_benchmark(benchmark).texts()[:3])
-    )
-    inputs = (str(tmp_path / "leak.jsonl"), job.inputs[0], job.inputs[-1])  # leaks, clean, empty
-    for rank in range(3):
-        tokenize_shard(replace(job, inputs=inputs), tmp_path / "shards", rank, 3)
-    for _ in range(2):  # started twice
-        for rank in range(3):
-            DecontaminateShard(tmp_path / "shards", tmp_path / "clean", [benchmark], job.tokenizer).run(None, rank, 3)
-    [clean] = shards_of(tmp_path / "clean", 3)
-    assert len(clean) == len(Corpus(shard_prefix(tmp_path / "shards", 1, 3)))
-    with pytest.raises(InputError, match="made with other parameters"):
-        DecontaminateShard(tmp_path / "shards", tmp_path / "clean", [benchmark], job.tokenizer, n=5).run(None, 0, 3)
-    with pytest.raises(InputError, match="is not finished"):
-        DecontaminateShard(tmp_path / "shards", tmp_path / "clean", [benchmark], job.tokenizer).run(None, 0, 4)
 
 
 def test_broken_records_of_shards_are_added_up(job: TokenizeJob, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Laws of problems with answers: what is read as an answer, when two are the same, what is refused."""
+"""Properties of problems with answers: what is read as an answer, when two are the same, what is refused."""
 
 import json
 import subprocess
@@ -10,9 +10,9 @@ import pytest
 
 from data_prep import InputError
 from data_prep.corpus import Corpus
-from megatron_davinci.demo.doors import write_model
-from megatron_davinci.rmt.problems import final_answer, read_answers, write_problems
-from megatron_davinci.rmt.verdicts import are_equal
+from megatron_davinci.demo.toy_language import write_model
+from megatron_davinci.rl.math_grader import are_equal
+from megatron_davinci.rl.problems import final_answer, read_answers, write_problems
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,8 @@ def test_a_worker_may_not_touch_the_world(tmp_path: Path) -> None:
     kept.touch()
     code = """
 import os, socket, subprocess, sys
-from megatron_davinci.rmt import verdicts
-verdicts._begin()
+from megatron_davinci.rl import math_grader
+math_grader._begin()
 kept, written = sys.argv[1:]
 for act in (
     lambda: open(written, "w"),
@@ -113,7 +113,7 @@ def test_what_cannot_be_compared_is_wrong() -> None:
 
 
 def test_real_answers_equal_themselves_and_not_each_other(shared_data: Path) -> None:
-    from data_prep.files import read_jsonl
+    from data_prep.io.files import read_jsonl
 
     answers = [line["answer"] for line in read_jsonl(shared_data / "benchmarks" / "math500" / "math500_test.jsonl")]
     answers = list(dict.fromkeys(answers))[:60]

@@ -1,13 +1,13 @@
-"""Laws of the prompts: ids are put together, never text; the budget is in the instruction; the thought is opened."""
+"""Tests of the prompts: ids are put together, never text; the budget is in the instruction; the thought is opened."""
 
 from pathlib import Path
 
 import pytest
 
 from data_prep import InputError
-from data_prep.corpus import load_tokenizer
-from megatron_davinci.rmt.answers import read_response
-from megatron_davinci.rmt.prompts import Prompt, load_prompt
+from data_prep.tokenizers import load_tokenizer
+from megatron_davinci.rl.answers import read_response
+from megatron_davinci.rl.templates import Prompt, load_prompt
 
 
 def encode(text: str) -> list[int]:

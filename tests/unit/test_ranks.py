@@ -1,4 +1,4 @@
-"""Laws of the tests' own processes: a rank that fails ends them all, and says why."""
+"""Properties of the tests' own processes: a rank that fails ends them all, and says why."""
 
 import time
 
@@ -18,11 +18,11 @@ def fail_on_one() -> None:
 
 
 def fail_for_all(ranks_that_fail: list[int]) -> str:
-    from megatron_davinci.train.parallel import raised_on_all, world
+    from megatron_davinci.core.groups import sync_errors, world
 
     with world():
         try:
-            with raised_on_all():
+            with sync_errors():
                 if dist.get_rank() in ranks_that_fail:
                     raise InputError(f"of rank {dist.get_rank()}")
         except InputError as error:

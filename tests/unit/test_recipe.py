@@ -1,4 +1,4 @@
-"""Laws of a recipe: what is wrong is named in one sentence with its remedy; what is right comes back as it was."""
+"""Tests of a recipe: what is wrong is named in one sentence with its remedy; what is right comes back as it was."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -10,9 +10,10 @@ import yaml
 from conftest import write_model
 
 from data_prep import InputError
+from megatron_davinci.config import dump_recipe, load_recipe, parse_recipe
+from megatron_davinci.models.alignment import alignment
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.planning.alignment import alignment
-from megatron_davinci.recipe import dump_recipe, load_recipe, parse_recipe
+from megatron_davinci.models.parallel_layout import ParallelLayout
 from megatron_davinci.train.schedule import LearningRates, learning_rate
 
 
@@ -46,8 +47,8 @@ def recipe_file(recipe_values: dict[str, Any], tmp_path: Path) -> Path:
         ("data.stages.0.megatron.context_parallel_size=5", r"2 x context_parallel_size\) = 10"),
         ("data.stages.0.megatron.hidden=5", "megatron.hidden is no field"),
         ("data.stages.0.seq_length=0", "data.stages.0.seq_length is 0"),
-        ("evaluation.every_steps=5", "the recipe lacks 'evaluation.held_out'"),
-        ("schedule.warmup_fraction=1.0", "schedule.warmup_fraction is 1.0"),
+        ("evaluation.eval_interval=5", "the recipe lacks 'evaluation.held_out_documents'"),
+        ("schedule.lr_warmup_fraction=1.0", "schedule.lr_warmup_fraction is 1.0"),
         ("megatron.window_size=[1, 0]", "megatron.window_size is not used in training yet"),
         ("megatron.optimizer=sgd", "megatron.optimizer is 'sgd'; it must be adam"),
         ("megatron.adam_beta1=1.5", "megatron.adam_beta1 is 1.5; it must be at least 0.0 and below 1.0"),
@@ -60,7 +61,7 @@ def recipe_file(recipe_values: dict[str, Any], tmp_path: Path) -> Path:
         ("data.stages.x.epochs=2", "has no section x there"),
         ("schedule.lr=[", "is not YAML"),
         ("init_from=qwen2.5-7b", "init_from qwen2.5-7b has no config.json"),
-        ("megatron.hidden_size=2", "megatron.hidden_size is settled by model"),
+        ("megatron.hidden_size=2", "megatron.hidden_size is set by model"),
         ("schedule.lr=fast", "schedule.lr is 'fast'"),
         ("batch.unit=documents", "batch.unit is 'documents'"),
         ("model=qwen", "model 'qwen' is neither a directory with a config.json nor a preset .*qwen2.5-72b"),
@@ -142,8 +143,8 @@ def test_trees_are_not_multiplied_in_fp8(recipe_values: dict[str, Any]) -> None:
         ((3, 4, True, None), 8, 24),
     ],
 )
-def test_rows_can_be_dealt_out_and_no_smaller_ones(layout: Any, document: int, row: int) -> None:
-    found = alignment(*layout)
+def test_rows_can_be_sharded_and_no_smaller_ones(layout: Any, document: int, row: int) -> None:
+    found = alignment(ParallelLayout(layout[0], context=layout[1], sequence_parallel=layout[2]), layout[3])
     assert (found.document, found.row) == (document, row)
     lengths = np.array([1, document, 7 * document + 1])
     assert found.waste(lengths) == pytest.approx(1 - lengths.sum() / (10 * document))
@@ -171,7 +172,7 @@ def test_presets_have_the_published_number_of_parameters(preset: str, parameters
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_along_a_cosine(recipe_values: dict[str, Any]) -> None:
-    values = {**recipe_values, "schedule": {"lr": 1.0, "min_lr": 0.1, "warmup_fraction": 0.05}}
+    values = {**recipe_values, "schedule": {"lr": 1.0, "min_lr": 0.1, "lr_warmup_fraction": 0.05}}
     schedule = parse_recipe(values).schedule
     rates = [learning_rate(schedule, step, 100) for step in range(100)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
@@ -186,12 +187,12 @@ def two_stages(values: dict[str, Any], **second: Any) -> dict[str, Any]:
 
 
 def test_a_stage_takes_over_what_it_does_not_set(recipe_values: dict[str, Any]) -> None:
-    second = {"seq_length": 128, "batch": {"global_size": 2}, "megatron": {"context_parallel_size": 2}}
+    second = {"seq_length": 128, "batch": {"global_batch_size": 2}, "megatron": {"context_parallel_size": 2}}
     recipe = parse_recipe(two_stages({**recipe_values, "megatron": {"clip_grad": 0.5}}, **second))
     first, last = recipe.stage(0), recipe.stage(1)
-    assert (first.seq_length, first.batch.global_size, first.megatron) == (64, 18, {"clip_grad": 0.5})
-    assert (last.seq_length, last.batch.global_size) == (128, 2)
-    assert last.megatron == {"clip_grad": 0.5, "context_parallel_size": 2} and last.document_alignment == 4
+    assert (first.seq_length, first.batch.global_batch_size, first.megatron.given) == (64, 18, {"clip_grad": 0.5})
+    assert (last.seq_length, last.batch.global_batch_size) == (128, 2)
+    assert last.megatron.given == {"clip_grad": 0.5, "context_parallel_size": 2} and last.document_alignment == 4
     with pytest.raises(InputError, match="names only, only: give each its own"):
         parse_recipe(two_stages(recipe_values, name="only"))
 
@@ -229,19 +230,19 @@ def test_a_config_that_makes_no_model_is_named(tmp_path: Path, change: dict[str,
 
 
 def test_stages_share_a_schedule_unless_they_have_their_own(recipe_values: dict[str, Any]) -> None:
-    values = {**recipe_values, "schedule": {"lr": 1.0, "warmup_steps": 2, "decay": "cosine"}}
+    values = {**recipe_values, "schedule": {"lr": 1.0, "lr_warmup_iters": 2, "lr_decay_style": "cosine"}}
     shared = LearningRates(parse_recipe(two_stages(values)), [6, 4])
     schedule = parse_recipe(values).schedule
     assert [shared.at(0, step) for step in range(6)] == [learning_rate(schedule, step, 10) for step in range(6)]
     assert [shared.at(1, step) for step in range(4)] == [learning_rate(schedule, 6 + step, 10) for step in range(4)]
-    own = {"lr": 0.1, "warmup_fraction": 0.5, "decay": "constant"}
+    own = {"lr": 0.1, "lr_warmup_fraction": 0.5, "lr_decay_style": "constant"}
     rates = LearningRates(parse_recipe(two_stages(values, schedule=own)), [6, 4])
     assert [rates.at(1, step) for step in range(4)] == pytest.approx([0.05, 0.1, 0.1, 0.1])
     assert rates.at(0, 5) == learning_rate(schedule, 5, 6)
 
 
 def test_a_schedule_shorter_than_its_warm_up_is_refused(recipe_values: dict[str, Any]) -> None:
-    recipe = parse_recipe({**recipe_values, "schedule": {"lr": 1.0, "warmup_steps": 7}})
+    recipe = parse_recipe({**recipe_values, "schedule": {"lr": 1.0, "lr_warmup_iters": 7}})
     LearningRates(recipe, [8])
     with pytest.raises(InputError, match="stage only: the learning rate warms up for 7 steps, and its schedule has 7"):
         LearningRates(recipe, [7])

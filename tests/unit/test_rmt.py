@@ -1,4 +1,4 @@
-"""The paper's Eq. 1 to 7 in numbers worked out by hand, and the laws behind them."""
+"""The paper's Eq. 1 to 7 in numbers worked out by hand, and the properties behind them."""
 
 import math
 from itertools import pairwise
@@ -9,20 +9,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_davinci.objectives.grpo import group_advantages, kl_terms, policy_terms
-from megatron_davinci.objectives.rmt import RmtCounts, ntp_weight, response_token_weight, rmt_loss
-from megatron_davinci.rmt.answers import can_be_boxed, last_boxed, read_response
-from megatron_davinci.rmt.curriculum import difficulty_mix, over_levels_with_candidates, token_budget
-from megatron_davinci.rmt.rewards import length_reward, matches, reward
+from megatron_davinci.config.registries import GRADERS
+from megatron_davinci.core.losses.policy import DAPO, GRPO, REINFORCE, PolicyLoss, PolicyTokens, group_advantages, kl_k3
+from megatron_davinci.core.losses.rmt import RmtCounts, ntp_weight, response_token_weight, rmt_loss
+from megatron_davinci.rl.answers import can_be_boxed, last_boxed, read_response
+from megatron_davinci.rl.curriculum import difficulty_mix, over_levels_with_candidates, token_budget
+from megatron_davinci.rl.rewards import length_reward, reward
 
-PAPER = {"first": 800, "gamma": 0.2, "least": 1}
 EARLY, LATE = (0.6, 0.3, 0.1), (0.1, 0.3, 0.6)
 
 
 def test_eq_1_in_numbers() -> None:
     # 800 * 0.2^(1/4) = 534.99, ^(1/2) = 357.77, ^(3/4) = 239.26; at the end 160
-    assert [token_budget(t, 100, **PAPER) for t in (0, 25, 50, 75, 100)] == [800, 534, 357, 239, 160]
-    assert token_budget(10, 10, first=3, gamma=0.01, least=2) == 2
+    assert [token_budget(t, 100, 800, 0.2, 1) for t in (0, 25, 50, 75, 100)] == [800, 534, 357, 239, 160]
+    assert token_budget(10, 10, initial=3, gamma=0.01, minimum=2) == 2
 
 
 @given(st.integers(1, 500), st.integers(1, 2000), st.floats(0.01, 1.0), st.integers(1, 50))
@@ -33,7 +33,7 @@ def test_the_budget_never_rises(steps: int, first: int, gamma: float, least: int
 
 def test_eq_2_in_numbers() -> None:
     assert [length_reward(n, 100) for n in (0, 50, 100, 150, 200, 500)] == [0.0, 0.5, 1.0, 0.5, 0.0, 0.0]
-    assert length_reward(30, 60, largest=2.0) == 1.0
+    assert length_reward(30, 60, maximum=2.0) == 1.0
     assert length_reward(30, 0) == length_reward(0, 0) == 0.0  # no budget
 
 
@@ -65,7 +65,7 @@ def test_empty_levels_leave_their_share_to_the_others() -> None:
 def test_eq_5_in_numbers() -> None:
     assert reward(1.0, 0.5, weight=0.1) == pytest.approx(0.95)
     assert reward(0.0, 0.5, weight=0.1) == pytest.approx(0.05)
-    assert reward(0.0, 0.5, weight=0.1, only_where_matched=True) == 0.0
+    assert reward(0.0, 0.5, weight=0.1, length_only_if_correct=True) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -88,14 +88,14 @@ def test_the_four_ways_to_match(answer: bytes | None, exact: bool, prefix: bool,
         return b" the" if text.startswith(b" the") else text[:1]
 
     kinds = ("token_exact", "byte_prefix", "first_token", "strip_casefold")
-    found = tuple(matches(kind, answer, continuation, first_token_of) for kind in kinds)
+    found = tuple(GRADERS.get(kind)(answer, continuation, first_token_of) for kind in kinds)
     assert found == (exact, prefix, first, folded)
 
 
 def test_a_part_of_a_character_is_a_target_like_another() -> None:
     half = "é".encode()[:1]
-    assert matches("token_exact", half, [half], bytes)
-    assert not matches("strip_casefold", b" ", [b"\n"], bytes)  # white space alone is no text
+    assert GRADERS.get("token_exact")(half, [half], bytes)
+    assert not GRADERS.get("strip_casefold")(b" ", [b"\n"], bytes)  # white space alone is no text
 
 
 def test_a_response_is_read_where_its_tags_lie() -> None:
@@ -142,19 +142,26 @@ def test_advantages_add_up_to_nothing(rewards: list[float]) -> None:
     assert group_advantages([rewards[0]] * len(rewards)) == [0.0] * len(rewards)
 
 
+def policy_terms(
+    loss: PolicyLoss, log_probs: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, clip_high: float = 0.2
+) -> torch.Tensor:
+    tokens = PolicyTokens(log_probs, old, advantages, torch.arange(len(log_probs)))
+    return loss.terms(tokens, 0.2, clip_high)
+
+
 def test_eq_7_terms_in_numbers() -> None:
     log_probs, old = torch.tensor([-1.0, -1.0, -2.0]), torch.tensor([-1.0, -1.5, -1.5])
     advantages = torch.tensor([2.0, 2.0, -1.0])
-    assert policy_terms("reinforce", log_probs, old, advantages).tolist() == [-2.0, -2.0, 2.0]
+    assert policy_terms(REINFORCE, log_probs, old, advantages).tolist() == [-2.0, -2.0, 2.0]
     # ratios 1, e^0.5 = 1.6487, e^-0.5 = 0.6065; clipped at 0.8 and 1.2
-    assert policy_terms("grpo", log_probs, old, advantages).tolist() == pytest.approx([2.0, 2.4, -0.8])
-    assert policy_terms("dapo", log_probs, old, advantages, clip_high=0.28).tolist() == pytest.approx([2.0, 2.56, -0.8])
+    assert policy_terms(GRPO, log_probs, old, advantages).tolist() == pytest.approx([2.0, 2.4, -0.8])
+    assert policy_terms(DAPO, log_probs, old, advantages, DAPO.clip_high).tolist() == pytest.approx([2.0, 2.56, -0.8])
 
 
 def test_on_policy_the_three_have_one_gradient() -> None:
     advantages = torch.tensor([2.0, -1.0, 0.5])
     gradients = []
-    for policy in ("reinforce", "grpo", "dapo"):
+    for policy in (REINFORCE, GRPO, DAPO):
         log_probs = torch.tensor([-1.0, -0.5, -2.0], requires_grad=True)
         policy_terms(policy, log_probs, log_probs.detach(), advantages).sum().backward()
         gradients.append(log_probs.grad)
@@ -162,13 +169,13 @@ def test_on_policy_the_three_have_one_gradient() -> None:
 
 
 def test_k3_in_numbers() -> None:
-    found = kl_terms(torch.tensor([-1.0, -1.0]), torch.tensor([-1.0, -2.0]))
+    found = kl_k3(torch.tensor([-1.0, -1.0]), torch.tensor([-1.0, -2.0]))
     assert found.tolist() == pytest.approx([0.0, math.exp(-1.0) + 1.0 - 1.0])
 
 
 @given(st.floats(-5, 0), st.floats(-5, 0))
 def test_k3_is_never_negative(one: float, other: float) -> None:
-    assert float(kl_terms(torch.tensor([one]).double(), torch.tensor([other]).double())) >= 0.0
+    assert float(kl_k3(torch.tensor([one]).double(), torch.tensor([other]).double())) >= 0.0
 
 
 COUNTS = RmtCounts(documents=4, positions=5, ntp_labels=200, response_tokens=50)
@@ -183,10 +190,10 @@ def test_eq_8_and_9_in_numbers() -> None:
     assert (float(policy), float(ntp)) == pytest.approx((-0.5, 0.1))
 
 
-def test_a_right_answer_becomes_likelier() -> None:
-    """The sign of Eq. 9, settled: a step down the loss raises the probability of what was rewarded."""
+def test_a_correct_answer_becomes_likelier() -> None:
+    """The sign of Eq. 9: a step down the loss raises the probability of what was rewarded."""
     log_probs = torch.tensor([-1.0, -1.0], requires_grad=True)
-    terms = policy_terms("reinforce", log_probs, log_probs.detach(), torch.tensor([1.0, -1.0]))
+    terms = policy_terms(REINFORCE, log_probs, log_probs.detach(), torch.tensor([1.0, -1.0]))
     sum(rmt_loss(log_probs[:0], torch.zeros(0), terms, torch.ones(2))).backward()
     assert log_probs.grad is not None and log_probs.grad.tolist() == [-1.0, 1.0]
 
@@ -194,18 +201,20 @@ def test_a_right_answer_becomes_likelier() -> None:
 @pytest.mark.parametrize(
     "normalization, policy, weight",
     [
-        ("paper", "reinforce", 1 / (5 * 8)),
-        ("paper", "grpo", 1 / (5 * 8 * 10)),
-        ("paper", "dapo", 1 / 50),
-        ("per_component_tokens", "reinforce", 1 / 50),
-        ("per_component_tokens", "grpo", 1 / 50),
+        ("paper", REINFORCE, 1 / (5 * 8)),
+        ("paper", GRPO, 1 / (5 * 8 * 10)),
+        ("paper", DAPO, 1 / 50),
+        ("per_component_tokens", REINFORCE, 1 / 50),
+        ("per_component_tokens", GRPO, 1 / 50),
     ],
 )
 def test_what_a_token_of_a_response_weighs(normalization: Any, policy: Any, weight: float) -> None:
-    assert response_token_weight(normalization, policy, COUNTS, responses=8, tokens=10) == pytest.approx(weight)
+    assert response_token_weight(normalization, policy.aggregation, COUNTS, responses=8, tokens=10) == pytest.approx(
+        weight
+    )
 
 
 def test_an_empty_response_and_an_empty_batch_weigh_nothing_that_is_not_finite() -> None:
     empty = RmtCounts(documents=0, positions=0, ntp_labels=0, response_tokens=0)
     assert ntp_weight("paper", empty, 0.1) == 0.1 and ntp_weight("per_component_tokens", empty, 0.1) == 0.1
-    assert math.isfinite(response_token_weight("paper", "grpo", COUNTS, responses=1, tokens=0))
+    assert math.isfinite(response_token_weight("paper", "response_mean", COUNTS, responses=1, tokens=0))

@@ -1,4 +1,4 @@
-"""Laws of a step's rows: every weight is the paper's, worked out by hand; nothing that moves nothing takes a row."""
+"""Tests of a step's rows: every weight is the paper's, worked out by hand; nothing that moves nothing takes a row."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -7,21 +7,21 @@ import numpy as np
 import pytest
 import torch
 
+from megatron_davinci.config.objectives import Rmt
+from megatron_davinci.core.losses.policy import PolicyTokens, clipped_ratio_terms, kl_k3, ratio_is_clipped
+from megatron_davinci.core.losses.rmt import RmtCounts
 from megatron_davinci.data.documents import Span
-from megatron_davinci.objectives.grpo import is_clipped, kl_terms, policy_terms
-from megatron_davinci.objectives.rmt import RmtCounts
-from megatron_davinci.rmt.asks import DocumentAsks
-from megatron_davinci.rmt.batch import Answered, count, grow_trees, pack_trees
-from megatron_davinci.rmt.options import Rmt
-from megatron_davinci.rmt.scores import Score, ScoredGroup, describe, score_group
-from megatron_davinci.rmt.token_texts import TokenTexts
-from megatron_davinci.rmt.tree import Tree, lay_out
-from megatron_davinci.rollout.records import Ask, Group, Response
-from megatron_davinci.train.reinforcement import weighted_losses
+from megatron_davinci.rl.batch import ScoredDocument, count, grow_trees, pack_trees
+from megatron_davinci.rl.grading import Score, ScoredGroup, group_metrics, score_group
+from megatron_davinci.rl.policy_step import weighted_losses
+from megatron_davinci.rl.prompt_source import DocumentPrompts
+from megatron_davinci.rl.rollout_files import Group, PromptSpec, Response
+from megatron_davinci.rl.token_bytes import TokenBytes
+from megatron_davinci.rl.tree import Tree, pack_row
 
 
-class FakeAsker:
-    """The part of an Asker that rows need."""
+class FakePromptSource:
+    """The part of a PromptSource that rows need."""
 
     def __init__(self, preamble: list[int]) -> None:
         self.preamble = preamble
@@ -34,25 +34,25 @@ def options(**values: Any) -> Rmt:
     return Rmt(kind="rmt", rollouts="-", **values)
 
 
-def answered(length: int, asked: dict[int, list[tuple[int, float]]], level: int = 0) -> Answered:
+def answered(length: int, asked: dict[int, list[tuple[int, float]]], level: int = 0) -> ScoredDocument:
     """A document of `length` tokens; position -> (tokens, advantage) of each response."""
-    asks = [Ask(0, 0, position, level, 5, "-") for position in asked]
-    about = DocumentAsks(Span(0, 0, length, 0), np.arange(length), asks, 0, 0)
+    specs = [PromptSpec(0, 0, position, level, 5, "-") for position in asked]
+    document = DocumentPrompts(Span(0, 0, length, 0), np.arange(length), specs, 0, 0)
     groups = []
-    for ask, responses in zip(asks, asked.values(), strict=True):
+    for spec, responses in zip(specs, asked.values(), strict=True):
         written = [Response([10 + n] * size, [-0.5] * size, True) for n, (size, _) in enumerate(responses)]
         scores = [Score(advantage > 0, 0.5, 0.0, True, 1) for _, advantage in responses]
-        groups.append(ScoredGroup(Group(ask, written), scores, [advantage for _, advantage in responses]))
+        groups.append(ScoredGroup(Group(spec, written), scores, [advantage for _, advantage in responses]))
     predicted = torch.ones(length, dtype=torch.bool)
     predicted[0] = False
-    return Answered(about, predicted, groups)
+    return ScoredDocument(document, predicted, groups)
 
 
 BATCH = [answered(6, {3: [(2, 1.0), (4, -1.0)]}), answered(5, {2: [(3, 0.0), (1, 0.0)]})]
 
 
-def trees(chosen: Rmt, preamble: list[int] | None = None, batch: list[Answered] = BATCH) -> list[Tree]:
-    return grow_trees(batch, chosen, FakeAsker(preamble or []))
+def trees(chosen: Rmt, preamble: list[int] | None = None, batch: list[ScoredDocument] = BATCH) -> list[Tree]:
+    return grow_trees(batch, chosen, FakePromptSource(preamble or []))
 
 
 def test_counts_are_those_of_the_whole_batch() -> None:
@@ -87,26 +87,26 @@ def test_with_a_kl_term_a_mean_response_stays_and_a_flat_group_does_not() -> Non
 
 def test_behind_a_preamble_the_document_is_predicted_by_itself_or_in_place() -> None:
     alone, wrapped, second = trees(options(), preamble=[90, 91])
-    assert alone.branches == [] and alone.trunk.tolist() == list(range(6)) and alone.label_weights[5] > 0
-    assert wrapped.trunk.tolist() == [90, 91, 0, 1, 2] and not wrapped.label_weights.any()  # no further than is seen
+    assert alone.branches == [] and alone.prefix.tolist() == list(range(6)) and alone.label_weights[5] > 0
+    assert wrapped.prefix.tolist() == [90, 91, 0, 1, 2] and not wrapped.label_weights.any()  # no further than is seen
     assert wrapped.branches[0].position == 5 and second.branches == []
-    [tree, _] = trees(options(ntp_context="trunk"), preamble=[90, 91])
-    assert tree.trunk.tolist() == [90, 91, *range(6)] and tree.branches[0].position == 5
+    [tree, _] = trees(options(paper={"ntp_context": "prefix"}), preamble=[90, 91])
+    assert tree.prefix.tolist() == [90, 91, *range(6)] and tree.branches[0].position == 5
     assert tree.label_weights.tolist() == pytest.approx([0, 0, 0, 0.05, 0.05, 0, 0.05, 0.05])
 
 
 def test_without_next_tokens_only_what_responses_see_takes_rows() -> None:
     [tree] = trees(options(ntp_lambda=0.0))
-    assert tree.trunk.tolist() == [0, 1, 2] and tree.num_rows == 3 + 2 + 6
+    assert tree.prefix.tolist() == [0, 1, 2] and tree.num_rows == 3 + 2 + 6
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_rows_hold_every_label_once(shared: bool) -> None:
     rows = pack_trees(trees(options()), 14, shared)
-    batches = [lay_out(row, 14) for row in rows]
-    assert sum(len(batch.policy.triples.labels) for batch in batches) == 6
+    batches = [pack_row(row, 14) for row in rows]
+    assert sum(len(batch.policy.weighted.labels) for batch in batches) == 6
     assert sum(float(batch.ntp.weights.sum()) for batch in batches) == pytest.approx(7 * 0.05)
-    assert sorted(x for b in batches for x in b.policy.triples.labels.tolist()) == [10, 10, 11, 11, 11, 11]
+    assert sorted(x for b in batches for x in b.policy.weighted.labels.tolist()) == [10, 10, 11, 11, 11, 11]
     assert pack_trees([], 14, shared) == []
 
 
@@ -118,7 +118,7 @@ def losses(chosen: dict[str, Any], which: int) -> tuple[float, dict[str, float]]
     [tree] = trees(options(), batch=[answered(4, {3: [(2, 2.0), (2, -2.0)]})])
     [branch] = tree.branches
     branch = type(branch)(branch.position, branch.instruction, branch.responses[which : which + 1])
-    batch = lay_out([Tree(tree.trunk, torch.tensor([0.0, 0.1, 0.1]), [branch])], 12)
+    batch = pack_row([Tree(tree.prefix, torch.tensor([0.0, 0.1, 0.1]), [branch])], 12)
     batch.policy.log_probs[:] = torch.tensor([-0.8, -0.6])
     batch.policy.reference_log_probs[:] = -1.0
     loss, _, reports = weighted_losses(options(**chosen), batch, (LOG_PROBS, torch.ones(4)))
@@ -132,8 +132,8 @@ def losses(chosen: dict[str, Any], which: int) -> tuple[float, dict[str, float]]
         ({"policy": {"kind": "grpo"}}, 2.0 * 1.2 + 2.0 * np.exp(-0.1)),  # ratios e^0.3, clipped at 1.2, and e^-0.1
         ({"policy": {"kind": "dapo"}}, 2.0 * 1.28 + 2.0 * np.exp(-0.1)),
         # against the trainer's own policy the ratio is 1; the token weighs min(pi / mu, cap)
-        ({"policy": {"kind": "grpo", "importance_cap": 1.1}}, 2.0 * 1.1 + 2.0 * np.exp(-0.1)),
-        ({"policy": {"importance_cap": 9.0}}, 2.0 * -0.5 * np.exp(0.3) + 2.0 * -0.7 * np.exp(-0.1)),
+        ({"policy": {"kind": "grpo", "importance_ratio_cap": 1.1}}, 2.0 * 1.1 + 2.0 * np.exp(-0.1)),
+        ({"policy": {"importance_ratio_cap": 9.0}}, 2.0 * -0.5 * np.exp(0.3) + 2.0 * -0.7 * np.exp(-0.1)),
         # k3: e^x - x - 1 with x = -1.0 + 0.5 and -1.0 + 0.7
         ({"kl_beta": 0.5}, 2 * -1.2 - 0.5 * (np.exp(-0.5) + 0.5 - 1 + np.exp(-0.3) + 0.3 - 1)),
     ],
@@ -143,8 +143,9 @@ def test_losses_in_numbers(chosen: dict[str, Any], policy_term: float) -> None:
     assert reports["ntp_loss"] == pytest.approx(0.3) and reports["entropy"] == 2
     assert reports["policy_loss"] == pytest.approx(-0.5 * policy_term, rel=1e-5)  # one position, G = 2
     assert loss == pytest.approx(0.3 - 0.5 * policy_term, rel=1e-5)
-    assert reports["log_prob_gap"] == pytest.approx(0.4)
-    assert reports["clipped"] == (0 if "importance_cap" in chosen.get("policy", {}) else 1)
+    assert reports["log_prob_diff"] == pytest.approx(0.4)
+    policy = chosen.get("policy", {})
+    assert reports["clipped"] == ("kind" in policy and "importance_ratio_cap" not in policy)
 
 
 def test_a_ratio_against_the_advantage_is_clipped_from_below() -> None:
@@ -157,15 +158,16 @@ def test_a_group_is_scored_by_the_recipes_rules() -> None:
     """Texts of three tokens, a thought of 2 of 4 and a right answer; and of 4 of 4, and a wrong one."""
     texts = SimpleNamespace(of=lambda ids: [[b"x", b"</think>", b"\\boxed{y}", b"\\boxed{z}"][id_] for id_ in ids])
     responses = [Response(ids, [-1.0] * len(ids), True) for ids in ([0, 0, 1, 2], [0, 0, 0, 0, 1, 3])]
-    group = Group(Ask(0, 0, 3, 0, 4, "-"), responses)
-    rules = {"length_weight": 0.5, "largest_length_reward": 3.0}
+    group = Group(PromptSpec(0, 0, 3, 0, 4, "-"), responses)
+    rules = {"length_weight": 0.5}
 
     def score(**more: Any) -> ScoredGroup:
-        chosen = options(reward={**rules, **more}, advantage_delta=0.5, advantage_ddof=0)
-        return score_group(group, lambda _, answer: answer == b"y", chosen, cast(TokenTexts, texts))
+        paper = {"max_length_reward": 3.0, "advantage_delta": 0.5, "advantage_ddof": 0}
+        chosen = options(reward={**rules, **more}, paper=paper)
+        return score_group(group, lambda _, answer: answer == b"y", chosen, cast(TokenBytes, texts))
 
-    both, right_alone = score(), score(length_only_where_matched=True)
-    assert [s.of_length for s in both.scores] == [1.5, 3.0]
+    both, right_alone = score(), score(length_only_if_correct=True)
+    assert [s.length_reward for s in both.scores] == [1.5, 3.0]
     assert [s.reward for s in both.scores] == [0.5 + 0.75, 1.5]  # Eq. 5
     assert [s.reward for s in right_alone.scores] == [0.5 + 0.75, 0.0]
     assert both.advantages == pytest.approx([-0.125 / 0.625, 0.125 / 0.625])  # Eq. 6 with ddof 0 and delta 0.5
@@ -174,18 +176,22 @@ def test_a_group_is_scored_by_the_recipes_rules() -> None:
 def test_a_ratio_that_helps_is_not_clipped() -> None:
     """A clip takes the gradient only where the ratio has gone further in the direction of the advantage."""
     now, old = torch.tensor([0.0, 0.0, -1.0, -1.0]), torch.tensor([-1.0, -1.0, 0.0, 0.0])
-    assert is_clipped(now, old, torch.tensor([1.0, -1.0, 1.0, -1.0]), 0.2, 0.2).tolist() == [True, False, False, True]
+    assert ratio_is_clipped(
+        PolicyTokens(now, old, torch.tensor([1.0, -1.0, 1.0, -1.0]), torch.arange(4)), 0.2, 0.2
+    ).tolist() == [True, False, False, True]
 
 
 def test_rollouts_far_off_give_finite_gradients() -> None:
     now = torch.tensor([-1.0], requires_grad=True)
-    policy_terms("grpo", now, torch.tensor([-9999.0]), torch.ones(1)).sum().backward()
+    clipped_ratio_terms(
+        PolicyTokens(now, torch.tensor([-9999.0]), torch.ones(1), torch.arange(1)), 0.2, 0.2
+    ).sum().backward()
     assert now.grad is not None and now.grad.isfinite().all()
-    assert kl_terms(torch.tensor([-9999.0]), torch.tensor([-1.0])).isfinite().all()
+    assert kl_k3(torch.tensor([-9999.0]), torch.tensor([-1.0])).isfinite().all()
 
 
 def test_what_is_told_of_a_batch() -> None:
-    told = describe([scored for document in BATCH for scored in document.groups])
-    assert told["reward_match"] == 0.25 and told["response_tokens"] == 2.5 and told["groups_without_variance"] == 0.5
+    told = group_metrics([scored for document in BATCH for scored in document.groups])
+    assert told["accuracy"] == 0.25 and told["response_tokens"] == 2.5 and told["zero_advantage_fraction"] == 0.5
     assert told["positions_easy"] == 2 and told["accuracy_easy"] == 0.25 and "accuracy_hard" not in told
-    assert describe([]) == {}
+    assert group_metrics([]) == {}

@@ -1,4 +1,4 @@
-"""Laws of rollout files: what is written comes back to the last bit; what does not belong to a step is refused."""
+"""Tests of rollout files: what is written comes back to the last bit; what does not belong to a step is refused."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep import InputError
-from data_prep.files import jsonl_writer, read_jsonl
-from megatron_davinci.rollout.records import Ask, Group, Response, read_rollouts, rollout_file, write_rollouts
-from megatron_davinci.rollout.replay import Replay
+from data_prep.io.files import jsonl_writer, read_jsonl
+from megatron_davinci.rl.replay import Replay
+from megatron_davinci.rl.rollout_files import Group, PromptSpec, Response, read_rollouts, rollout_file, write_rollouts
 
 HEADER = {"step": 4, "policy_step": 4, "tokenizer": "t"}
-ASK = Ask(document=3, epoch=0, position=7, level=1, budget=20, prompt="ab")
+ASK = PromptSpec(document=3, epoch=0, position=7, level=1, budget=20, prompt="ab")
 GROUP = Group(ASK, [Response([5, 6], [-0.5, -0.25], True), Response([7], [-1.0], False)])
 
 log_probs = st.floats(max_value=0.0, allow_nan=False, allow_infinity=False, width=32)
@@ -25,7 +25,7 @@ responses = st.lists(st.tuples(st.integers(0, 1 << 20), log_probs), max_size=5).
 
 @pytest.fixture
 def replay(tmp_path: Path) -> Replay:
-    return Replay(tmp_path, "t", responses=2, longest=9, vocab_size=100, on_policy=True, with_reference=False)
+    return Replay(tmp_path, "t", group_size=2, max_tokens=9, vocab_size=100, on_policy=True, with_reference=False)
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -49,8 +49,8 @@ def test_a_step_finds_its_rollouts(replay: Replay) -> None:
         ({"policy_step": 2}, GROUP, "by the policy after 2 steps, and trains step 4"),
         ({"policy_step": 5}, GROUP, "is for step 4, but its policy_step is 5"),
         ({"temperature": 0.8}, GROUP, "sampled at temperature 0.8, objective.temperature is 1.0"),
-        ({}, replace(GROUP, ask=replace(ASK, prompt="cd")), "answers other questions than step 4 asks"),
-        ({}, replace(GROUP, responses=GROUP.responses[:1]), "1 responses, objective.responses is 2"),
+        ({}, replace(GROUP, spec=replace(ASK, prompt="cd")), "answers other prompts than those of step 4"),
+        ({}, replace(GROUP, responses=GROUP.responses[:1]), "1 responses, objective.group_size is 2"),
         ({}, replace(GROUP, responses=[GROUP.responses[0]] * 2 + []), None),
         ({}, replace(GROUP, responses=[Response([1] * 10, [0.0] * 10, True)] * 2), "a response of 10 tokens"),
         ({}, replace(GROUP, responses=[Response([100], [0.0], True)] * 2), "token 100, the model has 100"),
@@ -68,12 +68,12 @@ def test_rollouts_of_something_else_are_refused(
 
 
 def test_lines_may_stand_in_any_order_but_only_once(replay: Replay) -> None:
-    other = replace(GROUP, ask=replace(ASK, position=8))
+    other = replace(GROUP, spec=replace(ASK, position=8))
     write_rollouts(replay.file(4), HEADER, [other, GROUP])
-    assert replay.read(4, [ASK, other.ask]) == [GROUP, other]
+    assert replay.read(4, [ASK, other.spec]) == [GROUP, other]
     write_rollouts(replay.file(4), HEADER, [other, GROUP, GROUP])
     with pytest.raises(InputError, match="one twice"):
-        replay.read(4, [ASK, other.ask])
+        replay.read(4, [ASK, other.spec])
 
 
 def test_older_rollouts_are_taken_where_a_ratio_corrects_for_them(replay: Replay) -> None:

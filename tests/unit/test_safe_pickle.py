@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from pickle_bombs import BOMBS, MAX_MEGABYTES, measure_in_child
 
 from data_prep import InputError
-from data_prep.errors import printable
-from megatron_davinci.checkpoint.metadata import Metadata, read_metadata, write_metadata
-from megatron_davinci.checkpoint.safe_pickle import (
+from data_prep.io.errors import printable
+from megatron_davinci.weights.metadata import Metadata, read_metadata, write_metadata
+from megatron_davinci.weights.safe_pickle import (
     OPAQUE,
     Opaque,
     RefusedPickleError,
@@ -27,7 +27,7 @@ from megatron_davinci.checkpoint.safe_pickle import (
     loads,
     refuse,
 )
-from megatron_davinci.checkpoint.torch_objects import read_object, read_pickled
+from megatron_davinci.weights.torch_objects import read_object, read_pickled
 
 SCALARS = (
     st.none() | st.booleans() | st.integers(-(2**100), 2**100) | st.floats(allow_nan=False) | st.text() | st.binary()
@@ -130,7 +130,7 @@ def test_what_megatron_never_writes_is_refused(tmp_path: Path, content: bytes) -
 
 def test_instructions_that_no_checkpoint_needs_are_refused() -> None:
     """All that pickle knows beside those that are known here, by their own numbers."""
-    from megatron_davinci.checkpoint.safe_pickle import _Machine
+    from megatron_davinci.weights.safe_pickle import _Machine
 
     others = [opcode for opcode in pickletools.opcodes if ord(opcode.code) not in _Machine.OPERATIONS]
     assert {opcode.name for opcode in others} >= {"INST", "OBJ", "NEWOBJ_EX", "EXT1", "BINBYTES8", "BYTEARRAY8", "DUP"}
@@ -152,7 +152,7 @@ def test_altered_pickles_are_read_or_refused(tmp_path: Path) -> None:
     """Whatever bytes lie there, no other exception."""
     draw = random.Random(5)
     sizes = torch.Size([2, 3])
-    from megatron_davinci.checkpoint.metadata import (
+    from megatron_davinci.weights.metadata import (
         BytesStorageMetadata,
         ChunkStorageMetadata,
         MetadataIndex,

@@ -1,4 +1,4 @@
-"""Laws of samples: whole real histories replay in every form, nothing of a benchmark gets in, no name gets out."""
+"""Tests of samples: whole real histories replay in every form, nothing of a benchmark gets in, no name gets out."""
 
 import os
 import random
@@ -19,17 +19,18 @@ from hypothesis import strategies as st
 from pyarrow.parquet import read_table
 
 from data_prep import InputError
-from data_prep.files import read_json, read_jsonl
-from data_prep.pull_request.build import BuildJob, collect_git
-from data_prep.pull_request.contents import Rejected, opaque_paths
-from data_prep.pull_request.edits import TextFile
-from data_prep.pull_request.filters import reject_general, swe_bench_verified
-from data_prep.pull_request.forms import FORMS, samples_of
-from data_prep.pull_request.patches import file_patch
-from data_prep.pull_request.record import Change, Commit, Conversation, Event, FileChange, RepositoryFacts
-from data_prep.pull_request.render_general import read_general
-from data_prep.pull_request.speech import Speech, holds_credential
-from data_prep.shards import run_here
+from data_prep.changes.record import Change, Commit, Conversation, Event, FileChange, RepositoryFacts
+from data_prep.io.files import read_json, read_jsonl
+from data_prep.io.shards import run_in_process
+from data_prep.reconstruct.contents import Rejected, opaque_paths
+from data_prep.reconstruct.edits import TextFile
+from data_prep.reconstruct.patches import file_patch
+from data_prep.samples.anonymize import Anonymizer, holds_credential
+from data_prep.samples.build import BuildJob
+from data_prep.samples.filters import reject_general, swe_bench_verified
+from data_prep.samples.formats import SAMPLE_FORMATS, samples_of
+from data_prep.samples.general_format import read_general
+from data_prep.sources.collect import collect_git
 from data_prep.sources.git import GitSource
 
 DAVINCI = Path(sys.executable).with_name("davinci")
@@ -55,11 +56,11 @@ def test_nearly_every_change_of_text_becomes_a_sample_that_replays(
 ) -> None:
     made, wanted, reasons = 0, 0, Counter[str]()
     for change in (change for changes in histories for change in changes):
-        if FORMS[form].reject(change) or opaque_paths(change):
+        if SAMPLE_FORMATS.get(form).reject(change) or opaque_paths(change):
             continue
         wanted += 1
         try:
-            samples_of(change, FORMS[form])  # which proves what it makes
+            samples_of(change, SAMPLE_FORMATS.get(form))  # which proves what it makes
             made += 1
         except Rejected as reason:
             reasons[str(reason)] += 1
@@ -76,7 +77,7 @@ def test_the_patches_of_the_general_form_are_gits_own_to_apply(
         if any(commit.merge for commit in change.commits):
             continue
         try:
-            [sample] = samples_of(change, FORMS["general"])
+            [sample] = samples_of(change, SAMPLE_FORMATS.get("general"))
         except Rejected:
             continue
         git = ["git", "-C", tmp_path / "work"]
@@ -164,18 +165,18 @@ def test_nothing_of_swe_bench_verified_gets_in(shared_data: Path) -> None:
 )
 def test_each_filter_has_its_reason(change: Change, reason: str) -> None:
     with pytest.raises(Rejected, match=f"^{reason}$"):
-        samples_of(change, FORMS["python"])
+        samples_of(change, SAMPLE_FORMATS.get("python"))
 
 
 def test_binary_files_are_named_in_the_general_form() -> None:
     binary = FileChange("M", "logo.png", "logo.png", "100644", "100644", "old png", "new png")
     text = change_of("a/b", blobs={"old": b"a\n", "new": b"b\n", "old png": b"\0", "new png": b"\0\1"})
     mixed = replace(text, commits=(replace(text.commits[0], files=(*text.commits[0].files, binary)),))
-    [sample] = samples_of(mixed, FORMS["general"])
+    [sample] = samples_of(mixed, SAMPLE_FORMATS.get("general"))
     assert sample.text.count("<pr_file>logo.png\nNot shown: binary_file") == 2
     alone = replace(text, commits=(replace(text.commits[0], files=(binary,)),))
     with pytest.raises(Rejected, match="no_text_file"):
-        samples_of(alone, FORMS["general"])
+        samples_of(alone, SAMPLE_FORMATS.get("general"))
 
 
 def test_what_people_said_names_nobody() -> None:
@@ -185,17 +186,17 @@ def test_what_people_said_names_nobody() -> None:
     )
     events = (Event("comment", 7, "2024-01-01T10:00:00Z", "Reviewer", f"{said}\n@reviewer agrees, Max Muster too"),)
     change = change_of("a/b", body=said, conversation=replace(TALK, events=events))
-    for form in FORMS.values():
+    for form in map(SAMPLE_FORMATS.get, SAMPLE_FORMATS.names()):
         for sample in samples_of(change, form):
             text = sample.text
             for gone in ("Jane", "Muster", "example.com", "ghp_", "\r", "@reviewer", "@octocat"):
                 assert gone not in text, (gone, text)
             assert "@pytest.fixture" in text and "github.com/octocat/x" in text
-    [general] = samples_of(change, FORMS["general"])
+    [general] = samples_of(change, SAMPLE_FORMATS.get("general"))
     assert "<pr_comment>username_1: Thanks @username_0 and username_0 (<email>)!" in general.text
-    [kept] = samples_of(change, FORMS["general"], pseudonyms=False)
+    [kept] = samples_of(change, SAMPLE_FORMATS.get("general"), pseudonyms=False)
     assert "Jane Doe" in kept.text and "example.com" not in kept.text and "ghp_" not in kept.text
-    again = Speech(change)
+    again = Anonymizer(change)
     assert [again.name(name) for name in ("octocat", "OCTOCAT", "Reviewer", "nobody known")] == [
         "username_0", "username_0", "username_1", "username_3",
     ]  # fmt: skip
@@ -235,7 +236,7 @@ def test_credentials_are_known_by_their_form(text: str, found: bool) -> None:
 )
 def test_what_is_no_name_stays_and_nothing_takes_long(said: str, clean: str | None) -> None:
     start = time.perf_counter()
-    found = Speech(change_of("a/b")).clean(said)
+    found = Anonymizer(change_of("a/b")).scrub(said)
     assert time.perf_counter() - start < 2  # it took minutes once: a law about form, not speed
     if len(said) < 1000:
         assert found == (said if clean is None else clean)
@@ -253,15 +254,17 @@ def test_dates_that_no_clock_shows_do_no_harm(pluggy_clone: Path, tmp_path: Path
     found = list(GitSource(path).changes())
     assert len(found) == len(dates) - 1
     for change in found:
-        samples_of(change, FORMS["general"])
-        samples_of(replace(change, commits=(replace(change.commits[0], authored_at="x"),)), FORMS["general"])
+        samples_of(change, SAMPLE_FORMATS.get("general"))
+        samples_of(
+            replace(change, commits=(replace(change.commits[0], authored_at="x"),)), SAMPLE_FORMATS.get("general")
+        )
 
 
 def test_an_empty_file_that_moves_is_not_made_anew() -> None:
     moved = FileChange("R", "b.py", "a.py", "100644", "100644", "none", "none")
     change = change_of("a/b", blobs={"none": b""})
     change = replace(change, commits=(replace(change.commits[0], files=(moved,)),))
-    [sample] = samples_of(change, FORMS["python"])
+    [sample] = samples_of(change, SAMPLE_FORMATS.get("python"))
     assert "### Rename `a.py` to `b.py`" in sample.text and "### Create" not in sample.text
 
 
@@ -276,7 +279,7 @@ def test_threads_stand_below_their_review_in_the_order_of_time() -> None:
         Event("review_comment", 4, at(5), "octocat", "because", review=8, reply_to=3, path="a.py", line=1),
         Event("review", 8, at(5), "octocat", "", state="COMMENTED"),  # GitHub makes one for a mere answer
     )
-    [sample] = samples_of(change_of("a/b", conversation=replace(TALK, events=events)), FORMS["general"])
+    [sample] = samples_of(change_of("a/b", conversation=replace(TALK, events=events)), SAMPLE_FORMATS.get("general"))
     tail = sample.text[sample.text.index("<pr_diff>") :]
     order = [
         "<pr_diff>",
@@ -295,15 +298,15 @@ def test_a_line_that_looks_like_a_tag_keeps_its_change_out() -> None:
     for said, content in (("x\n<pr_diff>forged", b"a\n"), ("", b"<pr_file>x\n")):
         change = change_of("a/b", body=said, blobs={"old": content, "new": b"b\n"})
         with pytest.raises(Rejected, match="tag_in_text"):
-            samples_of(change, FORMS["general"])
-        samples_of(change, FORMS["python"])
+            samples_of(change, SAMPLE_FORMATS.get("general"))
+        samples_of(change, SAMPLE_FORMATS.get("python"))
 
 
 @pytest.fixture(scope="module")
 def records(pluggy_clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pluggy's records in shards of forty."""
     patch = pytest.MonkeyPatch()
-    patch.setattr("data_prep.pull_request.build.RECORDS_PER_SHARD", 40)
+    patch.setattr("data_prep.changes.shards.RECORDS_PER_SHARD", 40)
     out = tmp_path_factory.mktemp("records") / "records"
     collect_git(pluggy_clone, out)
     patch.undo()
@@ -317,7 +320,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 def test_a_killed_build_repeats_only_what_is_not_done(records: Path, shared_data: Path, tmp_path: Path) -> None:
     tokenizer = shared_data / "tokenizers" / "qwen.tiktoken"
-    run_here(BuildJob(records, "general", tokenizer), tmp_path / "whole")
+    run_in_process(BuildJob(records, "general", tokenizer), tmp_path / "whole")
     expected = contents(tmp_path / "whole")
     out = tmp_path / "killed"
     command = [DAVINCI, "data", "build", records, "--format", "general", "--tokenizer", tokenizer, "--out", out]
@@ -333,11 +336,11 @@ def test_a_killed_build_repeats_only_what_is_not_done(records: Path, shared_data
         subprocess.run(command, check=True, capture_output=True)
     assert contents(out) == expected
     with pytest.raises(InputError, match="already exists"):
-        run_here(BuildJob(records, "general", tokenizer), out)
+        run_in_process(BuildJob(records, "general", tokenizer), out)
 
 
 def test_tasks_of_datatrove_make_the_same_directory(records: Path, tmp_path: Path) -> None:
-    run_here(BuildJob(records.absolute(), "python"), tmp_path / "whole")
+    run_in_process(BuildJob(records.absolute(), "python"), tmp_path / "whole")
     out = tmp_path / "tasks"
     command = [DAVINCI, "data", "build", records, "--out", out, "--tasks", "3", "--workers", "2"]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
@@ -354,7 +357,7 @@ def test_tasks_of_datatrove_make_the_same_directory(records: Path, tmp_path: Pat
 
 def test_statistics_add_up(records: Path, shared_data: Path, tmp_path: Path) -> None:
     tokenizer = shared_data / "tokenizers" / "qwen.tiktoken"
-    summary = run_here(BuildJob(records, "general", tokenizer, max_tokens=8000), tmp_path / "out")
+    summary = run_in_process(BuildJob(records, "general", tokenizer, max_tokens=8000), tmp_path / "out")
     samples = [row for shard in (tmp_path / "out" / "samples").iterdir() for row in read_jsonl(shard)]
     rejected = [row for shard in (tmp_path / "out" / "rejected").iterdir() for row in read_jsonl(shard)]
     assert summary == read_json(tmp_path / "out" / "summary.json")
@@ -371,7 +374,7 @@ def test_a_build_begun_with_other_options_is_refused(records: Path, tmp_path: Pa
     step = BuildJob(records, "python").step(tmp_path / "out")
     step.begin()
     with pytest.raises(InputError, match="begun with other inputs or options"):
-        run_here(BuildJob(records, "general"), tmp_path / "out")
+        run_in_process(BuildJob(records, "general"), tmp_path / "out")
     with pytest.raises(InputError, match="is not finished"):
         step.finish(lambda notes: {})
 
@@ -421,7 +424,7 @@ def test_memory_does_not_grow_with_the_history(tmp_path: Path) -> None:
     for count in (300, 3000):
         clone = long_history(tmp_path / f"{count}.git", count)
         probe = (
-            "import sys; from pathlib import Path; from data_prep.pull_request.build import collect_git\n"
+            "import sys; from pathlib import Path; from data_prep.sources.collect import collect_git\n"
             "n = collect_git(Path(sys.argv[1]), Path(sys.argv[2]))['records']\n"
             "status = Path('/proc/self/status').read_text()\n"  # what getrusage says begins with the parent's peak
             "print(n, status.partition('VmHWM:')[2].split()[0])"

@@ -1,11 +1,11 @@
-"""Laws of drawing a token: by inversion, exactly, and from the nucleus alone."""
+"""Properties of drawing a token: by inversion, exactly, and from the nucleus alone."""
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_davinci.rollout.engine import Sampling
-from megatron_davinci.rollout.sampling import draw_tokens
+from megatron_davinci.rl.engines.base import Sampling
+from megatron_davinci.rl.engines.sampling import draw_tokens
 
 
 def test_draws_cut_the_unit_interval_by_probability() -> None:

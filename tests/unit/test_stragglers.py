@@ -1,4 +1,4 @@
-"""Law: the rank that works longest by itself is named, whatever it waits for besides."""
+"""Property: the rank that works longest by itself is named, whatever it waits for besides."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Laws of the chunked scores: log-probability and entropy are log_softmax's, gradients too, in bounded memory."""
+"""Properties of the chunked scores: log-probability and entropy are log_softmax's, gradients too, in bounded memory."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_davinci.objectives.ntp import next_token_loss
-from megatron_davinci.objectives.token_scores import score_tokens
+from megatron_davinci.core.losses.next_token import next_token_loss
+from megatron_davinci.core.losses.token_scores import score_tokens
 from megatron_davinci.testing import run_on_ranks
 
 Numbers = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]

@@ -1,4 +1,4 @@
-"""Laws of a tokenizer as RMT sees it: tokens are bytes, control tokens are no text, templates come out as written."""
+"""Tests of a tokenizer as RMT sees it: tokens are bytes, control tokens are no text, templates come out as written."""
 
 import json
 from pathlib import Path
@@ -7,15 +7,15 @@ import pytest
 import sentencepiece
 
 from data_prep import InputError
-from data_prep.corpus import load_tokenizer
-from megatron_davinci.demo import doors
-from megatron_davinci.rmt.token_texts import TokenTexts
+from data_prep.tokenizers import load_tokenizer
+from megatron_davinci.demo import toy_language as toy_language
+from megatron_davinci.rl.token_bytes import TokenBytes
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("doors") / "model"
-    doors.write_model(directory)
+    toy_language.write_model(directory)
     return directory
 
 
@@ -31,7 +31,7 @@ def with_markup(model: Path, directory: Path) -> Path:
 
 
 def test_tokens_spell_texts(model: Path) -> None:
-    texts = TokenTexts(model)
+    texts = TokenBytes(model)
     ids = texts.encode(" red opens {x} é")
     assert b"".join(texts.of(ids)) == " red opens {x} é".encode()
     assert texts.of([0, 10**6]) == [b"", b""]  # the end of a document; what pads the vocabulary
@@ -41,14 +41,14 @@ def test_tokens_spell_texts(model: Path) -> None:
 
 
 def test_a_tag_that_is_a_token_is_written_as_one(model: Path, tmp_path: Path) -> None:
-    texts = TokenTexts(with_markup(model, tmp_path / "m"))
+    texts = TokenBytes(with_markup(model, tmp_path / "m"))
     think, close = texts.encode("<think>"), texts.encode("</think>")
     assert len(think) == len(close) == 1 and texts.encode("a<think>\n")[-2:] == [*think, *texts.encode("\n")]
-    assert texts.of(close) == [b"</think>"] and len(TokenTexts(model).encode("<think>")) > 1
+    assert texts.of(close) == [b"</think>"] and len(TokenBytes(model).encode("<think>")) > 1
 
 
 def test_real_tokens_of_qwen(qwen_json: Path) -> None:
-    texts = TokenTexts(qwen_json.parent)
+    texts = TokenBytes(qwen_json.parent)
     text = "Let $x^{2}$ be 東京, don't 🙂\n"
     assert b"".join(texts.of(texts.encode(text))) == text.encode()
     unboxable = [texts.texts[number] for number in (~texts.boxable).nonzero()[0]]
@@ -60,14 +60,14 @@ def test_a_tokenizer_that_loses_text_is_refused(tmp_path: Path) -> None:
     prefix = str(tmp_path / "tokenizer")
     sentencepiece.SentencePieceTrainer.train(input=str(tmp_path / "text"), model_prefix=prefix, vocab_size=13)
     with pytest.raises(InputError, match="does not spell texts byte by byte"):
-        TokenTexts(tmp_path)
+        TokenBytes(tmp_path)
 
 
 def test_a_template_that_a_tokenizer_changes_is_refused(tmp_path: Path, model: Path) -> None:
     definition = json.loads((model / "tokenizer.json").read_text())
     definition["normalizer"] = {"type": "NFKC"}
     (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
-    texts = TokenTexts(tmp_path)
+    texts = TokenBytes(tmp_path)
     with pytest.raises(InputError, match="cannot express the template: of '½ the budget' it makes '1⁄2 the budget'"):
         texts.encode("½ the budget")
 
@@ -80,5 +80,5 @@ def test_bytes_without_a_token_hinder_nobody(tmp_path: Path, model: Path) -> Non
     (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
     tokenizer, _ = load_tokenizer(tmp_path / "tokenizer.json")
     assert tokenizer.lost_bytes == {4} and tokenizer.decode(tokenizer.encode(["red\x04 opens"])[0]) == "red opens"
-    texts = TokenTexts(tmp_path)
+    texts = TokenBytes(tmp_path)
     assert b"".join(texts.of(texts.encode(" red opens"))) == b" red opens"

@@ -1,4 +1,4 @@
-"""Laws of tokenizing: the tokenizer's own ids whatever the input form, and the same bytes after any interruption."""
+"""Tests of tokenizing: the tokenizer's own ids whatever the input form, and the same bytes after any interruption."""
 
 import gzip
 import hashlib
@@ -21,12 +21,14 @@ from conftest import EFFORT
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
 from data_prep import InputError
-from data_prep.corpus import Corpus, inputs, load_tokenizer
-from data_prep.corpus.sentences import SentenceSplitter
-from data_prep.corpus.tokenize import TokenizeJob, tokenize
-from data_prep.corpus.tokenizers.encoder import GigatokenEncoder, ReferenceEncoder, fastest_exact
+from data_prep.corpus import Corpus
 from data_prep.corpus.verify import verify_corpus
 from data_prep.corpus.writer import CorpusWriter
+from data_prep.tokenize import inputs
+from data_prep.tokenize.sentences import SentenceSplitter
+from data_prep.tokenize.tokenize import TokenizeJob, tokenize
+from data_prep.tokenizers import load_tokenizer
+from data_prep.tokenizers.encoder import GigatokenEncoder, ReferenceEncoder, fastest_exact
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +186,7 @@ def test_a_tokenizer_that_gigatoken_gets_wrong_falls_back(shared_data: Path, tex
 
 
 def test_the_encoder_is_made_anew_when_its_memory_grows(qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from data_prep.corpus.tokenizers import encoder as module
+    from data_prep.tokenizers import encoder as module
 
     tokenizer, _ = load_tokenizer(qwen)
     encoder = GigatokenEncoder(tokenizer)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import EFFORT
 
-from data_prep.corpus.tokenize import TokenizeJob, tokenize
+from data_prep.tokenize.tokenize import TokenizeJob, tokenize
 
 KILLS = 5 * EFFORT
 RECORDS = 3000
@@ -21,7 +21,7 @@ RECORDS = 3000
 _RUN = """
 import sys
 from pathlib import Path
-from data_prep.corpus.tokenize import TokenizeJob, tokenize
+from data_prep.tokenize.tokenize import TokenizeJob, tokenize
 source, tokenizer, prefix, workers = sys.argv[1:]
 job = TokenizeJob(inputs=(source,), tokenizer=Path(tokenizer), outputs={"text": Path(prefix)}, workers=int(workers))
 tokenize(job, lambda records: print(records, flush=True), journal_every_bytes=1 << 20)

@@ -1,11 +1,11 @@
-"""Laws of tokenizers: the published ids, and control tokens in text stay text."""
+"""Properties of tokenizers: the published ids, and control tokens in text stay text."""
 
 from pathlib import Path
 
 import pytest
 
 from data_prep import InputError
-from data_prep.corpus import load_tokenizer
+from data_prep.tokenizers import load_tokenizer
 
 SEPARATOR = "\n__ggml_vocab_test__\n"
 

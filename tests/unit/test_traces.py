@@ -1,4 +1,4 @@
-"""Laws of format traces: each is the recipe's own prompt, a thought of the document's tokens, and the right answer."""
+"""Tests of format traces: each is the recipe's own prompt, a thought of the document's tokens, and the right answer."""
 
 from pathlib import Path
 
@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from data_prep import InputError
-from data_prep.corpus import Corpus, CorpusWriter, load_tokenizer, tokenizer_file
-from megatron_davinci.demo.doors import write_model
-from megatron_davinci.rmt.answers import read_response
-from megatron_davinci.rmt.prompts import load_prompt
-from megatron_davinci.rmt.token_texts import TokenTexts
-from megatron_davinci.rmt.traces import TraceRules, write_traces
+from data_prep.corpus import Corpus, CorpusWriter
+from data_prep.tokenizers import load_tokenizer, tokenizer_file
+from megatron_davinci.demo.toy_language import write_model
+from megatron_davinci.rl.answers import read_response
+from megatron_davinci.rl.templates import load_prompt
+from megatron_davinci.rl.token_bytes import TokenBytes
+from megatron_davinci.rl.traces import TraceRules, write_traces
 
 RULES = TraceRules("suffix_1", (8, 32), (1, 6), 400, 2, 7)
 TEXTS = ["Let $x^{2}$ be four {braces} and more\n", "one", "doors open and close " * 9]
@@ -30,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_each_trace_answers_its_own_prompt(folder: Path) -> None:
-    texts, source, traces = TokenTexts(folder / "model"), Corpus(folder / "texts"), Corpus(folder / "traces")
+    texts, source, traces = TokenBytes(folder / "model"), Corpus(folder / "texts"), Corpus(folder / "traces")
     prompt = load_prompt("suffix_1", texts.encode)
     documents = [source[number].tolist() for number in range(len(source))]
     assert len(traces) >= 4
@@ -48,7 +49,7 @@ def test_each_trace_answers_its_own_prompt(folder: Path) -> None:
         assert response.count(source.tokenizer["eod"]) == 1  # no thought runs over its document's end
         thought = response[: reading.thought_tokens]
         assert 1 <= len(thought) <= 6 and thought == document[len(given) : len(given) + len(thought)]
-        assert len(ids) <= RULES.longest
+        assert len(ids) <= RULES.max_tokens
 
 
 def test_the_same_rules_give_the_same_traces(folder: Path) -> None:
@@ -61,7 +62,7 @@ def test_the_same_rules_give_the_same_traces(folder: Path) -> None:
     [
         ({"budgets": (9, 8)}, "budget from 9 to 8 tokens"),
         ({"thoughts": (0, 8)}, "thought from 0 to 8 tokens"),
-        ({"longest": 20}, "no document of .* has room for a trace of 20 tokens: raise --longest"),
+        ({"max_tokens": 20}, "no document of .* has room for a trace of 20 tokens: raise --max-tokens"),
         ({"template": "suffix_9"}, "template 'suffix_9' is unknown"),
     ],
 )

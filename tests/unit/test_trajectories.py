@@ -1,4 +1,4 @@
-"""Laws: a rollout keeps every turn but its demonstrations; what cannot be read is named; passing ones come apart."""
+"""A rollout keeps every turn but its demonstrations; what cannot be read is named; passing rollouts come apart."""
 
 import json
 from pathlib import Path
@@ -8,10 +8,10 @@ import pytest
 
 from data_prep import InputError
 from data_prep.corpus import Corpus
-from data_prep.corpus.tokenize import TokenizeJob, tokenize
-from data_prep.files import read_jsonl
-from data_prep.sources.trajectories import NotARollout, collect_trajectories, read_trajectory
-from megatron_davinci.demo.tokenizer import write_model_directory
+from data_prep.io.files import read_jsonl
+from data_prep.sources.trajectories import UnusableTrajectory, collect_trajectories, read_trajectory
+from data_prep.tokenize.tokenize import TokenizeJob, tokenize
+from megatron_davinci.testing.tiny_model import write_model_directory
 
 TURNS = [
     {"role": "system", "content": "You fix bugs."},
@@ -65,7 +65,7 @@ def test_a_rollout_keeps_its_turns_and_not_its_demonstrations(tmp_path: Path) ->
     ],
 )
 def test_what_is_no_rollout_says_why(tmp_path: Path, held: Any, reason: str) -> None:
-    with pytest.raises(NotARollout, match=reason):
+    with pytest.raises(UnusableTrajectory, match=reason):
         read_trajectory(write(tmp_path / "t.traj", held))
 
 

@@ -1,4 +1,4 @@
-"""Laws of the tree: each response sees what it would see alone, at the same positions; nothing is predicted twice."""
+"""Tests of the tree: each response sees what it would see alone, at the same positions; nothing is predicted twice."""
 
 from collections import Counter
 from dataclasses import replace
@@ -11,45 +11,45 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from megatron_davinci.attention.calls import gather_calls
-from megatron_davinci.attention.packed import attend
-from megatron_davinci.attention.tree import attend_tree
-from megatron_davinci.rmt.tree import Branch, Response, Tree, TreeBatch, chains, lay_out, prune, split_to_fit
+from megatron_davinci.core.attention.blocks import gather_blocks
+from megatron_davinci.core.attention.packed import attend
+from megatron_davinci.core.attention.tree import attend_tree
+from megatron_davinci.rl.tree import Branch, ResponseRows, Tree, TreeBatch, pack_row, split_to_fit, trim_prefix, unshare
 
 VOCABULARY, HEADS, GROUPS, WIDTH = 50, 4, 2, 8
 
 
-def random_tree(random: torch.Generator, trunk: int, shapes: list[tuple[int, int, list[int]]]) -> Tree:
+def random_tree(random: torch.Generator, prefix: int, shapes: list[tuple[int, int, list[int]]]) -> Tree:
     """`shapes`: (position, length of the instruction, lengths of the responses)."""
 
     def draw(count: int) -> Tensor:
         return torch.randint(0, VOCABULARY, (count,), generator=random)
 
-    def respond(count: int) -> Response:
+    def respond(count: int) -> ResponseRows:
         advantage, weight = torch.randn(2, generator=random).tolist()
-        return Response(draw(count), torch.randn(count, generator=random), advantage, weight)
+        return ResponseRows(draw(count), torch.randn(count, generator=random), advantage, weight)
 
-    weights = torch.rand(trunk, generator=random) + 0.1
-    weights[[p for p, _, _ in shapes if p < trunk]] = 0.0  # Eq. 8: what RL learns, NTP leaves out
-    return Tree(draw(trunk), weights, [Branch(p, draw(n), [respond(r) for r in lengths]) for p, n, lengths in shapes])
+    weights = torch.rand(prefix, generator=random) + 0.1
+    weights[[p for p, _, _ in shapes if p < prefix]] = 0.0  # Eq. 8: what RL learns, NTP leaves out
+    return Tree(draw(prefix), weights, [Branch(p, draw(n), [respond(r) for r in lengths]) for p, n, lengths in shapes])
 
 
 @st.composite
 def trees(draw: st.DrawFn) -> Tree:
-    trunk = draw(st.integers(1, 12))
-    positions = draw(st.lists(st.integers(0, trunk), unique=True, max_size=3))
+    prefix = draw(st.integers(1, 12))
+    positions = draw(st.lists(st.integers(0, prefix), unique=True, max_size=3))
     responses = st.lists(st.integers(0, 5), min_size=1, max_size=4)
     # a response at position 0 follows the instruction alone
     shapes = [(p, draw(st.integers(0 if p else 1, 3)), draw(responses)) for p in sorted(positions)]
-    return random_tree(torch.Generator().manual_seed(draw(st.integers(0, 99))), trunk, shapes)
+    return random_tree(torch.Generator().manual_seed(draw(st.integers(0, 99))), prefix, shapes)
 
 
 def alone(tree: Tree) -> list[tuple[Tensor, Tensor, Tensor]]:
     """(tokens, rows, labels) of the document, and of each response as a sequence of its own."""
     labels = tree.label_weights[1:].nonzero()[:, 0] + 1
-    found = [(tree.trunk, labels - 1, tree.trunk[labels])]
+    found = [(tree.prefix, labels - 1, tree.prefix[labels])]
     for branch in tree.branches:
-        prompt = torch.cat([tree.trunk[: branch.position], branch.instruction])
+        prompt = torch.cat([tree.prefix[: branch.position], branch.instruction])
         for response in branch.responses:
             rows = torch.arange(len(prompt) - 1, len(prompt) + len(response.tokens) - 1)
             found.append((torch.cat([prompt, response.tokens]), rows, response.tokens))
@@ -61,7 +61,7 @@ def joined(pieces: list[Tensor]) -> Tensor:
 
 
 def embed(tables: Tensor, tokens: Tensor, positions: Tensor) -> list[Tensor]:
-    """Queries, keys and values that hang on token and position alone, as a first layer's do."""
+    """Queries, keys and values that depend on token and position alone, as a first layer's do."""
     mixed = tables[0][tokens] + tables[1][positions]
     q, k, v = mixed.split([HEADS * WIDTH, GROUPS * WIDTH, GROUPS * WIDTH], 1)
     return [x.unflatten(1, (-1, WIDTH)) for x in (q, k, v)]
@@ -69,9 +69,9 @@ def embed(tables: Tensor, tokens: Tensor, positions: Tensor) -> list[Tensor]:
 
 def shared(tables: Tensor, batch: TreeBatch) -> tuple[Tensor, Tensor]:
     """What the rows that predict something see: those of the NTP loss, those of responses."""
-    calls = batch.calls
-    seen = attend_tree(*embed(tables, batch.tokens, batch.position_ids), calls, 0.3)
-    return seen[batch.ntp.rows], seen[batch.policy.triples.rows]
+    blocks = batch.blocks
+    seen = attend_tree(*embed(tables, batch.tokens, batch.position_ids), blocks, 0.3)
+    return seen[batch.ntp.rows], seen[batch.policy.weighted.rows]
 
 
 def unshared(tables: Tensor, several: list[Tree]) -> tuple[Tensor, Tensor]:
@@ -88,7 +88,7 @@ def unshared(tables: Tensor, several: list[Tree]) -> tuple[Tensor, Tensor]:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(trees(), min_size=1, max_size=3), st.integers(0, 7))
 def test_a_tree_sees_what_each_response_sees_alone(several: list[Tree], padding: int) -> None:
-    batch = lay_out(several, sum(tree.num_rows for tree in several) + padding)
+    batch = pack_row(several, sum(tree.num_rows for tree in several) + padding)
     g = torch.Generator().manual_seed(1)
     tables = torch.randn(2, VOCABULARY, (HEADS + 2 * GROUPS) * WIDTH, generator=g, requires_grad=True)
     found, expected = (torch.cat(x) for x in (shared(tables, batch), unshared(tables, several)))
@@ -104,30 +104,30 @@ def test_a_tree_sees_what_each_response_sees_alone(several: list[Tree], padding:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(trees(), min_size=1, max_size=3))
 def test_rows_predict_the_tokens_that_they_would_predict_alone(several: list[Tree]) -> None:
-    batch = lay_out(several, sum(tree.num_rows for tree in several))
+    batch = pack_row(several, sum(tree.num_rows for tree in several))
     labels = [alone(tree)[0][2] for tree in several]
     responses = [response for tree in several for branch in tree.branches for response in branch.responses]
     assert batch.ntp.labels.equal(torch.cat(labels))
     weights = [tree.label_weights[1:] for tree in several]
     assert batch.ntp.weights.equal(torch.cat([each[each != 0] for each in weights]))
-    triples = batch.policy.triples
-    assert triples.labels.equal(joined([response.tokens for response in responses]))
+    weighted = batch.policy.weighted
+    assert weighted.labels.equal(joined([response.tokens for response in responses]))
     assert batch.policy.log_probs.equal(joined([response.log_probs for response in responses]).float())
-    for found, name in ((triples.weights, "weight"), (batch.policy.advantages, "advantage")):
+    for found, name in ((weighted.weights, "weight"), (batch.policy.advantages, "advantage")):
         assert found.equal(joined([torch.full((len(r.tokens),), getattr(r, name)) for r in responses]).float())
-    assert sum(tree.num_labels for tree in several) == len(batch.ntp.rows) + len(triples.rows)
+    assert sum(tree.num_labels for tree in several) == len(batch.ntp.rows) + len(weighted.rows)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(trees(), min_size=1, max_size=3))
 def test_gathered_keys_see_what_the_tree_sees(several: list[Tree]) -> None:
     """The rows and cuts for the GPU's kernel, under a mask aligned at the bottom right."""
-    batch = lay_out(several, sum(tree.num_rows for tree in several))
-    calls = batch.calls
+    batch = pack_row(several, sum(tree.num_rows for tree in several))
+    blocks = batch.blocks
     tables = torch.randn(2, VOCABULARY, (HEADS + 2 * GROUPS) * WIDTH, generator=torch.Generator().manual_seed(1))
     query, key, value = embed(tables, batch.tokens, batch.position_ids)
-    expected = attend_tree(query, key, value, calls, 0.3)
-    found = gather_calls(calls, torch.device("cpu"))
+    expected = attend_tree(query, key, value, blocks, 0.3)
+    found = gather_blocks(blocks, torch.device("cpu"))
     assert sorted(found.query_rows.tolist()) == list(range(len(batch.tokens)))  # each row once
     cuts = zip(found.cu_seqlens_q.tolist(), found.cu_seqlens_kv.tolist(), strict=True)
     for (a, c), (b, d) in pairwise(cuts):
@@ -143,21 +143,21 @@ def test_gathered_keys_see_what_the_tree_sees(several: list[Tree]) -> None:
 @given(trees())
 def test_chains_are_the_sequences_that_share_nothing(tree: Tree) -> None:
     expected = [sequence for sequence in alone(tree) if len(sequence[1])]
-    found = [lay_out([chain], chain.num_rows) for chain in chains(tree)]
-    found = [batch for batch in found if len(batch.ntp.rows) + len(batch.policy.triples.rows)]
+    found = [pack_row([chain], chain.num_rows) for chain in unshare(tree)]
+    found = [batch for batch in found if len(batch.ntp.rows) + len(batch.policy.weighted.rows)]
     assert len(found) == len(expected)
     for batch, (tokens, rows, labels) in zip(found, expected, strict=True):
         assert batch.tokens.equal(tokens[: len(batch.tokens)])  # but for what predicts nothing
         assert batch.position_ids.tolist() == list(range(len(batch.tokens)))
-        assert torch.cat([batch.ntp.rows, batch.policy.triples.rows]).equal(rows)
-        assert torch.cat([batch.ntp.labels, batch.policy.triples.labels]).equal(labels)
+        assert torch.cat([batch.ntp.rows, batch.policy.weighted.rows]).equal(rows)
+        assert torch.cat([batch.ntp.labels, batch.policy.weighted.labels]).equal(labels)
 
 
 @settings(max_examples=60, deadline=None)
 @given(trees())
 def test_pairs_are_what_attention_sees(tree: Tree) -> None:
     seen = 0
-    for call in lay_out([tree], tree.num_rows).calls:
+    for call in pack_row([tree], tree.num_rows).blocks:
         for branch in call.rows:
             before = sum(stop - start for start, stop in call.prefix)
             seen += sum(before + number + 1 for number in range(int((branch >= 0).sum())))
@@ -167,16 +167,16 @@ def test_pairs_are_what_attention_sees(tree: Tree) -> None:
 @settings(max_examples=60, deadline=None)
 @given(trees())
 def test_a_pruned_tree_predicts_the_same(tree: Tree) -> None:
-    pruned = prune(replace(tree, label_weights=torch.zeros_like(tree.label_weights)))
-    assert len(pruned.trunk) == max([0, *(branch.position for branch in tree.branches)])
-    kept, whole = (lay_out([each], each.num_rows).policy.triples for each in (pruned, tree))
+    pruned = trim_prefix(replace(tree, label_weights=torch.zeros_like(tree.label_weights)))
+    assert len(pruned.prefix) == max([0, *(branch.position for branch in tree.branches)])
+    kept, whole = (pack_row([each], each.num_rows).policy.weighted for each in (pruned, tree))
     assert kept.labels.equal(whole.labels) and kept.weights.equal(whole.weights)
 
 
 def test_one_row_predicts_the_first_token_of_every_response() -> None:
     tree = random_tree(torch.Generator().manual_seed(0), 6, [(4, 2, [3, 3, 1])])
-    batch = lay_out([tree], tree.num_rows)
-    assert batch.policy.triples.rows.tolist().count(7) == 3  # the last row of the instruction
+    batch = pack_row([tree], tree.num_rows)
+    assert batch.policy.weighted.rows.tolist().count(7) == 3  # the last row of the instruction
     assert batch.position_ids.tolist() == [0, 1, 2, 3, 4, 5, 4, 5, 6, 7, 8, 6, 7, 8, 6]
     assert 3 not in batch.ntp.rows.tolist()  # the label at the selected position is left to RL
 
@@ -185,13 +185,13 @@ def test_one_row_predicts_the_first_token_of_every_response() -> None:
 @given(trees(), st.integers(0, 10))
 def test_a_split_tree_keeps_every_response_and_every_label_once(tree: Tree, room: int) -> None:
     largest = max((len(b.instruction) + len(r.tokens) for b in tree.branches for r in b.responses), default=0)
-    width = len(tree.trunk) + largest + room
+    width = len(tree.prefix) + largest + room
     parts = split_to_fit(tree, width)
     assert all(part.num_rows <= width for part in parts)
     assert sum(float(part.label_weights.sum()) for part in parts) == pytest.approx(float(tree.label_weights.sum()))
-    whole = lay_out([tree], tree.num_rows)
-    batches = [lay_out([part], width) for part in parts]
-    assert torch.cat([batch.policy.triples.labels for batch in batches]).equal(whole.policy.triples.labels)
+    whole = pack_row([tree], tree.num_rows)
+    batches = [pack_row([part], width) for part in parts]
+    assert torch.cat([batch.policy.weighted.labels for batch in batches]).equal(whole.policy.weighted.labels)
     assert torch.cat([batch.policy.advantages for batch in batches]).equal(whole.policy.advantages)
     assert torch.cat([batch.ntp.labels for batch in batches]).equal(whole.ntp.labels)
     seen = Counter((b.position, tuple(r.tokens.tolist())) for part in parts for b in part.branches for r in b.responses)

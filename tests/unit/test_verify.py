@@ -1,4 +1,4 @@
-"""Laws: no altered byte of a corpus goes unnoticed, and a merged corpus is its parts."""
+"""Properties: no altered byte of a corpus goes unnoticed, and a merged corpus is its parts."""
 
 import random
 from pathlib import Path

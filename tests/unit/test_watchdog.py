@@ -1,4 +1,4 @@
-"""Laws of the watchdog's judgement: by what ranks say through the store, and by its own clock."""
+"""Properties of the watchdog's judgement: by what ranks say through the store, and by its own clock."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch._C._distributed_c10d import HashStore
 
-from megatron_davinci.train.timers import Timers
+from megatron_davinci.core.timers import Timers
 from megatron_davinci.train.watchdog import Watchdog
 
 LIMIT = 0.3

@@ -27,7 +27,7 @@ def repository_name(value: Any, api: str) -> str:
 
 
 def is_repository_name(value: Any) -> bool:
-    """Whether it is OWNER/NAME, as GitHub allows them."""
+    """True for OWNER/NAME in the form that GitHub allows."""
     return isinstance(value, str) and bool(_NAME.fullmatch(value)) and not {".", ".."} & set(value.split("/"))
 
 

@@ -14,8 +14,8 @@ import httpx
 from githubkit import GitHub
 from githubkit.exception import RequestError, RequestFailed
 
-from data_prep.errors import InputError
-from data_prep.response_cache import ResponseCache
+from data_prep.io.errors import InputError
+from data_prep.io.response_cache import ResponseCache
 from data_prep.sources.github.addresses import RefusedAnswer, check_origin
 
 DEFAULT_URL = "https://api.github.com"
@@ -28,7 +28,7 @@ class Unavailable(Exception):
     """GitHub has no answer to this request; the message is the status."""
 
 
-class TooMuch(Exception):
+class QueryTooLarge(Exception):
     """The query asks for more than GitHub computes in time: ask for less."""
 
 
@@ -146,7 +146,7 @@ class GitHubClient:
             if reply.status == 401:
                 raise InputError(f"{self.url} does not accept a token: it is wrong, or has expired; give another one")
             if is_query and reply.status in (502, 504) and failures:
-                raise TooMuch
+                raise QueryTooLarge
             settled = _settle_query(reply) if is_query else _settle(reply)
             if settled is not None:
                 return settled
@@ -249,7 +249,7 @@ def _settle_query(reply: Reply) -> dict[str, Any] | None:
     if reply.status == 200 and errors and not lost:
         return {"status": 404}
     if any("timedout" in str(error).lower() or "something went wrong" in str(error).lower() for error in lost):
-        raise TooMuch
+        raise QueryTooLarge
     if reply.status == 200 and lost:
         raise InputError(f"GitHub refuses a query: {lost[0].get('message')}")
     return None

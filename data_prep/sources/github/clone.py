@@ -28,7 +28,7 @@ _PULL_HEAD = re.compile(r"[0-9a-f]+\trefs/pull/([1-9][0-9]{0,17})/head")
 _REDIRECTED = re.compile(r"returned error: 30[1-8]")
 
 
-class Moved(Exception):
+class RepositoryMoved(Exception):
     """The address leads elsewhere, where git is not sent."""
 
 
@@ -105,6 +105,6 @@ class RemoteClone:
         if done.returncode != 0:
             said = done.stderr.decode(errors="replace").strip().splitlines()
             if any(map(_REDIRECTED.search, said)):
-                raise Moved
+                raise RepositoryMoved
             raise CannotClone(said[-1] if said else f"git {arguments[0]} failed")
         return done.stdout.decode(errors="replace")

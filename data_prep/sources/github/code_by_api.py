@@ -7,7 +7,7 @@ import base64
 from collections.abc import Iterator
 from typing import Any
 
-from data_prep.pull_request.record import MAX_BLOB_BYTES, SUBMODULE, Change, Commit, FileChange
+from data_prep.changes.record import MAX_BLOB_BYTES, SUBMODULE, Change, Commit, FileChange
 from data_prep.sources.git import PullRequest, blobs_of
 from data_prep.sources.git_graph import NotReplayable
 from data_prep.sources.github.addresses import object_id
@@ -16,7 +16,7 @@ from data_prep.sources.github.client import GitHubClient, Unavailable
 _PER_PAGE = 100
 _MOST_COMMITS = 250  # GitHub lists no more for a pull request
 
-Tree = dict[str, tuple[str, str]]  # path -> mode, blob
+ApiTree = dict[str, tuple[str, str]]  # path -> mode, blob
 
 
 class ApiCode:
@@ -77,7 +77,7 @@ class ApiCode:
         files = tuple(_file_changes(before, after))
         return Commit(entry["sha"], told["message"].strip(), author.get("name") or "", author.get("date") or "", files)
 
-    def _tree(self, commit: str) -> Tree:
+    def _tree(self, commit: str) -> ApiTree:
         found = self._client.get(f"/repos/{self._repository}/git/trees/{commit}", recursive=1)
         if found["truncated"]:
             raise NotReplayable("tree_is_too_large")
@@ -92,7 +92,7 @@ class ApiCode:
         return base64.b64decode(found["content"]) if found["size"] <= MAX_BLOB_BYTES else None
 
 
-def _file_changes(before: Tree, after: Tree) -> Iterator[FileChange]:
+def _file_changes(before: ApiTree, after: ApiTree) -> Iterator[FileChange]:
     gone = {path: entry for path, entry in before.items() if path not in after}
     moved_from: dict[tuple[str, str], list[str]] = {}
     for path, entry in sorted(gone.items(), reverse=True):

@@ -10,20 +10,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from data_prep.errors import InputError
-from data_prep.files import jsonl_writer
-from data_prep.pull_request.build import write_records
-from data_prep.pull_request.record import Change
-from data_prep.response_cache import ResponseCache
-from data_prep.shards import ShardedStep, Work, run_here
+from data_prep.changes.record import Change
+from data_prep.changes.shards import write_records
+from data_prep.io.errors import InputError
+from data_prep.io.files import jsonl_writer
+from data_prep.io.response_cache import ResponseCache
+from data_prep.io.shards import ShardedStep, ShardWork
 from data_prep.sources.git import GitSource, PullRequest
 from data_prep.sources.git_command import MissingObjects
 from data_prep.sources.git_graph import NotReplayable
 from data_prep.sources.github.addresses import RefusedAnswer, is_repository_name
 from data_prep.sources.github.client import DEFAULT_URL, GitHubClient, Unavailable
-from data_prep.sources.github.clone import CannotClone, Moved, RemoteClone
+from data_prep.sources.github.clone import CannotClone, RemoteClone, RepositoryMoved
 from data_prep.sources.github.code_by_api import ApiCode
-from data_prep.sources.github.conversation import Talk, merged_pull_requests
+from data_prep.sources.github.conversation import PullRequestInfo, merged_pull_requests
 from data_prep.sources.github.repositories import Repository, cloned_from, repository
 from data_prep.sources.github.tokens import read_tokens
 
@@ -73,7 +73,7 @@ class GitHubJob:
         return ShardedStep(out, described, shards, lambda rank, tasks: self._open(out, rank, tasks))
 
     @contextmanager
-    def _open(self, out: Path, rank: int, tasks: int) -> Iterator[Work]:
+    def _open(self, out: Path, rank: int, tasks: int) -> Iterator[ShardWork]:
         with self.client(out, rank, tasks) as client:
             yield lambda shard, folder: _Collector(self, out, client).collect(shard, folder)
 
@@ -92,13 +92,6 @@ class GitHubJob:
             "api_calls": calls,
             "api_calls_per_pull_request": calls / seen if seen else 0.0,
         }
-
-
-def collect_github(job: GitHubJob, out: Path) -> dict[str, Any]:
-    """Collect in this process; returns the summary. Started again after a stop, what is known is not asked again."""
-    summary = run_here(job, out)
-    remove_scratch(out)
-    return summary
 
 
 def remove_scratch(out: Path) -> None:
@@ -135,7 +128,7 @@ class _Collector:
         try:
             found = repository(self._client, name)
             pages = merged_pull_requests(self._client, *found.name.split("/"))
-            talks = (talk for page in pages for talk in page)
+            talks = (info for page in pages for info in page)
             if self._job.code == "api":
                 yield from self._by_api(found, talks, skip)
             else:
@@ -146,7 +139,7 @@ class _Collector:
         except RefusedAnswer as sentence:  # the server's other repositories may be as they should
             print(sentence, file=sys.stderr, flush=True)
             skip(name, "repository_answer_refused")
-        except Moved:  # renamed since its answer was kept, or sent away
+        except RepositoryMoved:  # renamed since its answer was kept, or sent away
             skip(name, "repository_moved")
         except CannotClone as error:
             raise InputError(
@@ -155,27 +148,29 @@ class _Collector:
             ) from None
 
     def _by_git(
-        self, found: Repository, clone: RemoteClone, talks: Iterator[Talk], skip: Callable[[str, str], None]
+        self, found: Repository, clone: RemoteClone, talks: Iterator[PullRequestInfo], skip: Callable[[str, str], None]
     ) -> Iterator[Change]:
         every = list(talks)  # their heads are fetched together; the code, which is what is large, comes bit by bit
-        clone.fetch_pull_heads(talk.number for talk in every)
+        clone.fetch_pull_heads(info.number for info in every)
         source = GitSource(clone.reader)
         source.repository = found.name
         rest = iter(every)
         try:
             while some := list(islice(rest, _PULL_REQUESTS_PER_FETCH)):
-                planned = [(talk, _planned(talk, source)) for talk in some]
+                planned = [(info, _planned(info, source)) for info in some]
                 clone.fetch_contents({blob for _, plan in planned if plan for blob in source.blob_ids(plan)})
-                for talk, plan in planned:
-                    yield from _record(found, talk, plan, source.record, skip)
+                for info, plan in planned:
+                    yield from _record(found, info, plan, source.record, skip)
         finally:
             source.git.close()
 
-    def _by_api(self, found: Repository, talks: Iterator[Talk], skip: Callable[[str, str], None]) -> Iterator[Change]:
+    def _by_api(
+        self, found: Repository, talks: Iterator[PullRequestInfo], skip: Callable[[str, str], None]
+    ) -> Iterator[Change]:
         code = ApiCode(self._client, found.name)
-        for talk in talks:
-            plan = PullRequest("squash", talk.number, talk.title, talk.body, "", talk.landed or "", talk.head)
-            yield from _record(found, talk, plan, code.record, skip)
+        for info in talks:
+            plan = PullRequest("squash", info.number, info.title, info.body, "", info.landed or "", info.head)
+            yield from _record(found, info, plan, code.record, skip)
 
 
 def scratch_of(out: Path) -> Path:
@@ -188,20 +183,20 @@ def cache_of(out: Path) -> ResponseCache:
     return ResponseCache(scratch_of(out) / "answers")
 
 
-def _planned(talk: Talk, source: GitSource) -> PullRequest | None:
+def _planned(info: PullRequestInfo, source: GitSource) -> PullRequest | None:
     """What the clone is to be asked, None where it lacks the commit that the pull request became."""
     graph = source.graph
-    if talk.landed is None or not graph.parents.get(talk.landed):
+    if info.landed is None or not graph.parents.get(info.landed):
         return None
-    first, *others = graph.parents[talk.landed]
-    head = source.pull_heads.get(talk.number)
+    first, *others = graph.parents[info.landed]
+    head = source.pull_heads.get(info.number)
     own = others[0] if others else head  # a branch may have gone on after it was merged
-    return PullRequest("merge" if others else "squash", talk.number, talk.title, talk.body, first, talk.landed, own)
+    return PullRequest("merge" if others else "squash", info.number, info.title, info.body, first, info.landed, own)
 
 
 def _record(
     found: Repository,
-    talk: Talk,
+    info: PullRequestInfo,
     plan: PullRequest | None,
     record: Callable[[PullRequest], Change],
     skip: Callable[[str, str], None],
@@ -209,8 +204,8 @@ def _record(
     try:
         if plan is None:
             raise NotReplayable("code_is_gone")
-        yield replace(record(plan), facts=found.facts, conversation=talk.conversation)
+        yield replace(record(plan), facts=found.facts, conversation=info.conversation)
     except NotReplayable as reason:
-        skip(f"{found.name}#{talk.number}", str(reason))
+        skip(f"{found.name}#{info.number}", str(reason))
     except MissingObjects:
-        skip(f"{found.name}#{talk.number}", "contents_missing")
+        skip(f"{found.name}#{info.number}", "contents_missing")

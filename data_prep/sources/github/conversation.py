@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from data_prep.pull_request.filters import is_bot
-from data_prep.pull_request.record import GHOST, Conversation, Event, Issue
+from data_prep.changes.bots import is_bot
+from data_prep.changes.record import GHOST, Conversation, Event, Issue
 from data_prep.sources.github.addresses import object_id, pull_number
-from data_prep.sources.github.client import GitHubClient, TooMuch, Unavailable
+from data_prep.sources.github.client import GitHubClient, QueryTooLarge, Unavailable
 from data_prep.sources.github.queries import (
     MERGED_PULL_REQUESTS,
     PULL_REQUESTS_PER_QUERY,
@@ -20,7 +20,7 @@ Node = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Talk:
+class PullRequestInfo:
     """A pull request as the host tells it, without its code. `landed` and `head` are commits, None where unknown."""
 
     number: int
@@ -31,7 +31,7 @@ class Talk:
     conversation: Conversation
 
 
-def merged_pull_requests(client: GitHubClient, owner: str, name: str) -> Iterator[list[Talk]]:
+def merged_pull_requests(client: GitHubClient, owner: str, name: str) -> Iterator[list[PullRequestInfo]]:
     """Merged pull requests, oldest first, in pages. Raises Unavailable where the repository is not there (any more)."""
     after: str | None = None
     while True:
@@ -52,13 +52,13 @@ def _less_and_less(client: GitHubClient, query: str, first: int, **which: Any) -
     while True:
         try:
             return client.query(query, first=first, **which)
-        except TooMuch:
+        except QueryTooLarge:
             if first == 1:
                 raise Unavailable("504") from None
             first = max(1, first // 4)
 
 
-def _talk(client: GitHubClient, owner: str, name: str, node: Node) -> Talk:
+def _talk(client: GitHubClient, owner: str, name: str, node: Node) -> PullRequestInfo:
     number = pull_number(node["number"], client.url)
 
     def whole(connection: str) -> Iterator[Node]:
@@ -83,7 +83,7 @@ def _talk(client: GitHubClient, owner: str, name: str, node: Node) -> Talk:
     if landed is not None:
         landed = object_id(landed, client.url)
     head = object_id(node["headRefOid"], client.url)
-    return Talk(number, node["title"], node["body"] or "", head, landed, conversation)
+    return PullRequestInfo(number, node["title"], node["body"] or "", head, landed, conversation)
 
 
 def _whole(client: GitHubClient, owner: str, name: str, node: Node, connection: str) -> Iterator[Node]:

@@ -1,7 +1,7 @@
 """What is asked of GitHub's GraphQL API, checked against its published schema by a test.
 
 One query brings a page of pull requests with the beginnings of all their lists; where a list goes on, a query of its
-own brings the rest. Nodes per query stay far below GitHub's limit of 500,000 (see `nodes_of_page`).
+own brings the rest. Nodes per query stay far below GitHub's limit of 500,000.
 """
 
 PULL_REQUESTS_PER_QUERY = 25
@@ -64,10 +64,3 @@ query($id: ID!, $first: Int!, $after: String) {{
     }}
   }}
 }}"""
-
-
-def nodes_of_page(pull_requests: int) -> int:
-    """How many nodes the first query asks for at most, as GitHub counts them."""
-    threads = _FIRST["threads"] * (1 + _FIRST["thread_comments"])
-    lists = sum(_FIRST[name] for name in ("labels", "issues", "comments", "reviews"))
-    return pull_requests * (1 + lists + threads)

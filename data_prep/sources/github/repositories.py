@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from data_prep.pull_request.record import RepositoryFacts
+from data_prep.changes.record import RepositoryFacts
 from data_prep.sources.github.addresses import clone_address, is_repository_name, repository_name
 from data_prep.sources.github.client import GitHubClient, Unavailable
 
@@ -16,7 +16,7 @@ _FIRST_YEAR = 2008  # of GitHub
 
 @dataclass(frozen=True)
 class Repository:
-    """Its name today, where the server has it cloned from (see `cloned_from`), and what is said of it."""
+    """A repository: its name today, where the server has it cloned from (see `cloned_from`), and what is said of it."""
 
     name: str
     clone_url: Any

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from data_prep.errors import InputError
-from data_prep.files import read_text
+from data_prep.io.errors import InputError
+from data_prep.io.files import read_text
 
 
 def read_list(path: Path) -> list[str]:

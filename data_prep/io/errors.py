@@ -1,0 +1,25 @@
+"""The exceptions that the command line makes a sentence of."""
+
+import errno
+
+
+class InputError(Exception):
+    """The input is wrong: one sentence with the value, the rule and the remedy. The command line exits with 2."""
+
+
+class WorkFailed(RuntimeError):
+    """The input is right, and the work could not be done: one sentence. The command line exits with 1."""
+
+
+class NoDocuments(InputError):
+    """The input is well formed and holds nothing."""
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether the system refused to write for want of room."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def printable(text: object, limit: int = 2000) -> str:
+    """A message as a terminal may have it: names in it are anybody's, and may hold escape sequences, or megabytes."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(text)[:limit])

@@ -1,0 +1,254 @@
+"""Reading and writing files so that a reader never sees a half-written one."""
+
+import fcntl
+import gzip
+import os
+import shutil
+import stat
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+import zstandard
+from xxhash import xxh3_64
+
+from data_prep.io.errors import InputError
+
+PART = ".part"
+_CHUNK_BYTES = 1 << 20
+_USUAL_RATIO = 4  # of text under zstd
+
+
+def part_of(path: Path) -> Path:
+    """The name of a file or a directory while it is not yet whole."""
+    return path.with_name(path.name + PART)
+
+
+def json_bytes(value: Any) -> bytes:
+    """Readable JSON, always the same for the same value."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable JSON; the file appears by rename."""
+    part = part_of(path)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with part.open("wb") as file:
+        file.write(json_bytes(value))
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def read_regular_file(path: Path, limit: int) -> bytes:
+    """All bytes of a file that may be anybody's: a device or a pipe would give bytes for ever.
+
+    Raises InputError where it is not there, no regular file, or longer than `limit` bytes.
+    """
+    check_regular_file(path)
+    if (size := path.stat().st_size) > limit:
+        raise InputError(f"{path} has {size:,} bytes, more than {limit:,}: it was refused")
+    return path.read_bytes()
+
+
+def check_regular_file(path: Path) -> None:
+    """Raise InputError where a path is none, or no regular file."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path} is no regular file: it was refused")
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; InputError names the file when it is missing or is not JSON."""
+    try:
+        return orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+
+
+def read_text(path: Path) -> str:
+    """Text of a file; InputError when it is missing or is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error}") from None
+
+
+def refuse_existing(path: Path | None) -> None:
+    """Raise InputError when an output is there already: nothing is ever overwritten."""
+    if path is not None and path.exists():
+        raise InputError(f"{path} already exists: remove it, or choose another name")
+
+
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the closest of its parents that is there."""
+    absolute = path.absolute()
+    return next(each for each in (absolute, *absolute.parents) if each.exists())
+
+
+def refuse_occupied(path: Path) -> None:
+    """Raise InputError when a directory to be made already holds something."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} already exists: remove it, or name another")
+
+
+def make_parent(path: Path) -> Path:
+    """The directory that a file is to lie in, made where it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.parent
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A directory that appears under its name only when the block ends well.
+
+    Raises InputError when `path` already holds something: nothing is ever overwritten.
+    """
+    refuse_occupied(path)
+    path = path.resolve()  # "." has no name to put a suffix to
+    part = part_of(path)
+    if part.exists():
+        shutil.rmtree(part)  # an earlier run was killed
+    part.mkdir(parents=True)
+    try:
+        yield part
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    part.replace(path)
+
+
+@contextmanager
+def jsonl_writer(path: Path) -> Iterator["JsonlWriter"]:
+    """Write JSON Lines compressed with zstd; the file appears by rename."""
+    part = part_of(path)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with part.open("wb") as raw:
+            with zstandard.ZstdCompressor(level=6).stream_writer(raw, closefd=False) as stream:
+                yield JsonlWriter(stream)
+            raw.flush()
+            os.fsync(raw.fileno())
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    part.replace(path)
+
+
+class JsonlWriter:
+    """Counts what it writes."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.count = 0
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one line."""
+        self._stream.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+        self.count += 1
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Objects of a .jsonl, .jsonl.gz or .jsonl.zst file, one at a time; InputError names file and line."""
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise InputError(f"{path}, line {number}, is not JSON: {error}") from None
+        if not isinstance(record, dict):
+            raise InputError(f"{path}, line {number}, holds a {type(record).__name__}; it must be a JSON object")
+        yield record
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    rest = b""
+    for chunk in read_chunks(path, _CHUNK_BYTES):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+    yield rest
+
+
+def read_chunks(path: Path, chunk_bytes: int, skip: int = 0) -> Iterator[bytes]:
+    """Contents of a plain, .gz or .zst file from byte `skip` of the contents on, in pieces of about `chunk_bytes`.
+
+    Raises InputError where the file is missing, or the compressed stream is not whole.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is no file")
+    try:
+        with path.open("rb") as raw:
+            if path.suffix == ".zst":
+                yield from _drop(_zstd_chunks(raw, chunk_bytes), skip)
+                return
+            file = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+            file.seek(skip)
+            yield from iter(lambda: file.read(chunk_bytes), b"")
+    except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+        raise InputError(f"{path} is cut off or damaged ({error}): make or fetch it again") from None
+
+
+def _drop(chunks: Iterator[bytes], skip: int) -> Iterator[bytes]:
+    for chunk in chunks:
+        if skip < len(chunk):
+            yield chunk[skip:]
+        skip = max(0, skip - len(chunk))
+
+
+def _zstd_chunks(raw: IO[bytes], chunk_bytes: int) -> Iterator[bytes]:
+    frame = None
+    while block := raw.read(chunk_bytes // _USUAL_RATIO):
+        while block:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            yield frame.decompress(block)
+            block, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+    if frame is not None:  # zstandard's own stream reader ends here without a word
+        raise EOFError("the last frame is not complete")
+
+
+def take_lock(path: Path, lock_file: Callable[[int, int], Any] = fcntl.flock, busy: str | None = None) -> int:
+    """Hold a lock file: close the descriptor to let go. Raises InputError while another process holds it.
+
+    `lock_file`: fcntl.flock, whose lock children share, or fcntl.lockf, whose lock is this process's own; `busy`: the
+    sentence for who comes second.
+    """
+    busy = busy or f"another process is writing {path.with_suffix('').stem}: wait for it to end"
+    while True:
+        lock = os.open(path, os.O_CREAT | os.O_RDWR)
+        try:
+            lock_file(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.stat().st_ino == os.fstat(lock).st_ino:
+                return lock
+        except FileNotFoundError:
+            pass  # the one who held it has just removed it
+        except (BlockingIOError, PermissionError):  # by POSIX, either
+            os.close(lock)
+            raise InputError(busy) from None
+        except OSError:
+            os.close(lock)
+            raise
+        os.close(lock)  # the one who held it has just removed it
+
+
+def block_checksums(path: Path, block_bytes: int) -> list[str]:
+    """xxh3 (64 bit, hexadecimal) of each block of a file; the last one may be shorter."""
+    digests = []
+    with path.open("rb") as file:
+        for start in range(0, path.stat().st_size, block_bytes):
+            file.seek(start)
+            digest = xxh3_64()
+            for at in range(0, block_bytes, _CHUNK_BYTES):  # small pieces stay in the cache
+                digest.update(file.read(min(_CHUNK_BYTES, block_bytes - at)))
+            digests.append(digest.hexdigest())
+    return digests

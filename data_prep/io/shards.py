@@ -1,0 +1,116 @@
+"""A step from a directory of shards to another one: each shard is done once, whoever starts it how often.
+
+OUT.part holds what is finished: KIND/NAME.jsonl.zst of every shard, and notes/NAME.json, which appears last and says
+that the shard is whole. When all are there, OUT appears with summary.json.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from data_prep.io.errors import InputError
+from data_prep.io.files import PART, part_of, read_json, refuse_existing, take_lock, write_json
+
+ShardNote = dict[str, Any]
+
+
+ShardWork = Callable[[Path, Path], ShardNote]
+
+
+class ShardedJob(Protocol):
+    """What can be done in shards: it travels to other processes, so it holds neither open files nor credentials."""
+
+    def step(self, out: Path) -> "ShardedStep":
+        """The work towards a directory. Raises InputError on bad input."""
+
+    def summarize(self, notes: list[ShardNote]) -> ShardNote:
+        """The summary of all shards."""
+
+
+def run_in_process(job: ShardedJob, out: Path, on_shard: Callable[[int], None] = lambda count: None) -> ShardNote:
+    """Do all of a job in this process; returns its summary."""
+    step = job.step(out)
+    step.begin()
+    step.run(on_shard=on_shard)
+    return step.finish(job.summarize)
+
+
+class ShardedStep:
+    """`job` is what the output depends on; a directory that another job began is refused.
+
+    `shards` are the inputs. `open_work(rank, tasks)` gives, as a context, the function that writes the outputs of one
+    shard below a folder and returns its note.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        job: dict[str, Any],
+        shards: list[Path],
+        open_work: Callable[[int, int], AbstractContextManager[ShardWork]],
+    ) -> None:
+        self.out = out.absolute()
+        self.shards = shards
+        self._open_work = open_work
+        self._part = part_of(self.out)
+        self._job = {**job, "shards": [path.name for path in shards]}
+
+    def begin(self) -> None:
+        """Make, or find, the directory of what is unfinished. Raises InputError where it is another job's."""
+        refuse_existing(self.out)
+        note = self._part / "job.json"
+        if note.exists() and read_json(note) != self._job:
+            raise InputError(f"{self._part} was begun with other inputs or options: remove it, or name another")
+        self._part.mkdir(parents=True, exist_ok=True)
+        write_json(note, self._job)
+
+    def run(self, rank: int = 0, tasks: int = 1, on_shard: Callable[[int], None] = lambda count: None) -> None:
+        """Do every `tasks`-th shard from number `rank` on, but for those that are done."""
+        if self.out.exists():
+            return  # another one has finished it all
+        with self._open_work(rank, tasks) as work:
+            for shard in self.shards[rank::tasks]:
+                if not self._note(shard).exists():
+                    self._do(shard, work)
+                on_shard(1)
+
+    def _do(self, shard: Path, work: ShardWork) -> None:
+        notes = self._part / "notes"
+        notes.mkdir(parents=True, exist_ok=True)
+        lock_file = notes / f"{shard.name}.lock{PART}"
+        lock = take_lock(lock_file)
+        try:
+            if not self._note(shard).exists():
+                write_json(self._note(shard), work(shard, self._part))
+        finally:
+            lock_file.unlink(missing_ok=True)
+            os.close(lock)
+
+    def finish(self, summarize: Callable[[list[ShardNote]], ShardNote]) -> ShardNote:
+        """Give the whole its name, with a summary made of all notes; nothing is done where that has happened."""
+        if self.out.exists():
+            found: ShardNote = read_json(self.out / "summary.json")
+            return found
+        missing = [shard.name for shard in self.shards if not self._note(shard).exists()]
+        if missing:
+            raise InputError(f"{self.out} is not finished ({len(missing)} shards are missing): start the command again")
+        summary = summarize([read_json(self._note(shard)) for shard in self.shards])
+        write_json(self._part / "summary.json", summary)
+        self._part.replace(self.out)
+        shutil.rmtree(self.out / "notes")
+        (self.out / "job.json").unlink()
+        return summary
+
+    def _note(self, shard: Path) -> Path:
+        return self._part / "notes" / f"{shard.name}.json"
+
+
+def shards_in(directory: Path, kind: str, made_by: str) -> list[Path]:
+    """The shards KIND/*.jsonl.zst of a directory, in order. Raises InputError where there are none."""
+    found = sorted((directory / kind).glob("*.jsonl.zst"))
+    if not found:
+        raise InputError(f"{directory} holds no {kind}/*.jsonl.zst: make them with {made_by}")
+    return found

@@ -1,0 +1,1 @@
+"""Exact n-gram leakage of benchmarks into corpora."""

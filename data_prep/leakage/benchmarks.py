@@ -1,0 +1,105 @@
+"""Benchmark files for decontamination: JSON Lines or Parquet, one instance a row; and the ids of their texts."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.io.errors import InputError
+from data_prep.io.files import read_jsonl
+from data_prep.tokenizers import Tokenizer, load_tokenizer
+from data_prep.tokenizers.encoder import Encoder, fastest_exact
+
+_ID_FIELDS = ("task_id", "instance_id", "unique_id", "id")
+# Prompt and canonical solution of the benchmarks that people use, where no fields are named.
+_KNOWN_FIELDS = (
+    ("prompt", "canonical_solution"),
+    ("problem_statement", "patch"),
+    ("question", "answer"),
+    ("problem", "solution"),
+)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """`rows` as read; `fields` are joined in order, without anything between, to the reference text."""
+
+    path: Path
+    fields: tuple[str, ...]
+    rows: list[dict[str, Any]]
+
+    def texts(self) -> list[str]:
+        """The reference text of each instance."""
+        return ["".join(row[field] for field in self.fields) for row in self.rows]
+
+    def ids(self) -> list[str]:
+        """The instance's own id, else its number."""
+        name = next((field for field in _ID_FIELDS if field in self.rows[0]), None)
+        return [str(row.get(name, number) if name else number) for number, row in enumerate(self.rows)]
+
+
+@dataclass(frozen=True)
+class References:
+    """Benchmarks as one tokenizer sees them: the `ids` of every reference text, one benchmark after another.
+
+    `description` ties corpora to the tokenizer.
+    """
+
+    benchmarks: Sequence[Benchmark]
+    tokenizer: Tokenizer
+    encoder: Encoder
+    description: dict[str, Any]
+    ids: list[npt.NDArray[np.integer]]
+
+    @classmethod
+    def read(cls, arguments: Sequence[str], tokenizer_path: Path) -> Self:
+        """From FILE or FILE:field+field, and the path of a tokenizer."""
+        benchmarks = [read_benchmark(argument) for argument in arguments]
+        tokenizer, description = load_tokenizer(tokenizer_path)
+        encoder = fastest_exact(tokenizer)
+        flat, lengths = encoder.encode([text for benchmark in benchmarks for text in benchmark.texts()])
+        return cls(benchmarks, tokenizer, encoder, description, np.split(flat, np.cumsum(lengths)[:-1]))
+
+
+def read_benchmark(argument: str) -> Benchmark:
+    """A benchmark from FILE or FILE:field+field. Raises InputError for a file or a field that is not there."""
+    file, colon, named = argument.rpartition(":")
+    path = Path(file if colon else argument)
+    rows = list(_rows(path))
+    if not rows:
+        raise InputError(f"{path} holds no instances: give a benchmark with at least one")
+    fields = tuple(named.split("+")) if colon else _guess_fields(path, rows[0])
+    for number, row in enumerate(rows, 1):
+        missing = [field for field in fields if not isinstance(row.get(field), str)]
+        if missing:
+            known = ", ".join(key for key, value in row.items() if isinstance(value, str))
+            raise InputError(f"{path}, instance {number}, has no text under {missing[0]}; its text fields are: {known}")
+    return Benchmark(path, fields, rows)
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    if path.suffix != ".parquet":
+        yield from read_jsonl(path)
+        return
+    from pyarrow import ArrowInvalid
+    from pyarrow.parquet import ParquetFile
+
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is no file")
+    try:
+        for batch in ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
+    except ArrowInvalid as error:
+        raise InputError(f"{path} is not a Parquet file: {error}") from None
+
+
+def _guess_fields(path: Path, row: dict[str, Any]) -> tuple[str, ...]:
+    for fields in _KNOWN_FIELDS:
+        if all(field in row for field in fields):
+            return fields
+    raise InputError(
+        f"{path}: name the fields of prompt and solution, as in {path}:prompt+solution; it has {', '.join(row)}"
+    )

@@ -1,0 +1,1 @@
+"""Sharded jobs on one machine, Slurm or Ray."""

@@ -1,0 +1,144 @@
+"""Pull requests and the corpus engine as steps of datatrove: many files, on one machine, on Slurm or on Ray.
+
+datatrove starts tasks and remembers which have ended; a task that it starts twice, or that is killed between our commit
+and its note, changes nothing: every step finds its own finished output, or goes on with what it left.
+"""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Literal
+
+from datatrove.data import DocumentsPipeline
+from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
+from datatrove.executor.base import PipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+
+from data_prep.io.errors import InputError, WorkFailed
+from data_prep.io.shards import ShardedJob
+from data_prep.pipeline.tasks import keep_to_job, merge_shards, tokenize_shard
+from data_prep.tokenize.tokenize import TokenizeJob
+
+ExecutorKind = Literal["local", "slurm", "ray"]
+
+
+class TokenizeShard(PipelineStep):
+    """Task r encodes every n-th input from number r on into the shard of its own below `out`."""
+
+    name = "davinci tokenize"
+    type = "TOKENIZER"
+
+    def __init__(self, job: TokenizeJob, out: Path) -> None:
+        super().__init__()
+        self.job = job
+        self.out = out
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Write the shard of one task."""
+        manifest = tokenize_shard(self.job, self.out, rank, world_size)
+        self.stat_update("documents", value=manifest["documents"], unit="task")
+        self.stat_update("tokens", value=manifest["tokens"], unit="task")
+        return data
+
+
+class MergeShards(PipelineStep):
+    """One task merges the shards of `tasks` tasks into the corpus `prefix`."""
+
+    name = "davinci merge"
+    type = "MERGER"
+
+    def __init__(self, out: Path, tasks: int, prefix: Path) -> None:
+        super().__init__()
+        self.out, self.tasks, self.prefix = out, tasks, prefix
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Write the merged corpus."""
+        manifest = merge_shards(self.out, self.tasks, self.prefix)
+        self.stat_update("tokens", value=manifest["tokens"], unit="task")
+        return data
+
+
+def executor(
+    kind: ExecutorKind, steps: list[PipelineStep], tasks: int, workers: int, logs: Path, **options: Any
+) -> PipelineExecutor:
+    """A datatrove executor for `tasks` tasks, `workers` at a time; `options` are those of its class.
+
+    `depends` among them is the executor that must have ended before, of the same kind.
+    """
+    kinds = {"local": LocalPipelineExecutor, "slurm": SlurmPipelineExecutor, "ray": RayPipelineExecutor}
+    try:
+        return kinds[kind](pipeline=steps, tasks=tasks, workers=workers, logging_dir=str(logs), **options)
+    except TypeError as error:  # an option that the executor does not know, or lacks
+        raise InputError(f"datatrove's {kind} executor does not take these options: {error}") from None
+
+
+def start(job: PipelineExecutor) -> None:
+    """Run it, or hand it in. Raises InputError where Slurm is not here, WorkFailed where it refuses."""
+    if isinstance(job, SlurmPipelineExecutor) and shutil.which("sbatch") is None:
+        raise InputError("sbatch is not on the path: start this where Slurm is, or with --executor local")
+    try:
+        job.run()
+    except subprocess.CalledProcessError as error:
+        raise WorkFailed(
+            f"{error.cmd[0]} refused a job, for the reason above: mend the --option that it names"
+        ) from None
+
+
+def tokenize_shards(
+    job: TokenizeJob, out: Path, tasks: int, workers: int, kind: ExecutorKind, merge_to: Path, **options: Any
+) -> PipelineExecutor:
+    """Executor of the whole job: shards below `out`, then one corpus. `start` it.
+
+    Raises InputError when `out` holds shards of another job.
+    """
+    keep_to_job(job, out, tasks)
+    shards = executor(kind, [TokenizeShard(job, out)], tasks, workers, out / "logs" / "tokenize", **options)
+    merge = MergeShards(out, tasks, merge_to)
+    return executor(kind, [merge], 1, 1, out / "logs" / "merge", depends=shards, **options)
+
+
+class RunShards(PipelineStep):
+    """Task r does every n-th shard of a job from number r on; what is done already is not done again."""
+
+    name = "davinci shards"
+    type = "SHARDS"
+
+    def __init__(self, job: ShardedJob, out: Path) -> None:
+        super().__init__()
+        self.job, self.out = job, out
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Do the shards of one task."""
+        self.job.step(self.out).run(rank, world_size)
+        return data
+
+
+class FinishShards(PipelineStep):
+    """One task sums up, and gives the whole its name."""
+
+    name = "davinci summary"
+    type = "SHARDS"
+
+    def __init__(self, job: ShardedJob, out: Path) -> None:
+        super().__init__()
+        self.job, self.out = job, out
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Write the summary."""
+        self.job.step(self.out).finish(self.job.summarize)
+        return data
+
+
+def run_sharded(
+    job: ShardedJob, out: Path, tasks: int, workers: int, kind: ExecutorKind, **options: Any
+) -> PipelineExecutor:
+    """Executor of a job that is done in shards. `start` it. Raises InputError on bad input."""
+    step = job.step(out)
+    if not 1 <= tasks <= len(step.shards):
+        raise InputError(f"--tasks is {tasks}; it must be from 1 to {len(step.shards)}, the number of shards")
+    if workers < 1:
+        raise InputError(f"--workers is {workers}; it must be at least 1")
+    step.begin()
+    logs = out.absolute().with_name(f"{out.name}.logs")
+    shards = executor(kind, [RunShards(job, out.absolute())], tasks, workers, logs / "shards", **options)
+    return executor(kind, [FinishShards(job, out.absolute())], 1, 1, logs / "summary", depends=shards, **options)

@@ -1,1 +1,0 @@
-"""Pull requests as localize-read-edit samples."""

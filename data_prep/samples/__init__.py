@@ -1,0 +1,1 @@
+"""Changes rebuilt as training documents, each proven by replay."""

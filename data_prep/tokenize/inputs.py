@@ -1,0 +1,215 @@
+"""Input files in chunks: cheap to cut in one process, parsed where they are encoded.
+
+A path is a file (.jsonl, .json, plain or .gz or .zst; .parquet), a directory (one that `datasets` saved, else every
+such file below it) or a glob pattern.
+"""
+
+import glob
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from data_prep.io.errors import InputError
+from data_prep.io.files import read_chunks
+
+if TYPE_CHECKING:
+    import pyarrow
+
+CHUNK_BYTES = 2 << 20  # bounds memory and still keeps every core busy
+_MOST_ROWS = 1024
+OPTIONAL_COLUMNS = ("tools",)
+_BRACE = ord("{")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_LINES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
+_SUFFIXES = (*_LINES, ".parquet")
+
+
+@dataclass(frozen=True)
+class ReadCursor:
+    """Where reading goes on: number of the input, offset (bytes of its text, or rows), number of the next record."""
+
+    input: int = 0
+    offset: int = 0
+    record: int = 1
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some whole records of one input: lines of JSON, or rows of a table. `first` is the number of the first one."""
+
+    path: Path
+    first: int
+    after: ReadCursor
+    lines: bytes | None = None
+    rows: "pyarrow.RecordBatch | None" = None
+
+
+class BrokenRecord(ValueError):
+    """A line that holds no JSON object."""
+
+
+def expand(arguments: list[str]) -> list[Path]:
+    """Files and saved datasets behind the arguments, in the order given; those of one argument sorted, each once."""
+    found: list[Path] = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.exists():
+            found += _inputs_at(path)
+        elif matches := sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207, it may be absolute
+            found += dict.fromkeys(inside for match in matches for inside in _inputs_at(Path(match)))
+        elif glob.has_magic(argument):
+            raise InputError(f"{argument} matches no file")
+        else:
+            raise InputError(f"{path} does not exist")
+    return found
+
+
+def _inputs_at(path: Path) -> list[Path]:
+    if path.is_dir() and not _is_saved_dataset(path):
+        inside = list(_inputs_below(path))
+        if not inside:
+            raise InputError(f"{path} holds no saved dataset and no file that ends in {', '.join(_SUFFIXES)}")
+        return inside
+    if path.is_file() and not path.name.endswith(_SUFFIXES):
+        raise InputError(f"{path} is no known input: give {', '.join(_SUFFIXES)} or a saved dataset")
+    return [path]
+
+
+def _inputs_below(directory: Path) -> Iterator[Path]:
+    for child in sorted(directory.iterdir()):
+        if _is_saved_dataset(child) or (child.is_file() and child.name.endswith(_SUFFIXES)):
+            yield child
+        elif child.is_dir():
+            yield from _inputs_below(child)
+
+
+def _is_saved_dataset(path: Path) -> bool:
+    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
+
+
+def read(paths: list[Path], columns: list[str], cursor: ReadCursor | None = None) -> Iterator[Chunk]:
+    """Chunks of all inputs, from a place (`after` of a chunk) on."""
+    cursor = cursor or ReadCursor()
+    for number in range(cursor.input, len(paths)):
+        yield from _read_one(paths[number], columns, cursor if number == cursor.input else ReadCursor(number))
+
+
+def _read_one(path: Path, columns: list[str], cursor: ReadCursor) -> Iterator[Chunk]:
+    if path.is_dir():
+        yield from _read_saved_dataset(path, columns, cursor)
+    elif path.suffix == ".parquet":
+        yield from _read_parquet(path, columns, cursor)
+    else:
+        yield from _read_lines(path, cursor)
+
+
+def _read_lines(path: Path, cursor: ReadCursor) -> Iterator[Chunk]:
+    pending: list[bytes] = []
+    for block in read_chunks(path, CHUNK_BYTES, cursor.offset):
+        cut = block.rfind(b"\n") + 1
+        if not cut:
+            pending.append(block)  # a line longer than a block
+            continue
+        chunk = _lines_from(path, cursor, b"".join([*pending, memoryview(block)[:cut]]))
+        yield chunk
+        cursor, pending = chunk.after, [block[cut:]]
+    if rest := b"".join(pending):
+        yield _lines_from(path, cursor, rest)
+
+
+def _lines_from(path: Path, cursor: ReadCursor, lines: bytes) -> Chunk:
+    after = ReadCursor(cursor.input, cursor.offset + len(lines), cursor.record + lines.count(b"\n"))
+    return Chunk(path, cursor.record, after, lines=lines)
+
+
+def _read_parquet(path: Path, columns: list[str], cursor: ReadCursor) -> Iterator[Chunk]:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        file = ParquetFile(path, pre_buffer=False, buffer_size=CHUNK_BYTES)  # else it holds a whole row group
+        columns = _columns_there(path, columns, file.schema_arrow.names)
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        rows = _rows_per_batch(sum(group.total_byte_size for group in groups), file.metadata.num_rows)
+        yield from _number_rows(path, file.iter_batches(rows, columns=columns), cursor)
+    except ArrowException as error:
+        raise InputError(f"{path} is not a whole Parquet file: {error}") from None
+
+
+def _rows_per_batch(total_bytes: int, rows: int) -> int:
+    """So many that a batch is about as large as a chunk of lines."""
+    return max(1, min(_MOST_ROWS, CHUNK_BYTES * rows // max(total_bytes, 1)))
+
+
+def _read_saved_dataset(path: Path, columns: list[str], cursor: ReadCursor) -> Iterator[Chunk]:
+    from datasets import DatasetDict, load_from_disk
+
+    loaded = load_from_disk(path)
+    if isinstance(loaded, DatasetDict):
+        if len(loaded) != 1:
+            raise InputError(
+                f"{path} holds the splits {', '.join(loaded)}: give one, as in {path / next(iter(loaded))}"
+            )
+        [loaded] = loaded.values()
+    columns = _columns_there(path, columns, loaded.column_names)
+    rows = _rows_per_batch(loaded.data.nbytes, len(loaded.data))
+    tables = loaded.select_columns(columns).with_format("arrow").iter(batch_size=rows)
+    yield from _number_rows(path, (batch for table in tables for batch in table.to_batches()), cursor)
+
+
+def _columns_there(path: Path, columns: list[str], known: list[str]) -> list[str]:
+    """The columns to read: all must be there but the optional ones."""
+    for column in columns:
+        if column not in known and column not in OPTIONAL_COLUMNS:
+            raise InputError(f"{path} has no column '{column}'; its columns are: {', '.join(known)}")
+    return [column for column in columns if column in known]
+
+
+def _number_rows(path: Path, batches: Iterator["pyarrow.RecordBatch"], cursor: ReadCursor) -> Iterator[Chunk]:
+    row = 0
+    for batch in batches:
+        skip = max(0, min(cursor.offset - row, batch.num_rows))
+        row += batch.num_rows
+        if rows := batch.num_rows - skip:
+            yield Chunk(path, row - rows + 1, ReadCursor(cursor.input, row, row + 1), rows=batch.slice(skip))
+
+
+def records_of(chunk: Chunk) -> Iterator[tuple[int, dict[str, Any] | BrokenRecord]]:
+    """Each record with its number; for a line that is no JSON object, what is wrong with it. Empty lines are none."""
+    if chunk.rows is not None:
+        try:
+            yield from enumerate(chunk.rows.to_pylist(), chunk.first)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{chunk.path}, from record {chunk.first} on, is not UTF-8: {error}") from None
+        return
+    assert chunk.lines is not None
+    lines, start = memoryview(chunk.lines), 0  # nothing is copied on the way to the parser
+    for number in itertools.count(chunk.first):
+        end = chunk.lines.find(b"\n", start)
+        line = lines[start:] if end < 0 else lines[start:end]
+        if line and line[0] != _BRACE:
+            line = memoryview(line.tobytes().removeprefix(_BYTE_ORDER_MARK if number == 1 else b"").strip())
+        if line:
+            yield number, _parse(line)
+        if end < 0:
+            return
+        start = end + 1
+
+
+def _parse(line: memoryview) -> dict[str, Any] | BrokenRecord:
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        try:
+            record = json.loads(line.tobytes())  # takes NaN, which Python writes
+            orjson.dumps(record)  # and half characters, which are no text
+        except (ValueError, TypeError, RecursionError):
+            return BrokenRecord(f"is not JSON: {error}")
+    if not isinstance(record, dict):
+        return BrokenRecord(f"holds a {type(record).__name__}; it must be a JSON object")
+    return record

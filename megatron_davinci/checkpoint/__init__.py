@@ -1,1 +1,0 @@
-"""Checkpoints: save, resume, export."""

@@ -1,0 +1,85 @@
+"""Recipes as files: YAML, overrides from the command line, and one sentence for the first thing that is wrong."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from data_prep import InputError
+from megatron_davinci.config.messages import sentence
+from megatron_davinci.config.recipe import Recipe
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 8e-5 as text; a learning rate must be a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load_recipe(path: Path, overrides: list[str], with_weights: bool = True) -> Recipe:
+    """Read and check a recipe; `overrides` are key=value with dots between levels. Raises InputError.
+
+    `with_weights`: the directories of weights that it names must be here.
+    """
+    try:
+        values = yaml.load(path.read_bytes(), _Loader)  # noqa: S506  # a SafeLoader
+    except OSError as error:
+        raise InputError(f"recipe {path} cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"recipe {path} holds no keys")
+    for override in overrides:
+        _apply_override(values, override)
+    return parse_recipe(values, with_weights)
+
+
+def parse_recipe(values: dict[str, Any], with_weights: bool = True) -> Recipe:
+    """Check the values of a recipe. Raises InputError with one sentence on the first thing that is wrong."""
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        raise InputError(sentence(error, Recipe)) from None
+    if with_weights:
+        recipe.check_weights()
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """YAML of a recipe with every default written out; load_recipe reads it back."""
+    return yaml.safe_dump(recipe.model_dump(), sort_keys=False)
+
+
+def parse_overrides(overrides: list[str]) -> dict[str, Any]:
+    """The values of key=value pairs, with dots between levels. Raises InputError."""
+    values: dict[str, Any] = {}
+    for override in overrides:
+        _apply_override(values, override)
+    return values
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise InputError(f"override '{override}' is not key=value")
+    try:
+        value = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
+    except yaml.YAMLError:
+        raise InputError(f"override '{override}': {text!r} is not YAML") from None
+    *parents, last = path.split(".")
+    target: Any = values
+    for key in parents:
+        if isinstance(target, list) and key.isdigit() and int(key) < len(target):
+            target = target[int(key)]
+        elif isinstance(target, dict):
+            target = target.setdefault(key, {})
+        else:
+            raise InputError(f"override '{override}': the recipe has no section {key} there")
+    if not isinstance(target, dict):
+        raise InputError(f"override '{override}' names no key of a section")
+    target[last] = value

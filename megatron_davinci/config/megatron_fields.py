@@ -1,0 +1,113 @@
+"""The fields of Megatron's configuration classes, read from the installed package's source without importing it.
+
+Importing megatron.core takes seconds and torch; a recipe is checked before either.
+"""
+
+import ast
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from data_prep import InputError
+from data_prep.io.registry import nearest
+
+# Where the classes stand that a recipe's `megatron:` section may set; bases before what extends them.
+_SOURCES = {
+    "ModelParallelConfig": "model_parallel_config.py",
+    "TransformerConfig": "transformer/transformer_config.py",
+    "OptimizerConfig": "optimizer/optimizer_config.py",
+    "DistributedDataParallelConfig": "distributed/distributed_data_parallel_config.py",
+}
+
+# Set elsewhere in the recipe: a second value here could contradict the first.
+_ELSEWHERE = {
+    **dict.fromkeys(
+        ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels",
+         "normalization", "layernorm_epsilon", "gated_linear_unit", "activation_func", "add_bias_linear",
+         "add_qkv_bias"), "model"),
+    **dict.fromkeys(("lr", "min_lr"), "schedule"),
+    **dict.fromkeys(("calculate_per_token_loss", "average_in_collective"), "the loss contract (never changed)"),
+}  # fmt: skip
+
+# What training here uses so far. The rest of Megatron-Core's fields would be ignored, or is not proven yet: refused.
+_USED = frozenset(
+    {"tensor_model_parallel_size", "pipeline_model_parallel_size", "virtual_pipeline_model_parallel_size",
+     "context_parallel_size", "sequence_parallel", "bf16", "deterministic_mode", "recompute_granularity",
+     "recompute_method", "recompute_num_layers", "recompute_modules", "use_distributed_optimizer",
+     "overlap_grad_reduce", "overlap_param_gather", "grad_reduce_in_fp32", "bucket_size", "optimizer", "weight_decay",
+     "adam_beta1", "adam_beta2", "adam_eps", "clip_grad", "fp8", "fp8_recipe", "fp8_margin", "fp8_amax_history_len",
+     "fp8_amax_compute_algo", "fp8_wgrad", "first_last_layers_bf16", "num_layers_at_start_in_bf16",
+     "num_layers_at_end_in_bf16"}
+)  # fmt: skip
+_REFUSED = {
+    **dict.fromkeys(
+        ("fp8_dot_product_attention", "fp8_multi_head_attention"),
+        "attention stays in bf16: over packed rows Transformer Engine's FP8 attention has no backward pass on Hopper"),
+    "fp8_param": "weights stay in bf16 beside their fp32 main copies: a checkpoint is the same with fp8 and without",
+}  # fmt: skip
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "optimizer": ("adam",),
+    "fp8": ("hybrid", "e4m3", None),
+    "fp8_recipe": ("tensorwise", "blockwise", "delayed"),  # mxfp8 is Blackwell's
+    "fp8_amax_compute_algo": ("most_recent", "max"),
+}
+_RANGES = {  # from, to (not included)
+    "adam_beta1": (0.0, 1.0),
+    "adam_beta2": (0.0, 1.0),
+    "adam_eps": (0.0, float("inf")),
+    "weight_decay": (0.0, float("inf")),
+    "clip_grad": (0.0, float("inf")),
+    "bucket_size": (1, float("inf")),
+    "recompute_num_layers": (1, float("inf")),
+}
+
+_SIMPLE_TYPES = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+
+
+def check_megatron_fields(values: dict[str, Any]) -> None:
+    """Raise InputError for a name that Megatron's configuration lacks, with its nearest neighbour, or a wrong type."""
+    known = megatron_fields()
+    for name, value in values.items():
+        if name in _ELSEWHERE:
+            raise InputError(f"megatron.{name} is set by {_ELSEWHERE[name]}: leave it out of the megatron section")
+        if name not in known:
+            raise InputError(f"megatron.{name} is no field of Megatron-Core's configuration{nearest(name, known)}")
+        if name in _REFUSED:
+            raise InputError(f"megatron.{name} cannot be set, since {_REFUSED[name]}: leave it out")
+        if name not in _USED:
+            raise InputError(f"megatron.{name} is not used in training yet; what is: {', '.join(sorted(_USED))}")
+        if name in _CHOICES and value not in _CHOICES[name]:
+            raise InputError(f"megatron.{name} is {value!r}; it must be {' or '.join(map(str, _CHOICES[name]))}")
+        types = _SIMPLE_TYPES.get(known[name].removeprefix("Optional[").removesuffix("]"))
+        if value is None and known[name].startswith("Optional["):
+            continue
+        if types and (not isinstance(value, types) or (bool not in types and isinstance(value, bool))):
+            raise InputError(f"megatron.{name} is {value!r}; Megatron-Core wants a value of type {known[name]}")
+        least, limit = _RANGES.get(name, (float("-inf"), float("inf")))
+        if name in _RANGES and not least <= value < limit:
+            raise InputError(f"megatron.{name} is {value}; it must be at least {least} and below {limit}")
+
+
+def used_fields() -> dict[str, str]:
+    """Field name -> annotation, of those that a recipe may set."""
+    return {name: annotation for name, annotation in megatron_fields().items() if name in _USED}
+
+
+@cache
+def megatron_fields() -> dict[str, str]:
+    """Field name -> annotation, over all configuration classes."""
+    try:
+        root = Path(str(distribution("megatron-core").locate_file("megatron/core")))
+    except PackageNotFoundError:
+        raise InputError("megatron-core is not installed: install the extra 'train'") from None
+    fields: dict[str, str] = {}
+    for class_name, file in _SOURCES.items():
+        for node in ast.parse((root / file).read_bytes()).body:
+            if isinstance(node, ast.ClassDef) and node.name == class_name:
+                fields |= {
+                    item.target.id: ast.unparse(item.annotation)
+                    for item in node.body
+                    if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+                }
+    return fields

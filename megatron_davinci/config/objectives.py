@@ -1,0 +1,356 @@
+"""The recipe's section `objective`: what is minimized. Every choice that the RMT paper leaves open is a field here.
+
+Numbers of equations are the paper's. A tuple of three is easy, medium, hard. Torch-free.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+
+from data_prep import InputError
+from megatron_davinci.config.messages import SectionError
+from megatron_davinci.config.registries import (
+    ENGINES,
+    GRADERS,
+    KL_ESTIMATORS,
+    OBJECTIVES,
+    POLICY_LOSSES,
+    PROBLEM_GRADERS,
+)
+from megatron_davinci.config.section import Positive, Section
+
+EntropyKind = Literal["top16", "full"]
+"""Entropy of the 16 likeliest tokens, renormalized, or of all tokens."""
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Three = tuple[NonNegative, NonNegative, NonNegative]
+
+
+def _named_in(registry: Any) -> BeforeValidator:
+    """The field is the name of a member, or an import path that works."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, str):
+            registry.check(value)
+        return value
+
+    return BeforeValidator(check)
+
+
+class ObjectiveOptions(Section):
+    """The section of one objective. A subclass of your own adds fields, and names the classes that carry it out."""
+
+    kind: str
+    inputs_class: ClassVar[str] = "megatron_davinci.data.objective:ObjectiveInputs"
+    """Import path of what opens and checks its inputs: a subclass of `data.objective.ObjectiveInputs`. Torch-free."""
+    objective_class: ClassVar[str]
+    """Import path of what makes its global batches: a subclass of `core.objective.Objective`."""
+
+    def check_stage(self, stage: Any) -> None:
+        """Raise InputError where a `StageRecipe` cannot be trained so."""
+
+    def sources_of_weights(self) -> dict[str, str]:
+        """Key of the recipe -> directory of weights that the objective loads beside the model's own."""
+        return {}
+
+    def check_recipe(self, init_from: str | None) -> None:
+        """Raise InputError where the objective lacks something that the whole recipe must say."""
+
+
+class Ntp(ObjectiveOptions):
+    kind: Literal["ntp"] = "ntp"
+    """ntp: next-token prediction, the mean over all labels of the global batch."""
+    objective_class: ClassVar[str] = "megatron_davinci.core.next_token:NextTokenObjective"
+
+
+class Budget(Section):
+    initial: Positive = 800
+    """B_0 of Eq. 1, in tokens between <think> and </think>."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """B_T = gamma * B_0."""
+    min: Positive = 1
+    """B_min."""
+
+
+class Difficulty(Section):
+    entropy: EntropyKind = "top16"
+    """The entropy that the annotation must hold: of the 16 likeliest tokens, renormalized, or of all."""
+    thresholds: Three = (0.5, 1.0, 1.5)
+    """Where easy, medium and hard start, in nats. What lies below is never asked for."""
+    quantiles: tuple[Share, Share, Share] | None = None
+    """The same as shares that lie below, of the stage's tokens that can be asked for; in place of `thresholds`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, values in (("thresholds", self.thresholds), ("quantiles", self.quantiles or (0, 0, 0))):
+            if list(values) != sorted(values):
+                raise InputError(f"objective.difficulty.{name} are {values}: they must rise from easy to hard")
+        return self
+
+
+class Curriculum(Section):
+    early: Three = (0.6, 0.3, 0.1)
+    """Mix of the levels until t1 (Eq. 3)."""
+    late: Three = (0.1, 0.3, 0.6)
+    """Mix from t2 on (Eq. 4)."""
+    start: Share = 0.3
+    """t1 as a share of the stage's steps."""
+    end: Share = 0.7
+    """t2 as a share of the stage's steps."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, mix in (("early", self.early), ("late", self.late)):
+            if abs(sum(mix) - 1) > 1e-6:
+                raise InputError(f"objective.curriculum.{name} is {mix}, which adds up to {sum(mix):g}: it must be 1")
+        if self.start > self.end:
+            raise InputError(f"objective.curriculum.start is {self.start} and end {self.end}: it must start first")
+        return self
+
+
+class Reward(Section):
+    grader: Annotated[str, _named_in(GRADERS)] = "token_exact"
+    """When an answer is correct: token_exact, byte_prefix, first_token, strip_casefold, or package.module:name of your
+    own; see `rl/rewards.py`."""
+    length_weight: Share = 0.1
+    """w of Eq. 5."""
+    length_only_if_correct: bool = False
+    """Reward the length of correct answers alone."""
+
+
+class Paper(Section):
+    """What the RMT paper leaves open, and nobody has needed another value for."""
+
+    advantage_delta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-6
+    """delta of Eq. 6, whose value the paper does not give."""
+    advantage_ddof: Literal[0, 1] = 1
+    """What is taken off G in the standard deviation of Eq. 6: the paper does not say which deviation it takes."""
+    max_length_reward: NonNegative = 1.0
+    """r_max of Eq. 2, whose value the paper does not give."""
+    ntp_context: Literal["document", "prefix"] = "document"
+    """With a wrap_N template: are next tokens predicted in the document by itself, or behind the template's first
+    part? The paper does not say."""
+
+
+class Policy(Section):
+    kind: Annotated[str, _named_in(POLICY_LOSSES)] = "reinforce"
+    """reinforce: Eq. 7, exactly on-policy; grpo: ratio and clip; dapo: the same, mean over all tokens; or
+    package.module:name of your own, a `core.losses.policy.PolicyLoss`."""
+    clip_low: NonNegative = 0.2
+    """The ratio is clipped below 1 - this."""
+    clip_high: NonNegative | None = None
+    """The ratio is clipped above 1 + this; where absent 0.2, for dapo 0.28."""
+    importance_ratio_cap: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Truncated importance sampling: each token weighs min(pi_trainer / pi_rollout, this), for rollouts from an engine
+    whose numbers differ from the trainer's. The ratio that is clipped is then taken to the trainer's own policy."""
+
+
+class RolloutSource(Section):
+    """Where rollouts come from."""
+
+    engine: str | None
+    engine_class: ClassVar[str | None] = None
+    """Import path of the engine, a subclass of `rl.engines.base.Engine`; None where files are all there is."""
+    top_p: float | None = None
+
+
+class RolloutDirectory(RolloutSource):
+    engine: None = None
+    """No engine: the rollouts are files."""
+    directory: Annotated[str, Field(min_length=1)]
+    """Directory of rollouts, a file for each step: see `davinci rmt prompts`."""
+    top_p: None = None
+    """Not known of files."""
+
+
+class EngineOptions(RolloutSource):
+    """The section of one rollout engine. A subclass of your own adds fields, and names the class of the engine."""
+
+    engine: str
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Draw from the likeliest tokens alone, until they have this much together."""
+
+
+class MegatronRollouts(EngineOptions):
+    engine: Literal["megatron"] = "megatron"
+    """The trainer's own ranks answer, with its own weights."""
+    engine_class: ClassVar[str | None] = "megatron_davinci.rl.engines.megatron:MegatronEngine"
+    cache_tokens: Positive = 65536
+    """Rows whose keys and values each replica holds at once; what exceeds them waits."""
+
+
+def _options_of(registry: Any, key: str, base: type[Section], value: Any) -> Any:
+    """The section that `value`'s own class, named under `key`, makes of it."""
+    if isinstance(value, base) or not isinstance(value, dict) or not isinstance(value.get(key), str):
+        return value
+    section = registry.get(value[key])
+    if not (isinstance(section, type) and issubclass(section, base)):
+        raise InputError(f"{value[key]} is {section!r}: it must be a subclass of {base.__module__}:{base.__name__}")
+    return _parse(section, value)
+
+
+def _parse(section: type[Section], value: dict[str, Any]) -> Section:
+    try:
+        return section.model_validate(value)
+    except ValidationError as error:
+        raise SectionError(error, section) from None
+
+
+def _read_rollouts(value: Any) -> Any:
+    if isinstance(value, str):
+        return RolloutDirectory(directory=value)
+    if not isinstance(value, dict):
+        return value
+    if "directory" in value:
+        return _parse(RolloutDirectory, value)
+    return _options_of(ENGINES, "engine", EngineOptions, {"engine": "megatron", **value})
+
+
+def _read_objective(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return _options_of(OBJECTIVES, "kind", ObjectiveOptions, {"kind": "ntp", **value})
+
+
+RolloutsSection = Annotated[SerializeAsAny[RolloutSource], BeforeValidator(_read_rollouts)]
+ObjectiveSection = Annotated[SerializeAsAny[ObjectiveOptions], BeforeValidator(_read_objective)]
+OptionalObjectiveSection = Annotated[SerializeAsAny[ObjectiveOptions] | None, BeforeValidator(_read_objective)]
+
+
+class RolloutOptions(ObjectiveOptions):
+    """What every objective that learns from rollouts has."""
+
+    inputs_class: ClassVar[str] = "megatron_davinci.rl.inputs:RolloutInputs"
+    objective_class: ClassVar[str] = "megatron_davinci.rl.objectives.rollout:RolloutObjective"
+    prompt_source_class: ClassVar[str]
+    """Import path of what says which prompts there are, a subclass of `rl.prompt_source.PromptSource`."""
+    graded_when_sampled: ClassVar[bool] = False
+    """Rollout files hold whether each response is correct: the document cannot tell."""
+
+    rollouts: RolloutsSection = MegatronRollouts()
+    """Who answers: an engine, or a directory with rollouts to train from, a file for each step: see
+    `davinci rmt prompts`. An engine's are kept in rollouts/ of the run's directory."""
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """G: responses to each prompt; one alone has nothing to be better than."""
+    max_tokens: Positive = 2048
+    """Longest response; those that reach it are cut off."""
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Temperature at which rollouts are sampled, and their tokens scored."""
+    policy: Policy = Policy()
+    """What is maximized."""
+    kl_beta: NonNegative = 0.0
+    """beta of Eq. 7; above 0 the policy is held near the reference model."""
+    kl_estimator: Annotated[str, _named_in(KL_ESTIMATORS)] = "k3"
+    """How the KL divergence is estimated for each token: k3, or package.module:name of your own function."""
+    reference: str | None = None
+    """Weights of the reference model, as for init_from; where absent, the recipe's init_from. Used where kl_beta is
+    above 0; a directory of rollouts must hold its log-probabilities itself."""
+    normalization: Literal["paper", "per_component_tokens"] = "paper"
+    """paper: RL summed over a response, mean over positions and responses; NTP summed over a document, mean over
+    documents. per_component_tokens: each a mean over its own tokens of the whole batch."""
+    share_prefix: bool = True
+    """Compute a document's prefix once for all its responses; false: a sequence for each, the slow reference."""
+    paper: Paper = Paper()
+    """What the paper leaves open, and nobody has needed another value for."""
+
+    if TYPE_CHECKING:  # each objective has them, as fields or fixed
+        template: str
+        budget: Budget | None
+        reward: Reward
+        ntp_lambda: float
+        component_norms_interval: int
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether an engine answers; else the rollouts are files."""
+        return self.rollouts.engine_class is not None
+
+    @property
+    def scores_reference(self) -> bool:
+        """Whether the reference model is loaded here; files hold its log-probabilities themselves."""
+        return self.kl_beta > 0 and self.has_engine
+
+    def check_stage(self, stage: Any) -> None:
+        """Raise InputError where a stage is set up as its trees cannot be."""
+        where = f"stage {stage.name}: objective {self.kind}"
+        if stage.layout.context > 1:
+            raise InputError(
+                f"{where} with context_parallel_size {stage.layout.context}: the rows of a tree cannot be "
+                "sharded so; set it to 1 for this stage"
+            )
+        if stage.megatron.fp8:
+            raise InputError(
+                f"{where} with fp8: the rows of trees and of answers are no multiples of what FP8 takes; set the "
+                "stage's megatron.fp8 to null"
+            )
+        if stage.long_documents == "split":
+            raise InputError(
+                f"{where} needs whole documents, long_documents is split: set the stage's to error or drop"
+            )
+        if stage.batch.unit != "samples" or stage.plan is not None:
+            raise InputError(
+                f"{where} takes documents with the responses to them, which no plan packs: set batch.unit to samples, "
+                "and no plan"
+            )
+
+    def sources_of_weights(self) -> dict[str, str]:
+        """The reference model's, where one is named."""
+        return {} if self.reference is None else {"objective.reference": self.reference}
+
+    def check_recipe(self, init_from: str | None) -> None:
+        """Raise InputError where a reference model is needed, and no weights are named."""
+        if self.scores_reference and self.reference is None and init_from is None:
+            raise InputError(
+                f"objective.kl_beta is {self.kl_beta}, and no weights are named to stay near: set objective.reference "
+                "or init_from, or kl_beta to 0"
+            )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.reference is not None and not self.kl_beta:
+            raise InputError("objective.reference has nothing to do where kl_beta is 0: leave it out, or raise kl_beta")
+        if self.reference is not None and not self.has_engine:
+            raise InputError(
+                "objective.reference has nothing to do where rollouts come from a directory, whose files hold "
+                "reference_log_probs: leave it out"
+            )
+        return self
+
+
+class Rmt(RolloutOptions):
+    prompt_source_class: ClassVar[str] = "megatron_davinci.rl.prompt_source:NextTokenPrompts"
+    kind: Literal["rmt"] = "rmt"
+    """rmt: reinforcement mid-training, Eq. 9: next-token prediction, and GRPO on chosen tokens."""
+    template: str = "suffix_1"
+    """The prompt around the text: suffix_N puts the question after it, wrap_N (the paper's) around it."""
+    positions_per_document: Positive = 1
+    """Positions of each document that are asked for, per epoch."""
+    budget: Budget | None = Budget()
+    """How long the thought should be, by step; null: nobody says, and length is worth nothing (a `free` template)."""
+    difficulty: Difficulty = Difficulty()
+    """Which positions are easy, medium and hard."""
+    curriculum: Curriculum | None = Curriculum()
+    """Which of them are asked for, by step; null: any that is difficult enough, whatever its level."""
+    reward: Reward = Reward()
+    """What a response is worth."""
+    ntp_lambda: NonNegative = 0.1
+    """lambda of Eq. 9; 0 trains no next token."""
+    component_norms_interval: Annotated[int, Field(ge=0)] = 20
+    """Every so many steps the gradient norm of each loss is measured by itself, in two more passes; 0: never."""
+
+
+class Grpo(RolloutOptions):
+    prompt_source_class: ClassVar[str] = "megatron_davinci.rl.problems:ProblemPrompts"
+    graded_when_sampled: ClassVar[bool] = True
+    kind: Literal["grpo"] = "grpo"
+    """grpo: problems whose final answer can be verified, as `davinci rmt problems` writes them; a document is one."""
+    template: str = "problem_1"
+    """The prompt around the problem."""
+    grader: Annotated[str, _named_in(PROBLEM_GRADERS)] = "math"
+    """When two final answers are the same: math (math-verify), or package.module:name of your own function."""
+    budget: ClassVar[None] = None  # type: ignore[misc]
+    reward: ClassVar[Reward] = Reward(length_weight=0.0)  # type: ignore[misc]  # 1 for a correct answer, 0 for another
+    ntp_lambda: ClassVar[float] = 0.0  # type: ignore[misc]
+    component_norms_interval: ClassVar[int] = 0  # type: ignore[misc]  # there is but one loss
+    policy: Policy = Policy(kind="grpo")
+    """What is maximized."""

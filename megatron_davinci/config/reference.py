@@ -1,0 +1,108 @@
+"""Every field of a recipe with its explanation, out of the code: `python -m megatron_davinci.config.reference`."""
+
+import types
+import typing
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from megatron_davinci.config.megatron_fields import used_fields
+from megatron_davinci.config.objectives import ObjectiveOptions, RolloutDirectory, RolloutSource
+from megatron_davinci.config.recipe import Recipe
+from megatron_davinci.config.registries import ENGINES, OBJECTIVES
+from megatron_davinci.config.section import Section
+
+_HEAD = """\
+# Recipe reference
+
+Made from the code by `python -m megatron_davinci.config.reference`. A recipe is one YAML file; on the command line
+`key=value` changes it, with dots for sections and numbers for places in lists: `data.stages.0.epochs=2`. A field
+without a default must be given. The recipe as it was resolved lies in every checkpoint. Where a field says
+package.module:name, it takes your own class or function: see docs/extending.md. Keys that had another name before are
+in docs/renamed.md.
+"""
+
+
+def reference() -> str:
+    """Markdown: a table for the recipe and one for each of its sections, then Megatron's fields."""
+    parts = [_HEAD, *_sections("The recipe", Recipe, set())]
+    fields = "".join(f"- `{name}`: {annotation}\n" for name, annotation in sorted(used_fields().items()))
+    parts.append(
+        "## megatron\n\nFields of Megatron-Core's TransformerConfig, OptimizerConfig and DistributedDataParallelConfig "
+        f"that training here takes, spelled its way:\n\n{fields}"
+    )
+    return "\n".join(parts)
+
+
+def _sections(title: str, section: type[Section], told: set[type]) -> Iterator[str]:
+    told.add(section)
+    rows = "".join(_row(name, field) for name, field in section.model_fields.items())
+    yield f"## {title}\n\n| field | type | default | meaning |\n|---|---|---|---|\n{rows}"
+    for name, field in section.model_fields.items():
+        for inner in _sections_in(field.annotation):
+            if inner not in told:
+                yield from _sections(_title(name, inner), inner, told)
+
+
+def _title(name: str, section: type[Section]) -> str:
+    """The key, and of several kinds which."""
+    tag = next((tag for tag in ("kind", "engine") if tag in section.model_fields), None)
+    if name not in ("objective", "rollouts") or tag is None:
+        return name
+    kinds = get_args(section.model_fields[tag].annotation)
+    return f"{name}: {{{tag}: {kinds[0]}}}" if kinds else f"{name}: a directory"
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    default = "" if field.is_required() else f"`{_plain(field.get_default(call_default_factory=True))}`"
+    explained = " ".join((field.description or "").split()).replace("|", "\\|")
+    return f"| `{name}` | {_type(field.annotation)} | {default} | {explained} |\n"
+
+
+def _plain(value: Any) -> str:
+    if value is None or value is PydanticUndefined:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Section):
+        return "see there"
+    return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+def _type(annotation: Any) -> str:
+    """In the words of YAML."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin in (Union, types.UnionType):
+        several = dict.fromkeys(_type(each) for each in arguments if each is not type(None))
+        return " or ".join([*several, *(["null"] if type(None) in arguments else [])])
+    if origin in (list, tuple):
+        count = len(arguments) if origin is tuple else 1
+        return f"list of {count} x {_type(arguments[0])}" if count > 1 else f"list of {_type(arguments[0])}"
+    if origin is dict:
+        return "fields"
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return "section"
+    if annotation is type(None):
+        return "null"
+    return {"int": "whole number", "float": "number", "str": "text", "bool": "true, false"}[annotation.__name__]
+
+
+def _sections_in(annotation: Any) -> Iterator[type[Section]]:
+    if annotation is ObjectiveOptions:
+        yield from map(OBJECTIVES.get, OBJECTIVES.names())
+    elif annotation is RolloutSource:
+        yield from [*map(ENGINES.get, ENGINES.names()), RolloutDirectory]
+    elif isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for inner in typing.get_args(annotation):
+        yield from _sections_in(inner)
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

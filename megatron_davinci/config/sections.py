@@ -1,0 +1,111 @@
+"""The sections of a recipe, each field with its explanation beneath."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from data_prep.corpus import LongDocuments
+from megatron_davinci.config.objectives import OptionalObjectiveSection
+from megatron_davinci.config.section import Positive, Section
+
+
+class Blend(Section):
+    corpus: str
+    """PREFIX of PREFIX.bin, PREFIX.idx and PREFIX.manifest.json."""
+    repeat: Positive = 1
+    """How often each document comes in one epoch; daVinci-Dev takes passing rollouts three times."""
+
+
+class Batch(Section):
+    global_batch_size: Positive
+    """Units per optimizer step; daVinci-Dev: 1024 samples."""
+    unit: Literal["samples", "sequences", "tokens"] = "samples"
+    """samples: that many documents, packed inside the batch; sequences or tokens: out of a pack plan."""
+    micro_batch_size: Positive = 1
+    """Packed sequences that one forward pass takes, laid end to end in one row."""
+
+
+class Schedule(Section):
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """Peak learning rate; daVinci-Dev: 8e-5, in fine-tuning 1e-5."""
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    """Where the decay would arrive one step after the last."""
+    lr_warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of all steps over which the learning rate rises linearly; daVinci-Dev: 0.05, in fine-tuning 0.1."""
+    lr_warmup_iters: Annotated[int, Field(ge=0)] | None = None
+    """The same as a number of steps, in place of the share."""
+    lr_decay_style: Literal["cosine", "constant"] = "cosine"
+    """What follows the warm-up."""
+
+
+class Stage(Section):
+    name: Annotated[str, Field(min_length=1)]
+    """For logs, the ledger and people; no two stages share one."""
+    blend: Annotated[list[Blend], Field(min_length=1)]
+    """The corpora of this stage, drawn together."""
+    epochs: Positive = 1
+    """How often the whole blend is seen."""
+    plan: str | None = None
+    """Pack plan for batches of sequences or tokens: from `davinci data pack` with the corpora in the blend's order,
+    each as often as it is repeated; made on start, and kept beside the run, where absent."""
+    loss_mask: bool = True
+    """Predict only the tokens that a corpus's loss mask marks, where it has one; false: all, as in mid-training."""
+    seq_length: Positive | None = None
+    """In place of data.seq_length."""
+    long_documents: LongDocuments | None = None
+    """In place of data.long_documents."""
+    batch: Batch | None = None
+    """In place of the recipe's batch."""
+    megatron: dict[str, Any] = Field(default_factory=dict)
+    """Fields in place of the recipe's, or beside them. With another layout a stage begins in fresh processes."""
+    objective: OptionalObjectiveSection = None
+    """In place of the recipe's: reinforcement mid-training after mid-training, say."""
+    schedule: Schedule | None = None
+    """A learning rate of its own, over this stage's steps, from a fresh optimizer: fine-tuning after mid-training.
+    Stages without one share the recipe's, over all their steps together."""
+
+
+class Data(Section):
+    seq_length: Positive
+    """Tokens of one packed sequence."""
+    stages: Annotated[list[Stage], Field(min_length=1)]
+    """Run in this order."""
+    long_documents: LongDocuments = "error"
+    """What to do with a document longer than seq_length."""
+
+
+class Evaluation(Section):
+    eval_interval: Positive
+    """Optimizer steps between evaluations; there is one after the last step too."""
+    held_out_documents: Positive
+    """Documents of each corpus that are never trained on; their loss is reported by corpus."""
+
+
+class FaultTolerance(Section):
+    max_skipped_steps: Annotated[int, Field(ge=0)] = 0
+    """How many steps in a row may be skipped, their documents counted as seen, because the loss or a gradient is not
+    finite; one more stops the run."""
+    watchdog_timeout: Positive | None = 1800
+    """Seconds that a rank may be silent, or the work of all stand still, before each writes its stacks to stacks/ of
+    the run's directory, the rank that the others wait for is named, and the run ends with exit code 3; null: for
+    ever."""
+
+
+class Wandb(Section):
+    project: Annotated[str, Field(min_length=1)]
+    """Project of Weights & Biases; the account is what `wandb login` or WANDB_API_KEY says, WANDB_MODE=offline none."""
+    name: str | None = None
+    """The run's name there; where absent, that of checkpoint.dir."""
+
+
+class Checkpoint(Section):
+    dir: Annotated[str, Field(min_length=1)]
+    """Directory of the run: step_NNNNNNN/, latest, metrics."""
+    save_interval: Positive = 200
+    """Optimizer steps between checkpoints; the last step is always saved."""
+    save_total_limit: Positive = 3
+    """How many of the newest checkpoints stay."""
+    save_retain_interval: Positive | None = None
+    """Those whose step is a multiple of this stay too."""
+    async_save: bool = False
+    """Write checkpoints while training goes on, in processes of their own, which take a copy of what changes."""

@@ -1,0 +1,1 @@
+"""What touches Megatron-Core: groups, models, attention, losses, optimizer, one step."""

@@ -1,0 +1,71 @@
+"""The only place that knows whether there is a GPU, and what follows from that."""
+
+import resource
+from typing import Any
+
+import torch
+
+CPU = torch.device("cpu")
+
+_FP8_CAPABILITY = (8, 9)  # Ada and Hopper
+
+
+def has_gpu() -> bool:
+    """True where CUDA can be used."""
+    return torch.cuda.is_available()
+
+
+def why_no_fp8() -> str:
+    """The reason for which matrices cannot be multiplied in FP8 here; empty where they can."""
+    if not has_gpu():
+        return "this machine has no GPU"
+    capability = torch.cuda.get_device_capability()
+    if capability < _FP8_CAPABILITY:
+        return f"{torch.cuda.get_device_name()} has compute capability {capability}, FP8 needs {_FP8_CAPABILITY}"
+    return ""
+
+
+def backend() -> str:
+    """The process-group backend of this machine."""
+    return "nccl" if has_gpu() else "gloo"
+
+
+def local_device(local_rank: int) -> torch.device:
+    """The device of one rank, by its number on this machine; Slurm may have each rank see its own GPU alone."""
+    if not has_gpu():
+        return CPU
+    visible = torch.cuda.device_count()
+    device = torch.device("cuda", local_rank if visible > 1 else 0)
+    torch.cuda.set_device(device)
+    return device
+
+
+def transformer_config_fields(interleaved: bool) -> dict[str, Any]:
+    """Fields of Megatron's TransformerConfig that depend on the device: fused kernels exist only for CUDA.
+
+    On gloo, an interleaved pipeline with batch_p2p_comm gives wrong gradients without a word.
+    """
+    if has_gpu():
+        return {"apply_rope_fusion": True, "bias_activation_fusion": True, "bias_dropout_fusion": True,
+                "batch_p2p_comm": not interleaved, "overlap_p2p_comm": interleaved}  # fmt: skip
+    off = ("gradient_accumulation_fusion", "masked_softmax_fusion", "bias_activation_fusion", "bias_dropout_fusion",
+           "persist_layer_norm", "batch_p2p_comm")  # fmt: skip
+    return {"use_cpu_initialization": True, **dict.fromkeys(off, False)}
+
+
+def synchronize() -> None:
+    """Wait until the GPU has done what it was given: before a clock is read."""
+    if has_gpu():
+        torch.cuda.synchronize()
+
+
+def name() -> str:
+    """The name of this rank's GPU, or "cpu"."""
+    return torch.cuda.get_device_name() if has_gpu() else "cpu"
+
+
+def peak_memory() -> int:
+    """Bytes that were in use at most: of this rank's GPU or, without one, of this process."""
+    if has_gpu():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,122 @@
+"""Processes and their groups: from torchrun's environment, or this process alone."""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+from torch._C._distributed_c10d import HashStore
+
+from data_prep import InputError
+from megatron_davinci.config import StageRecipe
+from megatron_davinci.core import device, patches
+
+TIMEOUT = timedelta(minutes=30)
+
+_T = TypeVar("_T")
+
+
+@contextmanager
+def world(timeout: timedelta = TIMEOUT) -> Iterator[None]:
+    """The process group of all ranks: torchrun's, or this process alone.
+
+    `timeout`: how long a rank waits for the others in a collective before it gives up.
+    """
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")  # orders communication before the GEMM that hides it
+    patches.run_on_cpu_without_gpu()
+    device.local_device(_local_rank())  # before anything else asks CUDA for memory, which would be that of GPU 0
+    if "RANK" in os.environ:
+        dist.init_process_group(device.backend(), timeout=timeout)
+    else:
+        dist.init_process_group(device.backend(), store=HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def model_parallel(stage: StageRecipe, seed: int, timeout: timedelta = TIMEOUT) -> Iterator[torch.device]:
+    """Megatron's groups for a stage's layout, inside `world`; gives this rank's device."""
+    if stage.megatron.deterministic_mode:
+        os.environ.setdefault("NVTE_ALLOW_NONDETERMINISTIC_ALGO", "0")  # Megatron insists, before it builds a layer
+    layout = stage.layout
+    minutes = math.ceil(timeout / timedelta(minutes=1))
+    parallel_state.initialize_model_parallel(
+        layout.tensor,
+        layout.pipeline,
+        layout.virtual_pipeline,
+        context_parallel_size=layout.context,
+        distributed_timeout_minutes=minutes,
+    )
+    try:
+        model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
+        yield device.local_device(_local_rank())
+    finally:
+        _destroy_groups()
+
+
+def context_rank() -> tuple[int, int]:
+    """This rank's number among those that share its sequences, and how many they are."""
+    return parallel_state.get_context_parallel_rank(), parallel_state.get_context_parallel_world_size()
+
+
+def data_rank() -> tuple[int, int]:
+    """This rank's number among those that share out a batch's micro-batches, and how many they are."""
+    return parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+
+
+def data_group() -> dist.ProcessGroup:
+    """The ranks that share out a batch's micro-batches."""
+    group: dist.ProcessGroup = parallel_state.get_data_parallel_group()
+    return group
+
+
+def broadcast_object(value: _T) -> _T:
+    """The main rank's value, on every rank."""
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def all_gather_object(value: _T, group: dist.ProcessGroup | None = None) -> list[_T]:
+    """Every rank's value, in the order of ranks, on every rank of `group` (all ranks, where none is given)."""
+    values: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(values, value, group=group)
+    return values
+
+
+@contextmanager
+def sync_errors() -> Iterator[None]:
+    """Raise on every rank what is wrong in the block on any: the others would wait for it. All ranks enter it."""
+    mistake: Exception | None = None
+    try:
+        yield
+    except (InputError, FloatingPointError) as error:
+        mistake = error
+    for each in all_gather_object(mistake):
+        if each is not None:
+            raise each
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def _destroy_groups() -> None:
+    """Megatron only forgets its groups: their threads and connections would stay until the world ends."""
+    for group in getattr(parallel_state, "_global_process_group_list", None) or []:
+        if group is not None:
+            dist.destroy_process_group(group)
+    parallel_state.destroy_model_parallel()
+
+
+def is_main_rank() -> bool:
+    """True on the one rank that prints and writes."""
+    return not dist.is_initialized() or dist.get_rank() == 0

@@ -1,0 +1,87 @@
+"""The GRPO family over (row, label, weight) triples: advantages (Eq. 6) and the terms of the policy loss (Eq. 7).
+
+G = responses of one group (one position of one document), R = responses of the batch, N = their tokens. A policy loss
+of your own is a `PolicyLoss`, which a recipe names as objective.policy.kind: package.module:name.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class PolicyTokens(NamedTuple):
+    """The response tokens of one micro-batch, all (N,): log-probabilities in nats, advantages, and `responses`, which
+    numbers the response that each token belongs to."""
+
+    log_probs: Tensor
+    old_log_probs: Tensor
+    advantages: Tensor
+    responses: Tensor
+
+
+Aggregation = Literal["response_sum", "response_mean", "batch_mean"]
+"""Inside a response the sum, or the mean, and the mean over responses; or the mean over all tokens of the batch."""
+
+
+@dataclass(frozen=True)
+class PolicyLoss:
+    """One algorithm of the family. The clips are objective.policy.clip_low and clip_high."""
+
+    terms: Callable[[PolicyTokens, float, float], Tensor]
+    """(tokens, clip_low, clip_high) -> (N,): what is maximized for each token, before weights."""
+    aggregation: Aggregation
+    clipped: Callable[[PolicyTokens, float, float], Tensor] | None = None
+    """(tokens, clip_low, clip_high) -> (N,) bool: the tokens whose gradient the clip takes; None where none is."""
+    clip_high: float = 0.2
+    """What clip_high is where the recipe does not say."""
+    on_policy: bool = False
+    """Only rollouts of the very same policy may be trained on."""
+
+
+def group_advantages(rewards: Sequence[float], delta: float = 1e-6, ddof: int = 1) -> list[float]:
+    """Eq. 6: A_i = (r_i - mean) / (std + delta) within a group; all 0 where the rewards do not differ."""
+    if len(set(rewards)) < 2:
+        return [0.0] * len(rewards)
+    values = torch.tensor(rewards, dtype=torch.float64)
+    return ((values - values.mean()) / (values.std(correction=ddof) + delta)).tolist()
+
+
+def reinforce_terms(tokens: PolicyTokens, clip_low: float, clip_high: float) -> Tensor:
+    """A log pi, as Eq. 7 has it: exactly on-policy, without a ratio."""
+    return tokens.advantages * tokens.log_probs
+
+
+def clipped_ratio_terms(tokens: PolicyTokens, clip_low: float, clip_high: float) -> Tensor:
+    """min(rho A, clip(rho, 1 - low, 1 + high) A) with rho = pi / pi_old (Shao et al. 2024, arXiv:2402.03300, Eq. 3)."""
+    ratio = policy_ratio(tokens)
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+    return torch.minimum(ratio * tokens.advantages, clipped * tokens.advantages)
+
+
+def ratio_is_clipped(tokens: PolicyTokens, clip_low: float, clip_high: float) -> Tensor:
+    """The tokens (N,) whose gradient `clipped_ratio_terms` takes."""
+    ratio = policy_ratio(tokens)
+    return ratio.clamp(1 - clip_low, 1 + clip_high) * tokens.advantages < ratio * tokens.advantages
+
+
+def policy_ratio(tokens: PolicyTokens) -> Tensor:
+    """pi / pi_old (N,), between e^-20 and e^20, beyond which its gradient would overflow."""
+    return (tokens.log_probs - tokens.old_log_probs).clamp(-20.0, 20.0).exp()
+
+
+REINFORCE = PolicyLoss(reinforce_terms, "response_sum", on_policy=True)
+GRPO = PolicyLoss(clipped_ratio_terms, "response_mean", ratio_is_clipped)
+# Yu et al. 2025, arXiv:2503.14476, Eq. 8: the upper clip is higher, and every token of the batch weighs the same.
+DAPO = PolicyLoss(clipped_ratio_terms, "batch_mean", ratio_is_clipped, clip_high=0.28)
+
+
+def kl_k3(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
+    """k3, an estimate of KL(pi || pi_ref) for each token (N,) that is never negative: e^x - x - 1, x = log pi_ref/pi.
+
+    Schulman 2020, "Approximating KL divergence"; GRPO's Eq. 4.
+    """
+    log_ratio = (reference_log_probs - log_probs).clamp(-20.0, 20.0)
+    return log_ratio.exp() - log_ratio - 1

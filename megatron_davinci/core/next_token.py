@@ -1,0 +1,72 @@
+"""Objective ntp: packed documents, and each label of the global batch has the same weight."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from megatron.core.distributed import DistributedDataParallel
+from torch import Tensor
+
+from megatron_davinci.config import StageRecipe
+from megatron_davinci.core.attention.packed import PackedSegments
+from megatron_davinci.core.counts import count_batch
+from megatron_davinci.core.gpt import LabelScores
+from megatron_davinci.core.groups import context_rank, data_rank
+from megatron_davinci.core.losses.next_token import next_token_loss
+from megatron_davinci.core.objective import Objective
+from megatron_davinci.core.step import ForwardOutput, GlobalBatch, loss_and_reports
+from megatron_davinci.data.batches import StageBatches, shard_microbatches
+from megatron_davinci.data.documents import Documents, PackedSequence
+from megatron_davinci.data.packed import PackedBatch, pack_micro_batch
+
+
+class NextTokenObjective(Objective):
+    """Next-token prediction: the mean over all labels of the global batch."""
+
+    def batch(self, step: int) -> GlobalBatch:
+        """See `Objective`."""
+        with self.trainer.timers("data"):
+            return next_token_batch(self.stage, step, self.trainer.device)
+
+
+def next_token_batch(stage: StageBatches, step: int, device: torch.device) -> GlobalBatch:
+    """The global batch of one step of a stage, packed."""
+    return pack_next_token_batch(stage.documents, stage.sequences(step), stage.recipe, stage.alignment, device)
+
+
+def pack_next_token_batch(
+    documents: Documents, sequences: list[PackedSequence], recipe: StageRecipe, alignment: int, device: torch.device
+) -> GlobalBatch:
+    """Packed sequences as this rank's micro-batches; the loss is the mean over the labels of all ranks, in nats."""
+    rank, size = data_rank()
+    width = recipe.batch.micro_batch_size * recipe.seq_length
+    share = shard_microbatches(sequences, rank, size, recipe.batch.micro_batch_size, recipe.layout.microbatch_multiple)
+    epochs = sorted({span.epoch for sequence in sequences for span in sequence})
+    ours = [sequence for part in share for sequence in part]
+    counts = count_batch(documents, ours, epochs, len(share) * size * width, device)
+    weight = 1.0 / max(1, counts.labels)
+    packed = (pack_micro_batch(documents, part, recipe.seq_length, alignment, weight) for part in share)
+    micro_batches = [batch.of_context_rank(*context_rank()).to(device) for batch in packed]
+    return GlobalBatch(next_token_forward_step, micro_batches, width, counts)
+
+
+def next_token_forward_step(batches: Iterator[PackedBatch], chunk: DistributedDataParallel) -> ForwardOutput:
+    """Megatron's forward_step_func: the last stage scores the labels, the others give hidden states.
+
+    Every stage takes the batch, because every stage's attention needs its cu_seqlens.
+    """
+    batch = next(batches)
+    output = chunk(
+        batch.tokens,
+        batch.position_ids,
+        None,
+        labels=LabelScores(batch.rows, batch.labels),
+        packed_seq_params=PackedSegments.of(batch.boundaries, batch.tokens.device),
+    )
+    return output, partial(weighted_loss, batch.weights)
+
+
+def weighted_loss(weights: Tensor, scores: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """The sum of w * term, for Megatron."""
+    log_probs, _ = scores
+    return loss_and_reports(next_token_loss(log_probs, weights))

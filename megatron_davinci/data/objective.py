@@ -1,0 +1,40 @@
+"""What an objective needs beside its corpora, opened and checked before a process group is up. Torch-free."""
+
+from typing import Any
+
+from data_prep.io.registry import import_path
+from megatron_davinci.config import Recipe
+from megatron_davinci.data.batches import GlobalBatches
+from megatron_davinci.models.config import ModelConfig
+
+
+class ObjectiveInputs:
+    """The inputs of one stage's objective. This class needs nothing but the corpora; others extend it.
+
+    `index` is the stage's number in the recipe, and `first_step` the optimizer step of the run that it starts with.
+    """
+
+    fingerprint = ""
+    """Identity of what is trained on besides recipe and corpora. A run resumes only where it is the same."""
+
+    def __init__(self, recipe: Recipe, batches: GlobalBatches, index: int, model: ModelConfig) -> None:
+        self.recipe, self.batches, self.index, self.model = recipe, batches, index, model
+        self.stage = batches.stages[index]
+        self.first_step = batches.first_step(index)
+
+    def first_missing(self, step: int, end: int) -> int:
+        """The first optimizer step from `step` on that cannot be trained yet for want of inputs; `end` for none."""
+        return end
+
+    def missing(self, step: int) -> str:
+        """What an optimizer step lacks, and how to get it: a sentence."""
+        raise NotImplementedError
+
+    def start(self, trainer: Any) -> Any:
+        """The objective (`core.objective.Objective`) that trains with a `core.step.Trainer`. Imports torch."""
+        return import_path(self.stage.recipe.objective.objective_class)(self, trainer)
+
+
+def open_inputs(recipe: Recipe, batches: GlobalBatches, index: int, model: ModelConfig) -> Any:
+    """The inputs of a stage's objective, of the class that its options name. Raises InputError for what is missing."""
+    return import_path(batches.stages[index].recipe.objective.inputs_class)(recipe, batches, index, model)

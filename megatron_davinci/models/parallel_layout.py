@@ -1,0 +1,83 @@
+"""How a model is split over ranks, and the options of Megatron that depend on it, as frozen types. Torch-free."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class ParallelLayout:
+    """Sizes of Megatron's parallel groups. `virtual_pipeline`: chunks of layers per pipeline rank, None without
+    interleaving."""
+
+    tensor: int = 1
+    pipeline: int = 1
+    virtual_pipeline: int | None = None
+    context: int = 1
+    sequence_parallel: bool = False
+
+    @property
+    def ranks_per_replica(self) -> int:
+        """Ranks that hold one copy of the model; more are data-parallel."""
+        return self.tensor * self.pipeline * self.context
+
+    @property
+    def model_chunks(self) -> int:
+        """Chunks of layers on each pipeline rank."""
+        return self.virtual_pipeline or 1
+
+    @property
+    def microbatch_multiple(self) -> int:
+        """The number of micro-batches is a multiple of this: interleaved pipelines need one of their ranks."""
+        return self.pipeline if self.virtual_pipeline else 1
+
+
+@dataclass(frozen=True)
+class MegatronOptions:
+    """The recipe's `megatron` section, parsed once: `given` as it is there, the rest with Megatron's defaults."""
+
+    given: Mapping[str, Any]
+    layout: ParallelLayout
+    bf16: bool
+    fp8: str | None
+    fp8_recipe: str
+    first_last_layers_bf16: bool
+    use_distributed_optimizer: bool
+    overlap_grad_reduce: bool
+    overlap_param_gather: bool
+    grad_reduce_in_fp32: bool
+    deterministic_mode: bool
+    recompute_method: str | None
+    recompute_num_layers: int | None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Parse fields that `check_megatron_fields` has accepted. Gradients add up in fp32 unless the recipe says
+        otherwise, which is not Megatron's default."""
+        layout = ParallelLayout(
+            tensor=given.get("tensor_model_parallel_size", 1),
+            pipeline=given.get("pipeline_model_parallel_size", 1),
+            virtual_pipeline=given.get("virtual_pipeline_model_parallel_size"),
+            context=given.get("context_parallel_size", 1),
+            sequence_parallel=bool(given.get("sequence_parallel")),
+        )
+        return cls(
+            given=given,
+            layout=layout,
+            bf16=bool(given.get("bf16")),
+            fp8=given.get("fp8") or None,
+            fp8_recipe=given.get("fp8_recipe", "delayed"),
+            first_last_layers_bf16=bool(given.get("first_last_layers_bf16")),
+            use_distributed_optimizer=bool(given.get("use_distributed_optimizer")),
+            overlap_grad_reduce=bool(given.get("overlap_grad_reduce")),
+            overlap_param_gather=bool(given.get("overlap_param_gather")),
+            grad_reduce_in_fp32=given.get("grad_reduce_in_fp32", True) is not False,
+            deterministic_mode=bool(given.get("deterministic_mode")),
+            recompute_method=given.get("recompute_method"),
+            recompute_num_layers=given.get("recompute_num_layers"),
+        )
+
+    @property
+    def scaling(self) -> str | None:
+        """How FP8 is scaled, None without FP8; Megatron's default is delayed scaling."""
+        return self.fp8_recipe if self.fp8 else None

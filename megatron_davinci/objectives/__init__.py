@@ -1,1 +1,0 @@
-"""Training objectives: pure tensor functions over (row, label, weight) triples."""

@@ -1,0 +1,1 @@
+"""Reinforcement learning from rollouts: prompts, grading, trees, engines, objectives."""

@@ -1,0 +1,1 @@
+"""Rollout engines: who answers prompts."""

@@ -1,0 +1,83 @@
+"""What responses are worth: each one read, rewarded (Eq. 2, 5), and compared with its group (Eq. 6)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from megatron_davinci.config.objectives import RolloutOptions
+from megatron_davinci.core.losses.policy import group_advantages
+from megatron_davinci.rl.answers import read_response
+from megatron_davinci.rl.difficulty import NONE
+from megatron_davinci.rl.prompt_source import Grader
+from megatron_davinci.rl.rewards import length_reward, reward
+from megatron_davinci.rl.rollout_files import Group, Response
+from megatron_davinci.rl.token_bytes import TokenBytes
+
+LEVEL_NAMES = ("easy", "medium", "hard")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One response. `thought_tokens`: see `answers.Reading`."""
+
+    match: bool
+    length_reward: float
+    reward: float
+    closed: bool
+    thought_tokens: int
+
+
+@dataclass(frozen=True)
+class ScoredGroup:
+    """A group with a score and an advantage for each response."""
+
+    group: Group
+    scores: Sequence[Score]
+    advantages: Sequence[float]
+
+
+def score_group(group: Group, grader: Grader, options: RolloutOptions, texts: TokenBytes) -> ScoredGroup:
+    """`grader`: the asker's, for this question."""
+    scores = [_score(response, group.spec.budget, grader, options, texts) for response in group.responses]
+    rewards = [score.reward for score in scores]
+    paper = options.paper
+    return ScoredGroup(group, scores, group_advantages(rewards, paper.advantage_delta, paper.advantage_ddof))
+
+
+def _score(response: Response, budget: int, grader: Grader, options: RolloutOptions, texts: TokenBytes) -> Score:
+    reading = read_response(texts.of(response.tokens))
+    rules = options.reward
+    match = grader(response, reading.answer)
+    for_length = length_reward(reading.thought_tokens, budget, options.paper.max_length_reward)
+    value = reward(match, for_length, rules.length_weight, rules.length_only_if_correct)
+    return Score(match, for_length, value, reading.closed, reading.thought_tokens)
+
+
+def group_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
+    """Means over responses, and shares of groups and responses, for the logs; nothing where there is no group."""
+    if not groups:
+        return {}
+    scores = list(chain.from_iterable(group.scores for group in groups))
+    responses = list(chain.from_iterable(group.group.responses for group in groups))
+    found = {
+        "reward": _mean([score.reward for score in scores]),
+        "accuracy": _mean([score.match for score in scores]),
+        "response_tokens": _mean([len(response.tokens) for response in responses]),
+        "thought_tokens": _mean([score.thought_tokens for score in scores]),
+        "truncated_fraction": _mean([not response.finished for response in responses]),
+        "unclosed_fraction": _mean([not score.closed for score in scores]),
+        "zero_advantage_fraction": _mean([not any(group.advantages) for group in groups]),
+        "zero_accuracy_variance_fraction": _mean([len({score.match for score in g.scores}) < 2 for g in groups]),
+    }
+    if any(group.group.spec.budget for group in groups):
+        found["length_reward"] = _mean([score.length_reward for score in scores])
+    for level, name in enumerate(LEVEL_NAMES if any(g.group.spec.level != NONE for g in groups) else ()):
+        of_level = [score.match for g in groups if g.group.spec.level == level for score in g.scores]
+        found[f"positions_{name}"] = sum(g.group.spec.level == level for g in groups)
+        if of_level:
+            found[f"accuracy_{name}"] = _mean(of_level)
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,125 @@
+"""What an objective that learns from rollouts needs beside its corpora, opened and checked first. Torch-free."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from xxhash import xxh3_64
+
+from data_prep import InputError
+from data_prep.io.files import read_json
+from data_prep.io.registry import import_path
+from data_prep.tokenizers import is_tokenizer_of
+from megatron_davinci.config import Recipe
+from megatron_davinci.config.objectives import RolloutOptions
+from megatron_davinci.config.registries import POLICY_LOSSES
+from megatron_davinci.data.batches import GlobalBatches, StageBatches
+from megatron_davinci.data.objective import ObjectiveInputs
+from megatron_davinci.models.config import ModelConfig
+from megatron_davinci.rl.prompt_source import PromptSource
+from megatron_davinci.rl.replay import Replay
+from megatron_davinci.rl.rollout_files import ROLLOUT_FORMAT
+from megatron_davinci.rl.token_bytes import TokenBytes
+from megatron_davinci.weights.paths import weights_fingerprint
+
+# Fields that change how a step is computed, or from which files, but not which prompts there are.
+_NOT_IDENTITY = {"share_prefix", "rollouts", "component_norms_interval", "reference"}
+
+
+class RolloutInputs(ObjectiveInputs):
+    """Prompts, and the files of rollouts that answer them. Raises InputError for what is missing or does not fit."""
+
+    def __init__(self, recipe: Recipe, batches: GlobalBatches, index: int, model: ModelConfig) -> None:
+        super().__init__(recipe, batches, index, model)
+        self.options: RolloutOptions = self.stage.recipe.objective  # type: ignore[assignment]
+        tokenizer = self._find_tokenizer()
+        self.texts = TokenBytes(tokenizer)
+        source: type[PromptSource[Any]] = import_path(self.options.prompt_source_class)
+        self.prompt_source = source(self.stage, self.options, self.texts)
+        check_fits(self.stage, self.options, self.prompt_source)
+        self.replay = self._replay()
+        self.stop_token_ids = read_stop_token_ids(tokenizer, batches.tokenizer["eod"])
+        reference = self.options.reference or recipe.init_from
+        has_reference = self.options.scores_reference and reference is not None
+        weights = weights_fingerprint(Path(str(reference))) if has_reference else ""
+        identity = (self.options.model_dump(exclude=_NOT_IDENTITY), self.prompt_source.sources, weights)
+        self.fingerprint = xxh3_64(repr(identity).encode()).hexdigest()
+
+    def first_missing(self, step: int, end: int) -> int:
+        """See `ObjectiveInputs`: where no engine answers, the first step without a file of rollouts."""
+        return end if self.options.has_engine else self.replay.first_missing(step, end)
+
+    def missing(self, step: int) -> str:
+        """See `ObjectiveInputs`."""
+        return (
+            f"step {step} needs rollouts that are not there: {self.replay.file(step)}; davinci rmt prompts writes the "
+            "prompts that they answer"
+        )
+
+    def prompt_lines(self, step: int) -> Iterator[dict[str, Any]]:
+        """A header, and a line for each prompt of an optimizer step: what a sampler of one's own needs."""
+        yield {
+            "format": ROLLOUT_FORMAT,
+            "step": step,
+            "policy_step": step,
+            "tokenizer": self.batches.tokenizer["fingerprint"],
+            "temperature": self.options.temperature,
+            "group_size": self.options.group_size,
+            "max_tokens": self.options.max_tokens,
+        }
+        for document in self.prompt_source.prompts(step - self.first_step):
+            ids = document.ids.tolist()
+            for spec in document.specs:
+                prompt = self.prompt_source.prompt(ids, spec.position, spec.budget)
+                yield {**asdict(spec), "prompt_ids": prompt}
+
+    def _find_tokenizer(self) -> Path:
+        kind, found = self.options.kind, self.recipe.find_tokenizer()
+        if found is None:
+            raise InputError(
+                f"stage {self.stage.name}: objective {kind} writes prompts and reads answers: set tokenizer to the "
+                "directory of the model's tokenizer"
+            )
+        if not is_tokenizer_of(found, self.batches.tokenizer):
+            raise InputError(
+                f"stage {self.stage.name}: objective {kind} reads answers with {found}, but another file made the "
+                f"corpora's ids: tokenize them with --tokenizer {found}"
+            )
+        return found
+
+    def _replay(self) -> Replay:
+        options = self.options
+        named = getattr(options.rollouts, "directory", None)
+        return Replay(
+            directory=Path(named if named is not None else Path(self.recipe.checkpoint.dir) / "rollouts"),
+            tokenizer=self.batches.tokenizer["fingerprint"],
+            group_size=options.group_size,
+            max_tokens=options.max_tokens,
+            vocab_size=self.model.vocab_size,
+            on_policy=POLICY_LOSSES.get(options.policy.kind).on_policy,
+            with_reference=options.kl_beta > 0,
+            with_grades=options.graded_when_sampled,
+            temperature=options.temperature,
+            top_p=options.rollouts.top_p,
+        )
+
+
+def read_stop_token_ids(directory: Path, end_of_document: int | None) -> frozenset[int]:
+    """Ids that end a response: the end of a document, and what generation_config.json names, as in transformers."""
+    path = directory / "generation_config.json"
+    named = read_json(path).get("eos_token_id") if path.is_file() else None
+    ids = named if isinstance(named, list) else [named, end_of_document]
+    return frozenset(id for id in [*ids, end_of_document] if id is not None)
+
+
+def check_fits(stage: StageBatches, options: RolloutOptions, prompt_source: PromptSource[Any]) -> None:
+    """Raise InputError where a document, its prompt and the longest response could exceed a packed sequence."""
+    prompt = prompt_source.longest_prompt()
+    needed = stage.longest + prompt + options.max_tokens
+    if needed > stage.recipe.seq_length:
+        raise InputError(
+            f"stage {stage.name}: a document of {stage.longest} tokens, a prompt of {prompt} and a response of "
+            f"{options.max_tokens} make {needed}, seq_length is {stage.recipe.seq_length}: raise it, lower "
+            "objective.max_tokens, or leave such documents out of the corpus"
+        )

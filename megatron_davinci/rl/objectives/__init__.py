@@ -1,0 +1,1 @@
+"""Training objectives that learn from rollouts."""

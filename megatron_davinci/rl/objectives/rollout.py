@@ -1,0 +1,163 @@
+"""Objectives that learn from rollouts: a step's documents with their rollouts as trees (Eq. 9)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+
+import torch
+
+from data_prep import InputError
+from megatron_davinci.config.objectives import RolloutOptions
+from megatron_davinci.config.registries import POLICY_LOSSES
+from megatron_davinci.core.counts import BatchCounts, count_batch
+from megatron_davinci.core.groups import all_gather_object, data_rank, is_main_rank
+from megatron_davinci.core.objective import Objective
+from megatron_davinci.core.step import GlobalBatch, Trainer
+from megatron_davinci.data.batches import shard_microbatches
+from megatron_davinci.rl.batch import ScoredDocument, grow_trees, pack_trees
+from megatron_davinci.rl.grading import group_metrics, score_group
+from megatron_davinci.rl.inputs import RolloutInputs
+from megatron_davinci.rl.objectives.sampler import Sampler
+from megatron_davinci.rl.policy_step import REPORTS, policy_forward_step
+from megatron_davinci.rl.rollout_files import forget_rollouts
+from megatron_davinci.rl.tree import Tree, TreeBatch, pack_row, unshare
+
+LOSSES = ("policy", "ntp")
+
+
+class RolloutObjective(Objective):
+    """Trains on the rollouts of a stage's steps: by an engine, which answers first, or out of files."""
+
+    inputs: RolloutInputs
+
+    def __init__(self, inputs: RolloutInputs, trainer: Trainer) -> None:
+        super().__init__(inputs, trainer)
+        self._options, self._source = inputs.options, inputs.prompt_source
+        self._sampler: Sampler | None = None
+
+    def resume(self, step: int) -> None:
+        """See `Objective`: rollouts after `step` are of a course that the run has left."""
+        if not self._options.has_engine:
+            return
+        if is_main_rank():
+            # at step 0 those for it go too: nothing ties them to these weights
+            forget_rollouts(self.inputs.replay.directory, step if step > 0 else -1)
+        self._sampler = Sampler.of(self.inputs, self.trainer)
+
+    def batch(self, step: int) -> GlobalBatch:
+        """See `Objective`. Every rank reads all rollouts of the step, and takes its share of the trees."""
+        sampled = self._sample(step)
+        with self.trainer.timers("data"):
+            self._check_same_rollouts(step)
+            return self._pack(step, self._score(step), sampled)
+
+    def _sample(self, step: int) -> dict[str, float]:
+        """Have the engine answer, where there is one; gives what it reports."""
+        tokens = self._sampler.write(step) if self._sampler is not None else 0
+        return {"rollout_tokens_per_second": tokens / self.trainer.timers.of("rollout")} if tokens else {}
+
+    def _check_same_rollouts(self, step: int) -> None:
+        """Raise InputError on every rank where they see different files: their losses would be of different rows."""
+        at = self.inputs.first_step + step
+        if len(set(all_gather_object(self.inputs.replay.fingerprint(at)))) > 1:
+            raise InputError(
+                f"ranks see different rollouts for step {at}: keep them on a file system that all share, and let each "
+                "file appear by rename, once"
+            )
+
+    def _score(self, step: int) -> list[ScoredDocument]:
+        """The documents of a step with their rollouts, read and rewarded."""
+        documents = self._source.prompts(step)
+        specs = [spec for document in documents for spec in document.specs]
+        groups = iter(self.inputs.replay.read(self.inputs.first_step + step, specs))
+        found = []
+        for document in documents:
+            graders = [self._source.grader(document, spec) for spec in document.specs]
+            scored = [score_group(next(groups), grader, self._options, self.inputs.texts) for grader in graders]
+            predicted = torch.zeros(len(document.ids), dtype=torch.bool)
+            predicted[1:] = torch.from_numpy(self.stage.documents.predicted(document.span))
+            found.append(ScoredDocument(document, predicted, scored))
+        return found
+
+    def _pack(self, step: int, scored: Sequence[ScoredDocument], sampled: dict[str, float]) -> GlobalBatch:
+        options, recipe, device = self._options, self.stage.recipe, self.trainer.device
+        width = recipe.seq_length * recipe.batch.micro_batch_size
+        # where nothing is left to learn, a row of padding: every rank takes part in the step
+        rows = pack_trees(grow_trees(scored, options, self._source), width, options.share_prefix) or [[]]
+        rank, size = data_rank()
+        share = [row for [row] in shard_microbatches(rows, rank, size, 1, recipe.layout.microbatch_multiple)]
+        facts = self._facts(step, scored, rows)
+        batch = GlobalBatch(
+            forward=partial(policy_forward_step, options),
+            micro_batches=[pack_row(row, width).to(device) for row in share],
+            width=width,
+            counts=self._counts(scored, rows, width * len(share) * size, device),
+            reports=REPORTS,
+            metrics=lambda sums: {**facts, **token_metrics(options, facts["policy_tokens"], sums), **sampled},
+        )
+        interval = options.component_norms_interval
+        due = LOSSES if interval and step % interval == 0 else ()
+        return replace(batch, losses={name: partial(_with_one_loss, batch, name) for name in due})
+
+    def _counts(
+        self, scored: Sequence[ScoredDocument], rows: list[list[Tree]], num_rows: int, device: torch.device
+    ) -> BatchCounts:
+        """As for next-token prediction; tokens are those of documents and rollouts, prefixes once for each tree."""
+        rank, size = data_rank()
+        spans = [document.prompts.span for document in scored]
+        epochs = sorted({span.epoch for span in spans})
+        counts = count_batch(self.stage.documents, [spans[rank::size]], epochs, num_rows, device)
+        trees = list(chain.from_iterable(rows))
+        return replace(
+            counts,
+            tokens=sum(tree.num_rows for tree in trees),
+            labels=sum(tree.num_labels for tree in trees),
+            squared_lengths=2 * sum(tree.num_pairs for tree in trees),
+        )
+
+    def _facts(self, step: int, scored: Sequence[ScoredDocument], rows: list[list[Tree]]) -> dict[str, float]:
+        """What is known before the step, for its metrics."""
+        trees = list(chain.from_iterable(rows))
+        policy_tokens = sum(len(r.tokens) for tree in trees for branch in tree.branches for r in branch.responses)
+        alone = sum(part.num_rows for tree in trees for part in unshare(tree))
+        budget = self._source.budget(step)
+        return {
+            **({"budget": budget} if budget else {}),
+            **group_metrics([group for document in scored for group in document.groups]),
+            "empty_levels": sum(document.prompts.empty_levels for document in scored),
+            "unboxable_positions": sum(document.prompts.unboxable for document in scored),
+            "documents_without_prompt": sum(not document.prompts.specs for document in scored),
+            "policy_tokens": policy_tokens,
+            "prefix_sharing_ratio": alone / max(1, sum(tree.num_rows for tree in trees)),
+        }
+
+
+def token_metrics(options: RolloutOptions, tokens: float, sums: Mapping[str, float]) -> dict[str, float]:
+    """What is reported of a finished step, from the sums over its `tokens` response tokens: only what was measured."""
+    found = {"policy_loss": sums["policy_loss"]}
+    if options.ntp_lambda:
+        found["ntp_loss"] = sums["ntp_loss"] / options.ntp_lambda
+    if not tokens:
+        return found
+    found["policy_entropy"] = sums["entropy"] / tokens
+    found["rollout_log_prob_diff"] = sums["log_prob_diff"] / tokens
+    found["rollout_log_prob_diff_rms"] = (sums["log_prob_diff_squared"] / tokens) ** 0.5
+    if options.kl_beta:
+        found["kl"] = sums["kl"] / tokens
+    if POLICY_LOSSES.get(options.policy.kind).clipped is not None:
+        found["clip_fraction"] = sums["clipped"] / tokens
+    return found
+
+
+def _with_one_loss(batch: GlobalBatch, name: str) -> GlobalBatch:
+    """The same rows and labels, of which those of the other loss weigh nothing."""
+    return replace(batch, micro_batches=[_silenced(each, name) for each in batch.micro_batches])
+
+
+def _silenced(batch: TreeBatch, name: str) -> TreeBatch:
+    if name == "policy":
+        return replace(batch, ntp=replace(batch.ntp, weights=torch.zeros_like(batch.ntp.weights)))
+    weighted = batch.policy.weighted
+    silent = replace(weighted, weights=torch.zeros_like(weighted.weights))
+    return replace(batch, policy=replace(batch.policy, weighted=silent))

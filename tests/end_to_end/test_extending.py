@@ -1,0 +1,156 @@
+"""Every extension point takes a member from outside: the examples of docs/extending.md, run as they stand there."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from language import write_recipe
+from training import reported
+
+from data_prep import InputError
+from data_prep.io.files import read_jsonl
+from data_prep.io.registry import Registry
+from megatron_davinci.config import dump_recipe, parse_recipe
+from megatron_davinci.config.objectives import Ntp
+from megatron_davinci.config.registries import OBJECTIVES
+from megatron_davinci.demo.reinforce import toy_recipe
+from megatron_davinci.rl.rollout_files import read_rollouts, rollout_file
+
+PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
+MODULES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, re.DOTALL))
+SECTIONS = {key: yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) for key in [text]}
+
+
+@pytest.fixture
+def modules(tmp_path: Path) -> Path:
+    """The page's modules, as files of a directory on PYTHONPATH."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name, source in MODULES.items():
+        (folder / name).write_text(source)
+    return folder
+
+
+@pytest.fixture
+def davinci(modules: Path) -> Callable[..., str]:
+    def run(*arguments: Any) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "megatron_davinci", *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": f"{modules}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def section(word: str) -> dict[str, Any]:
+    """The objective of the page's recipe that names a word."""
+    [found] = [values["objective"] for text, values in SECTIONS.items() if word in text]
+    return found
+
+
+def test_an_objective_from_outside(davinci: Callable[..., str], recipe_values: dict[str, Any], tmp_path: Path) -> None:
+    losses = {}
+    for name, objective in {"plain": {"kind": "ntp"}, "scaled": section("Scaled")}.items():
+        values = {**recipe_values, "objective": objective, "checkpoint": {"dir": str(tmp_path / name)}}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
+        davinci("train", tmp_path / f"{name}.yaml")
+        [losses[name]] = reported(tmp_path / name)
+    assert losses["scaled"]["loss"] == pytest.approx(3 * losses["plain"]["loss"], rel=1e-5)
+    assert losses["scaled"]["factor"] == 3.0 and "factor" not in losses["plain"]
+    resolved = yaml.safe_load(next((tmp_path / "scaled").glob("step_*/recipe.yaml")).read_text())
+    assert resolved["objective"] == section("Scaled")
+
+
+@pytest.mark.parametrize("word", ["Constant", "GSPO", "ANY_CASE"])
+def test_parts_of_reinforcement_from_outside(
+    davinci: Callable[..., str], taught: Path, tmp_path: Path, word: str
+) -> None:
+    values = toy_recipe(taught, 2, word)
+    path = write_recipe(tmp_path, word, values, objective={**values["objective"], **section(word)})
+    davinci("train", path)
+    lines = reported(tmp_path / word)
+    assert len(lines) == 2
+    header, groups = read_rollouts(rollout_file(tmp_path / word / "rollouts", 0))
+    if word == "Constant":
+        assert header["engine"] == "my_engine:Constant"
+        assert {tuple(r.tokens) for group in groups for r in group.responses} == {(7, 7, 7)}
+    elif word == "GSPO":  # on-policy every ratio is 1, and the two terms of k1 are equal at first
+        assert lines[0]["kl"] == pytest.approx(0.0, abs=1e-6) and lines[1]["kl"] != 0.0
+        assert "clip_fraction" not in lines[0]
+    else:
+        assert 0 < lines[0]["accuracy"] < 1
+
+
+def test_a_grader_of_problems_from_outside(davinci: Callable[..., str], taught: Path, tmp_path: Path) -> None:
+    values = toy_recipe(taught, 1, "problems")
+    [stage] = values["data"]["stages"]
+    stage["blend"] = [{"corpus": str(taught / "problems")}]
+    values["objective"] = {
+        "kind": "grpo", "grader": "my_graders:same_text", "group_size": 4, "max_tokens": 8,
+    }  # fmt: skip
+    davinci("train", write_recipe(tmp_path, "problems", values))
+    _, groups = read_rollouts(rollout_file(tmp_path / "problems" / "rollouts", 0))
+    assert {response.correct for group in groups for response in group.responses} <= {True, False}
+
+
+def test_a_source_and_a_format_from_outside(davinci: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "patches.txt").write_text("a.py x = 1\nb.py y = 2\n")
+    davinci("data", "collect", "source", "my_data:Patches", tmp_path / "patches.txt", "--out", tmp_path / "records")
+    davinci("data", "build", tmp_path / "records", "--format", "my_data:TITLES", "--out", tmp_path / "titles")
+    samples = read_jsonl(tmp_path / "titles" / "samples" / "00000.jsonl.zst")
+    assert [sample["text"] for sample in samples] == ["Add a.py\n", "Add b.py\n"]
+    davinci("data", "build", tmp_path / "records", "--format", "general", "--out", tmp_path / "general")
+    [first, _] = read_jsonl(tmp_path / "general" / "samples" / "00000.jsonl.zst")
+    assert "Add a.py" in first["text"]  # and was replayed
+
+
+def test_a_registered_name_is_as_good_as_a_path(recipe_values: dict[str, Any]) -> None:
+    class Mine(Ntp):
+        kind: str = "mine"
+        strength: float = 1.0
+
+    name = "registered-in-a-test"
+    OBJECTIVES.register(name, Mine)
+    recipe = parse_recipe({**recipe_values, "objective": {"kind": name, "strength": 2.0}})
+    assert recipe.stage(0).objective == Mine(kind=name, strength=2.0)
+    assert parse_recipe(yaml.safe_load(dump_recipe(recipe))) == recipe
+    with pytest.raises(InputError, match=r"unknown recipe key 'objective.strenth'; did you mean strength\?"):
+        parse_recipe({**recipe_values, "objective": {"kind": name, "strenth": 2.0}})
+    with pytest.raises(InputError, match="cannot name a new objective: it is taken"):
+        OBJECTIVES.register(name, Mine)
+
+
+@pytest.mark.parametrize(
+    "objective, sentence",
+    [
+        ({"kind": "rtm"}, r"objective 'rtm' is unknown; did you mean rmt\?: give one of ntp, rmt, grpo"),
+        ({"kind": "no_such_module:X"}, r"no_such_module:X cannot be imported \(No module named 'no_such_module'\)"),
+        ({"kind": "json:dumps"}, "json:dumps is <function dumps .*: it must be a subclass of .*ObjectiveOptions"),
+        ({"kind": "rmt", "reward": {"grader": "exact"}}, "grader 'exact' is unknown"),
+        ({"kind": "rmt", "policy": {"kind": "grop"}}, r"policy loss 'grop' is unknown; did you mean grpo\?"),
+        ({"kind": "rmt", "kl_estimator": "json:none"}, r"json:none cannot be imported \(module 'json' has no"),
+        ({"kind": "rmt", "rollouts": {"engine": "vlm"}}, "rollout engine 'vlm' is unknown"),
+        ({"kind": "grpo", "grader": "maths"}, r"problem grader 'maths' is unknown; did you mean math\?"),
+    ],
+)
+def test_a_part_that_cannot_be_had_is_one_sentence(
+    recipe_values: dict[str, Any], objective: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        parse_recipe({**recipe_values, "objective": objective})
+
+
+def test_members_are_objects_or_paths() -> None:
+    registry: Registry[Any] = Registry("thing", {"path": "json:dumps"})
+    registry.register("object", len)
+    assert registry.get("path") is __import__("json").dumps and registry.get("object") is len
+    assert registry.get("os:path") is os.path and registry.names() == ["path", "object"]

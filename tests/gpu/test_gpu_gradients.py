@@ -1,0 +1,76 @@
+"""Property: a GPU gives the CPU's loss, gradients and weights; packed documents and trees are as exact there.
+
+On a machine with a GPU: `DAVINCI_TEST_GPU=1 python -m pytest --numprocesses=0 -m gpu`. Elsewhere the same tests run on
+the CPU, so that they are ready when there is one.
+"""
+
+from typing import Any
+
+import layouts
+import pytest
+import table
+import trees
+from devices import MODEL, on_cpu, on_device
+from layouts import relative_difference
+
+pytestmark = pytest.mark.gpu
+
+BF16 = table.PRECISIONS["bf16"]
+PATHS = ("tree", "split", "unshared", "alone")
+# Faults of the model's own inputs and labels, whatever kernel attends.
+PLANTED = ("positions by row number", "one label for each row")
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return table.recipe(tmp_path_factory.mktemp("gpu"), **MODEL)
+
+
+@pytest.fixture(scope="module")
+def rows(values: dict[str, Any]) -> dict[str, table.Row]:
+    """By precision, this device's numbers against the CPU's in fp32."""
+    recipes = [table.variant(values, fields) for fields in table.PRECISIONS.values()]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("NVIDIA_TF32_OVERRIDE", "0")  # Transformer Engine multiplies fp32 in TF32 otherwise
+        found = on_device(layouts.measure, recipes)
+    known = on_cpu(layouts.measure, recipes)
+    of_cpu = dict(zip((table.REFERENCE, table.BF16_ALONE), known, strict=True))
+    of_device = {("device", precision, "none"): each for precision, each in zip(table.PRECISIONS, found, strict=True)}
+    return {row.precision: row for row in table.judge({**of_cpu, **of_device}) if row.layout == "device"}
+
+
+@pytest.fixture(scope="module")
+def tree_errors(values: dict[str, Any]) -> dict[tuple[str, str], float]:
+    """By recomputation and path, the error of gradients in bf16 against the CPU's in fp32, each response alone."""
+    [exact] = on_cpu(trees.measure, [values], ("alone",))
+    recipes = [table.variant(values, {**BF16, **fields}) for fields in table.RECOMPUTATION.values()]
+    found = on_device(trees.measure, recipes, PATHS) + on_device(trees.measure, recipes[:1], PLANTED)
+    return {
+        (how, path): relative_difference(of_path["gradients"], exact["alone"]["gradients"])
+        for how, of_how in zip([*table.RECOMPUTATION, "none"], found, strict=True)
+        for path, of_path in of_how.items()
+    }
+
+
+@pytest.mark.parametrize("precision", table.PRECISIONS)
+def test_gradients_and_weights_are_those_of_the_cpu(rows: dict[str, table.Row], precision: str) -> None:
+    row = rows[precision]
+    assert row.gradients <= row.gradients_limit
+    assert row.weights <= row.weights_limit
+    assert row.loss <= (1e-6 if precision == "fp32" else 1e-3)
+
+
+def test_a_changed_document_changes_nothing_of_the_others(values: dict[str, Any]) -> None:
+    [found] = on_device(layouts.measure_isolation, [table.variant(values, BF16)])
+    assert all(found.values()), found
+
+
+@pytest.mark.parametrize("path", PATHS[:-1])
+@pytest.mark.parametrize("how", table.RECOMPUTATION)
+def test_trees_stray_no_further_than_bf16_does(tree_errors: dict[tuple[str, str], float], how: str, path: str) -> None:
+    assert tree_errors[how, path] <= table.BF16_FACTOR * tree_errors["none", "alone"]
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_planted_fault_is_larger_than_bf16_s_error(tree_errors: dict[tuple[str, str], float], fault: str) -> None:
+    assert tree_errors["none", fault] > 2 * table.BF16_FACTOR * tree_errors["none", "alone"]
