@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +108,20 @@ def save(name: str, facts: dict[str, Any], packages: Sequence[str]) -> None:
             "memory_gib": round(psutil.virtual_memory().total / 2**30),
             "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         },
-        "versions": {package: version(package) for package in packages},
+        "versions": {package: _version(package) for package in packages},
         **facts,
     }
     text = json.dumps(result, indent=2) + "\n"
     print(text, end="")
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(text)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _arguments_without_paths() -> list[str]:
