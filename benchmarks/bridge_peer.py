@@ -53,7 +53,7 @@ def _prepare() -> None:
     from megatron.bridge.models.conversion.param_mapping import AutoMapping
     from megatron.bridge.models.qwen.qwen2_bridge import Qwen2Bridge
 
-    torch.cuda.current_device = lambda: torch.device("cpu")
+    torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment, return-value]
     torch.cuda.synchronize = lambda *_: None
     torch.cuda.get_rng_state = lambda *_: torch.get_rng_state()
     gpt_provider.transformer_engine_layer_spec = gpt_provider.local_layer_spec
@@ -70,7 +70,8 @@ def _to_megatron(source: Path, out: Path) -> None:
     import torch.distributed as dist
     from megatron.bridge import AutoBridge
 
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # it would start NCCL
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)  # it would start NCCL
     bridge = AutoBridge.from_hf_pretrained(str(source))
     model = bridge.to_megatron_model(wrap_with_ddp=False, use_cpu_initialization=True)
     bridge.save_megatron_model(model, str(out), low_memory_save=True)
@@ -87,5 +88,6 @@ def _to_hf(checkpoint: Path, original: Path, out: Path) -> None:
 if __name__ == "__main__":
     _prepare()
     start = time.perf_counter()
-    {"to-megatron": _to_megatron, "to-hf": _to_hf}[sys.argv[1]](*map(Path, sys.argv[2:]))
+    direction, *paths = sys.argv[1:]
+    (_to_megatron if direction == "to-megatron" else _to_hf)(*map(Path, paths))
     print(f"seconds {time.perf_counter() - start}")

@@ -42,7 +42,7 @@ def write_model(directory: Path, **changes: int) -> int:
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps({**config, **changes}))
     model = load_model_config(str(directory))
-    g, weight_map = torch.Generator().manual_seed(0), {}
+    g, weight_map = torch.Generator().manual_seed(0), dict[str, str]()
     for layer in [*range(model.num_layers), -1]:
         tensors = {
             name.replace("*", str(layer)): torch.randint(0, 1 << 14, shape, generator=g, dtype=torch.int16).view(

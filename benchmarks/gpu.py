@@ -36,7 +36,7 @@ from megatron_davinci.core.groups import model_parallel, world
 from megatron_davinci.core.next_token import next_token_batch
 from megatron_davinci.core.optimizer import build_optimizer, set_hyperparameters, unwrap
 from megatron_davinci.core.step import Trainer
-from megatron_davinci.data.batches import GlobalBatches
+from megatron_davinci.data.batches import RunBatches
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.rl.engines.base import GenerationRequest, RequestBranch, Sampling
 from megatron_davinci.rl.engines.megatron import MegatronEngine
@@ -170,10 +170,8 @@ def _exact(inputs: list[torch.Tensor], boundaries: list[int], grad: torch.Tensor
         for first in range(start, end, 1024):
             last = min(first + 1024, end)
             mask = torch.ones(last - first, last - start, dtype=torch.bool, device=query.device).tril(first - start)
-            parts = (query[first:last], key[start:last], value[start:last])
-            out = scaled_dot_product_attention(
-                *(x.transpose(0, 1)[None] for x in parts), attn_mask=mask, enable_gqa=True
-            )[0].transpose(0, 1)
+            q, k, v = (x.transpose(0, 1)[None] for x in (query[first:last], key[start:last], value[start:last]))
+            out = scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)[0].transpose(0, 1)
             out.backward(grad[first:last].float())
             outs.append(out.detach())
     return [torch.cat(outs), *(x.grad for x in (query, key, value) if x.grad is not None)]
@@ -202,8 +200,8 @@ def train(bench: Bench) -> dict[str, Any]:
 
 def _trial(bench: Bench, overrides: list[str], number: int) -> Any:
     out, (steps, warmup) = bench.folder / f"trial-{number}", bench.size.steps
-    command = ["-m", "megatron_davinci", "bench", "train", bench.recipe, *overrides, "--out", out]
-    subprocess.run([sys.executable, *command, "--steps", str(steps), "--warmup", str(warmup)], check=True)
+    command = [sys.executable, "-m", "megatron_davinci", "bench", "train", bench.recipe, *overrides, "--out", out]
+    subprocess.run([*map(str, command), "--steps", str(steps), "--warmup", str(warmup)], check=True)
     [trial] = json.loads(out.with_name(f"{out.name}.json").read_text())
     return trial.get("figures") or {"fault": trial["fault"]}
 
@@ -233,7 +231,7 @@ def profile(bench: Bench) -> dict[str, Any]:
     """Seconds and peak memory of one step, and the kernels that take most of it."""
     recipe = bench.load()
     with bench.trainer(recipe) as trainer:
-        batches = GlobalBatches(recipe).stages[0]
+        batches = RunBatches(recipe).stages[0]
         optimizer = build_optimizer(recipe.stage(0).megatron, trainer.chunks)
         set_hyperparameters(optimizer, LR)
 

@@ -7,6 +7,7 @@ its own; peak memory is what the process held beyond its inputs.
 import argparse
 import subprocess
 import sys
+from functools import partial
 
 from measure import alternate, median_of, save
 
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--more-rows", type=int, default=16384)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    sides = {side: lambda side=side: measure(arguments.rows, side) for side in ("chunked", "plain")}
+    sides = {side: partial(measure, arguments.rows, side) for side in ("chunked", "plain")}
     found = alternate(sides, arguments.repeats)
     for key in ("loss", "gradient"):
         one, other = (found[side][0][key] for side in sides)

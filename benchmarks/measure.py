@@ -9,7 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -37,7 +37,7 @@ class Run:
     peak_bytes: int
 
 
-def run(command: Sequence[str | Path]) -> Run:
+def run(command: Sequence[object]) -> Run:
     """Run a command to its end; RuntimeError with what it said when it fails."""
     start = time.perf_counter()
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -82,7 +82,7 @@ def write_source(path: Path, roots: Sequence[Path], text_bytes: float) -> int:
     sys.exit(f"the sources hold {written / 1e6:.0f} MB of text, {text_bytes / 1e6:.0f} MB are needed: add --source DIR")
 
 
-def alternate(sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[Any]]:
+def alternate(sides: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[Any]]:
     """Measure each side in turn, so that what else runs on the machine meets all of them."""
     found: dict[str, list[Any]] = {name: [] for name in sides}
     for _ in range(repeats):

@@ -10,6 +10,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ from megatron_davinci.core.build_trainer import build_trainer
 from megatron_davinci.core.groups import model_parallel, world
 from megatron_davinci.core.next_token import next_token_batch
 from megatron_davinci.core.optimizer import build_optimizer, set_hyperparameters
-from megatron_davinci.data.batches import GlobalBatches
+from megatron_davinci.data.batches import RunBatches
 from megatron_davinci.models.config import load_model_config
 
 # SmolLM2-135M's shape with a third of its layers: a step takes seconds here.
-MODEL = {
+MODEL: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "hidden_size": 576,
@@ -92,9 +93,9 @@ def recipe_without_data(model: str, **more: Any) -> Recipe:
 
 def our_step(recipe: Recipe, device: torch.device) -> Callable[[], float]:
     """A step of Trainer.step; gives the loss."""
-    batches = GlobalBatches(recipe).stages[0]
+    batches = RunBatches(recipe).stages[0]
     trainer = build_trainer(recipe, batches.recipe, load_model_config(recipe.model), device)
-    optimizer = build_optimizer({}, trainer.chunks)
+    optimizer = build_optimizer(batches.recipe.megatron, trainer.chunks)
     set_hyperparameters(optimizer, LR)
     return lambda: trainer.step(optimizer, next_token_batch(batches, 0, device)).loss
 
@@ -123,11 +124,11 @@ def their_step(model: Any, documents: list[torch.Tensor], padded: bool) -> Calla
     return step
 
 
-def timed(step: Callable[[], float]) -> float:
-    """Seconds of one step."""
-    start = time.perf_counter()
+def timed(step: Callable[[], float]) -> tuple[float, float]:
+    """Seconds of one step: of the clock, and of both cores."""
+    start, cores = time.perf_counter(), time.process_time()
     step()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - cores
 
 
 def compare(name: str, lengths: list[int], folder: Path, model: Path, repeats: int) -> dict[str, Any]:
@@ -147,15 +148,23 @@ def compare(name: str, lengths: list[int], folder: Path, model: Path, repeats: i
             steps[f"transformers, {peer}"] = their_step(loaded.train(), documents, padded)
         losses = {side: step() for side, step in steps.items()}
         assert max(losses.values()) - min(losses.values()) < 1e-4, losses
-        seconds = alternate({side: lambda step=step: timed(step) for side, step in steps.items()}, repeats)
-    medians = {side: median_of(times) for side, times in seconds.items()}
-    fastest = min(median for side, median in medians.items() if side != "davinci")
+        times = alternate({side: partial(timed, step) for side, step in steps.items()}, repeats)
+    seconds, cpu_seconds = ({side: [pair[i] for pair in pairs] for side, pairs in times.items()} for i in (0, 1))
     return {
         "lengths": lengths,
         "seconds": seconds,
-        "medians": medians,
-        "speed_over_fastest_peer": fastest / medians["davinci"],
+        "cpu_seconds": cpu_seconds,
+        "medians": {side: median_of(values) for side, values in seconds.items()},
+        "speed_over_fastest_peer": over_fastest_peer(seconds, median_of),
+        "speed_over_fastest_peer_by_cpu_seconds": over_fastest_peer(cpu_seconds, median_of),
+        "speed_over_fastest_peer_by_least_seconds": over_fastest_peer(seconds, min),
     }
+
+
+def over_fastest_peer(seconds: dict[str, list[float]], summary: Callable[[list[float]], float]) -> float:
+    """Seconds of the fastest peer over ours."""
+    summaries = {side: summary(values) for side, values in seconds.items()}
+    return min(value for side, value in summaries.items() if side != "davinci") / summaries["davinci"]
 
 
 def main() -> None:

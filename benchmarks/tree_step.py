@@ -21,7 +21,7 @@ from measure import alternate, median_of, save
 from torch import Tensor
 from train_step import MODEL, recipe_without_data
 
-from megatron_davinci.config.objectives import Rmt
+from megatron_davinci.config.objectives import Rmt, RolloutDirectory
 from megatron_davinci.core.attention.packed import PackedSegments
 from megatron_davinci.core.build_trainer import build_trainer
 from megatron_davinci.core.counts import BatchCounts
@@ -66,7 +66,11 @@ def as_tree(tree: Tree, device: torch.device) -> list[GlobalBatch]:
     batch = pack_row([tree], tree.num_rows).to(device)
     return [
         GlobalBatch(
-            partial(policy_forward_step, Rmt(kind="rmt", rollouts="-")), [batch], tree.num_rows, COUNTS, REPORTS
+            partial(policy_forward_step, Rmt(kind="rmt", rollouts=RolloutDirectory(directory="-"))),
+            [batch],
+            tree.num_rows,
+            COUNTS,
+            REPORTS,
         )
     ]
 

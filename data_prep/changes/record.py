@@ -121,7 +121,7 @@ class Change:
 
     `kind`: merge (merged with a merge commit), squash (squashed into one commit), rebase (its commits put on top),
     commit (no pull request at all). `blobs`: id -> bytes, or None for a file above MAX_BLOB_BYTES. `facts` and
-    `conversation` are there where a host was asked.
+    `conversation` are there where a host was asked. `origin` names a source that is neither git nor GitHub.
     """
 
     repository: str
@@ -136,6 +136,7 @@ class Change:
     facts: RepositoryFacts | None = None
     conversation: Conversation | None = None
     enhancement: Enhancement | None = None
+    origin: str | None = None
 
     @property
     def id(self) -> str:
@@ -154,9 +155,12 @@ class Change:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; contents that are not UTF-8 are kept as base64."""
+        fields = asdict(self)
+        if self.origin is None:
+            del fields["origin"]
         return {
             "format": RECORD_FORMAT,
-            **asdict(self),
+            **fields,
             "blobs": {key: _encode_blob(blob) for key, blob in self.blobs.items()},
         }
 

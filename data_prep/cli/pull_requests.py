@@ -53,7 +53,7 @@ def collect_source(
     from data_prep.sources.collect import collect_changes
     from data_prep.sources.registry import SOURCES
 
-    report(collect_changes(SOURCES.get(name)(argument), out), as_json)
+    report(collect_changes(SOURCES.get(name)(argument), out, origin=name), as_json)
 
 
 @collect.command("github")
@@ -128,7 +128,7 @@ def trajectories(
 def build(
     records: Annotated[Path, typer.Argument(help="What davinci data collect made.")],
     out: Annotated[Path, typer.Option(help="Directory to make: samples/, rejected/, summary.json.")],
-    form: Annotated[
+    sample_format: Annotated[
         str,
         typer.Option(
             "--format",
@@ -154,7 +154,9 @@ def build(
     from data_prep.corpus.length_histogram import LengthHistogram
     from data_prep.samples.build import BuildJob
 
-    job = BuildJob(records.absolute(), form, tokenizer and tokenizer.absolute(), max_tokens, pseudonyms=not keep_names)
+    job = BuildJob(
+        records.absolute(), sample_format, tokenizer and tokenizer.absolute(), max_tokens, pseudonyms=not keep_names
+    )
     summary = run_job(job, out, "shards", tasks, workers, executor, option, quiet=as_json)
     if summary is None or as_json:
         report(summary or {"handed in": tasks}, as_json)

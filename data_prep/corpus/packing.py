@@ -61,8 +61,8 @@ class PackPlan:
     @property
     def padded_lengths(self) -> Int64s:
         """Tokens of each sequence (sequences,), padding of spans and of the pack included: at most `seq_length`."""
-        ends = np.cumsum(np.concatenate([[0], round_up(self.length, self.document_alignment)]))
-        return round_up(np.diff(ends[self.sequence_offsets]), self.pack_alignment)
+        ends = np.cumsum(np.concatenate([[0], ceil_to_multiple(self.length, self.document_alignment)]))
+        return ceil_to_multiple(np.diff(ends[self.sequence_offsets]), self.pack_alignment)
 
     def sequence(self, index: int) -> list[tuple[int, int, int]]:
         """(document, start, length) of each span of one sequence."""
@@ -92,11 +92,6 @@ class PackPlan:
             "documents_split": self.num_split,
             "documents_dropped": self.num_dropped,
         }
-
-
-def round_up(lengths: Int64s, multiple: int) -> Int64s:
-    """Each length at the next multiple."""
-    return ceil_to_multiple(lengths, multiple)
 
 
 def pack_documents(

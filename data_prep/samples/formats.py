@@ -38,6 +38,7 @@ SAMPLE_FORMATS: Registry[SampleFormat] = Registry(
             reject_python, (("localization", render_localization, None), ("editing", render_editing, read_editing))
         ),
     },
+    instance_of="data_prep.samples.formats:SampleFormat",
 )
 """Instances of `SampleFormat`; `davinci data build --format` takes your own as package.module:name too."""
 
@@ -69,7 +70,8 @@ def _verify_replay(change: Change, text: str, read: Parse, leave_out: frozenset[
 
 
 def _source(change: Change) -> str:
-    return f"{'git' if change.conversation is None else 'github'}:{change.kind}"
+    origin = change.origin or ("git" if change.conversation is None else "github")
+    return f"{origin}:{change.kind}"
 
 
 def _meta(change: Change) -> dict[str, object]:

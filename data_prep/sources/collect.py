@@ -4,6 +4,7 @@ The directory appears by rename, complete.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,16 @@ def collect_git(repository: Path, out: Path, on_record: Callable[[int], None] = 
 
 
 def collect_changes(
-    source: ChangeSource, out: Path, on_record: Callable[[int], None] = lambda count: None
+    source: ChangeSource,
+    out: Path,
+    on_record: Callable[[int], None] = lambda count: None,
+    origin: str | None = None,
 ) -> dict[str, Any]:
-    """Write every change of a source as a record; returns the summary."""
+    """Write every change of a source as a record; returns the summary. `origin`: see `Change`."""
     with new_directory(out) as part, jsonl_writer(part / "rejected" / "00000.jsonl.zst") as rejected:
         source.on_skip = lambda name, reason: rejected.write({"id": name, "reason": reason})
-        kinds = write_records(source.changes(), part / "records", on_record)
+        changes = (replace(change, origin=origin) for change in source.changes()) if origin else source.changes()
+        kinds = write_records(changes, part / "records", on_record)
         summary = {
             "repository": source.repository,
             "records": sum(kinds.values()),

@@ -58,9 +58,9 @@ class _LogEntry:
 class GitSource:
     """The changes of one clone. `skipped` counts, by reason, what cannot become a record; `on_skip` hears of each."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         self.on_skip: Callable[[str, str], None] = lambda name, reason: None
-        self.git = GitClone(path)
+        self.git = GitClone(Path(path))
         self.pull_heads = {int(ref.split("/")[2]): commit for ref, commit in self.git.refs("refs/pull/*/head").items()}
         self.repository = self.git.repository_name()
         self.skipped: Counter[str] = Counter()

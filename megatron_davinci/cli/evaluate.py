@@ -19,9 +19,7 @@ def next_token(
     corpus: Annotated[Path, typer.Option(help="PREFIX of a held-out corpus, annotated (davinci rmt annotate).")],
     model: Annotated[list[str], typer.Option(help="NAME=DIRECTORY: Hugging Face, a checkpoint or a run; repeatable.")],
     out: Annotated[Path, typer.Option(help="Directory to make.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value, such as objective.response_tokens=512")
-    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as objective.max_tokens=512")] = None,
     positions: Annotated[int, typer.Option(min=1, help="Of each difficulty.")] = 200,
     budget: Annotated[int | None, typer.Option(min=1, help="B in the prompts; default: the recipe's last.")] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0: always the likeliest token.")] = 0.0,

@@ -14,7 +14,7 @@ def annotate(
     model: Annotated[Path, typer.Option(help="Hugging Face directory of the annotating model.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Megatron's fields, as key=value.")] = None,
     entropy: Annotated[
-        Literal["top16", "full"], typer.Option(help="Of the 16 likeliest tokens, renormalised, or of all.")
+        Literal["top16", "full"], typer.Option(help="Of the 16 likeliest tokens, renormalized, or of all.")
     ] = "top16",
 ) -> None:
     """How uncertain a model is of each token of a corpus: PREFIX.entropy, by which difficulty is told. Resumable.

@@ -9,7 +9,7 @@ from data_prep.io.registry import nearest
 from megatron_davinci.config.renamed import new_name
 from megatron_davinci.config.section import Section
 
-Path = Sequence[int | str]
+KeyPath = Sequence[int | str]
 
 
 class SectionError(ValueError):
@@ -20,7 +20,7 @@ class SectionError(ValueError):
         self.error, self.section = error, section
 
 
-def sentence(error: ValidationError, section: type[Section], where: Path = ()) -> str:
+def sentence(error: ValidationError, section: type[Section], where: KeyPath = ()) -> str:
     """The first mistake in a `section` that lies at `where` in the recipe, with the key, the value and the rule."""
     first = error.errors()[0]
     path = [*where, *first["loc"]]
@@ -38,7 +38,7 @@ def sentence(error: ValidationError, section: type[Section], where: Path = ()) -
     return f"{key} is {first['input']!r}: {message}" if key else message
 
 
-def _known_keys(section: type[Section], path: Path) -> list[str]:
+def _known_keys(section: type[Section], path: KeyPath) -> list[str]:
     """Keys of the section at `path` inside another one."""
     sections = [section]
     for key in (part for part in path if isinstance(part, str)):

@@ -45,6 +45,8 @@ class ObjectiveOptions(Section):
     """Import path of what opens and checks its inputs: a subclass of `data.objective.ObjectiveInputs`. Torch-free."""
     objective_class: ClassVar[str]
     """Import path of what makes its global batches: a subclass of `core.objective.Objective`."""
+    required: ClassVar[tuple[str, ...]] = ("objective_class",)
+    """What a subclass must set, as a field or as a class attribute."""
 
     def check_stage(self, stage: Any) -> None:
         """Raise InputError where a `StageRecipe` cannot be trained so."""
@@ -58,7 +60,7 @@ class ObjectiveOptions(Section):
 
 
 class Ntp(ObjectiveOptions):
-    kind: Literal["ntp"] = "ntp"
+    kind: str = "ntp"
     """ntp: next-token prediction, the mean over all labels of the global batch."""
     objective_class: ClassVar[str] = "megatron_davinci.core.next_token:NextTokenObjective"
 
@@ -149,8 +151,8 @@ class RolloutSource(Section):
     """Where rollouts come from."""
 
     engine: str | None
-    engine_class: ClassVar[str | None] = None
-    """Import path of the engine, a subclass of `rl.engines.base.Engine`; None where files are all there is."""
+    engine_class: ClassVar[str]
+    """Import path of the engine, a subclass of `rl.engines.base.Engine`; files have none."""
     top_p: float | None = None
 
 
@@ -167,14 +169,16 @@ class EngineOptions(RolloutSource):
     """The section of one rollout engine. A subclass of your own adds fields, and names the class of the engine."""
 
     engine: str
+    required: ClassVar[tuple[str, ...]] = ("engine_class",)
+    """What a subclass must set."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Draw from the likeliest tokens alone, until they have this much together."""
 
 
 class MegatronRollouts(EngineOptions):
-    engine: Literal["megatron"] = "megatron"
+    engine: str = "megatron"
     """The trainer's own ranks answer, with its own weights."""
-    engine_class: ClassVar[str | None] = "megatron_davinci.rl.engines.megatron:MegatronEngine"
+    engine_class = "megatron_davinci.rl.engines.megatron:MegatronEngine"
     cache_tokens: Positive = 65536
     """Rows whose keys and values each replica holds at once; what exceeds them waits."""
 
@@ -184,8 +188,9 @@ def _options_of(registry: Any, key: str, base: type[Section], value: Any) -> Any
     if isinstance(value, base) or not isinstance(value, dict) or not isinstance(value.get(key), str):
         return value
     section = registry.get(value[key])
-    if not (isinstance(section, type) and issubclass(section, base)):
-        raise InputError(f"{value[key]} is {section!r}: it must be a subclass of {base.__module__}:{base.__name__}")
+    lacks = [name for name in section.required if name not in section.model_fields and not hasattr(section, name)]
+    if lacks:
+        raise InputError(f"{value[key]} lacks {', '.join(lacks)}, which every subclass of {base.__name__} sets: add it")
     return _parse(section, value)
 
 
@@ -253,7 +258,11 @@ class RolloutOptions(ObjectiveOptions):
     paper: Paper = Paper()
     """What the paper leaves open, and nobody has needed another value for."""
 
-    if TYPE_CHECKING:  # each objective has them, as fields or fixed
+    required: ClassVar[tuple[str, ...]] = (
+        "prompt_source_class", "template", "budget", "reward", "ntp_lambda", "component_norms_interval"
+    )  # fmt: skip
+    """What a subclass must set, as a field or as a class attribute."""
+    if TYPE_CHECKING:
         template: str
         budget: Budget | None
         reward: Reward
@@ -263,7 +272,7 @@ class RolloutOptions(ObjectiveOptions):
     @property
     def has_engine(self) -> bool:
         """Whether an engine answers; else the rollouts are files."""
-        return self.rollouts.engine_class is not None
+        return self.rollouts.engine is not None
 
     @property
     def scores_reference(self) -> bool:
@@ -319,7 +328,7 @@ class RolloutOptions(ObjectiveOptions):
 
 class Rmt(RolloutOptions):
     prompt_source_class: ClassVar[str] = "megatron_davinci.rl.prompt_source:NextTokenPrompts"
-    kind: Literal["rmt"] = "rmt"
+    kind: str = "rmt"
     """rmt: reinforcement mid-training, Eq. 9: next-token prediction, and GRPO on chosen tokens."""
     template: str = "suffix_1"
     """The prompt around the text: suffix_N puts the question after it, wrap_N (the paper's) around it."""
@@ -342,7 +351,7 @@ class Rmt(RolloutOptions):
 class Grpo(RolloutOptions):
     prompt_source_class: ClassVar[str] = "megatron_davinci.rl.problems:ProblemPrompts"
     graded_when_sampled: ClassVar[bool] = True
-    kind: Literal["grpo"] = "grpo"
+    kind: str = "grpo"
     """grpo: problems whose final answer can be verified, as `davinci rmt problems` writes them; a document is one."""
     template: str = "problem_1"
     """The prompt around the problem."""
@@ -354,3 +363,10 @@ class Grpo(RolloutOptions):
     component_norms_interval: ClassVar[int] = 0  # type: ignore[misc]  # there is but one loss
     policy: Policy = Policy(kind="grpo")
     """What is maximized."""
+
+    @model_validator(mode="after")
+    def _check_paper(self) -> Self:
+        for name in ("max_length_reward", "ntp_context"):
+            if name in self.paper.model_fields_set:
+                raise InputError(f"objective.paper.{name} has nothing to do in objective {self.kind}: leave it out")
+        return self

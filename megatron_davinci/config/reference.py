@@ -51,8 +51,8 @@ def _title(name: str, section: type[Section]) -> str:
     tag = next((tag for tag in ("kind", "engine") if tag in section.model_fields), None)
     if name not in ("objective", "rollouts") or tag is None:
         return name
-    kinds = get_args(section.model_fields[tag].annotation)
-    return f"{name}: {{{tag}: {kinds[0]}}}" if kinds else f"{name}: a directory"
+    kind = section.model_fields[tag].default
+    return f"{name}: {{{tag}: {kind}}}" if kind else f"{name}: a directory"
 
 
 def _row(name: str, field: FieldInfo) -> str:

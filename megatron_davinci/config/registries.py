@@ -17,10 +17,15 @@ OBJECTIVES: Registry[Any] = Registry(
         "rmt": "megatron_davinci.config.objectives:Rmt",
         "grpo": "megatron_davinci.config.objectives:Grpo",
     },
+    subclass_of="megatron_davinci.config.objectives:ObjectiveOptions",
 )
 """Subclasses of `config.objectives.ObjectiveOptions`: the recipe's section, and what carries it out."""
 
-ENGINES: Registry[Any] = Registry("rollout engine", {"megatron": "megatron_davinci.config.objectives:MegatronRollouts"})
+ENGINES: Registry[Any] = Registry(
+    "rollout engine",
+    {"megatron": "megatron_davinci.config.objectives:MegatronRollouts"},
+    subclass_of="megatron_davinci.config.objectives:EngineOptions",
+)
 """Subclasses of `config.objectives.EngineOptions`: the recipe's section, and the engine (`rl.engines.base.Engine`)."""
 
 POLICY_LOSSES: Registry[Any] = Registry(
@@ -30,6 +35,7 @@ POLICY_LOSSES: Registry[Any] = Registry(
         "grpo": "megatron_davinci.core.losses.policy:GRPO",
         "dapo": "megatron_davinci.core.losses.policy:DAPO",
     },
+    instance_of="megatron_davinci.core.losses.policy:PolicyLoss",
 )
 """Instances of `core.losses.policy.PolicyLoss`."""
 
@@ -42,8 +48,9 @@ GRADERS: Registry[Any] = Registry(
         name: f"megatron_davinci.rl.rewards:{name}"
         for name in ("token_exact", "byte_prefix", "first_token", "strip_casefold")
     },
+    instance_of="megatron_davinci.rl.rewards:TokenGrader",
 )
-"""Functions (answer, continuation, first_token) -> bool of objective rmt: see `rl.rewards`."""
+"""Instances of `rl.rewards.TokenGrader`, of objective rmt."""
 
 PROBLEM_GRADERS: Registry[Any] = Registry("problem grader", {"math": "megatron_davinci.rl.math_grader:are_equal"})
 """Functions of objective grpo: (truth, answer) pairs -> a dict with True for each pair that is the same."""

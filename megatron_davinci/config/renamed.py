@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-# (section, old key) -> new key; a dot leads into a section below. The recipe's top has the section "".
+# (section, old key) -> new key; a dot leads into a section below, ^ out of the section. The recipe's top is section "".
 RENAMED_KEYS = {
     ("", "faults"): "fault_tolerance",
     ("faults", "skipped_steps"): "max_skipped_steps",
@@ -33,7 +33,7 @@ RENAMED_KEYS = {
     ("curriculum", "ends"): "end",
     ("reward", "match"): "grader",
     ("reward", "length_only_where_matched"): "length_only_if_correct",
-    ("reward", "largest_length_reward"): "max_length_reward, of objective.paper",
+    ("reward", "largest_length_reward"): "^paper.max_length_reward",
     ("policy", "importance_cap"): "importance_ratio_cap",
 }
 
@@ -42,4 +42,7 @@ def new_name(path: Sequence[int | str]) -> str | None:
     """The new name of the key at `path` in the recipe, with its sections; None for a key that was never known."""
     sections = [part for part in path[:-1] if isinstance(part, str)]
     new = RENAMED_KEYS.get((sections[-1] if sections else "", str(path[-1])))
-    return None if new is None else ".".join([*map(str, path[:-1]), new])
+    if new is None:
+        return None
+    outer = path[:-2] if new.startswith("^") else path[:-1]
+    return ".".join([*map(str, outer), new.removeprefix("^")])

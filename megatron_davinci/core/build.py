@@ -59,7 +59,7 @@ def _config_fields(model: ModelConfig, megatron: MegatronOptions) -> dict[str, A
         "attention_dropout": 0.0,
         "params_dtype": dtype,
         "pipeline_dtype": dtype,
-        # models.initialize fills the weights, the same for every layout. perform_initialization=False would do
+        # core.initialize fills the weights, the same for every layout. perform_initialization=False would do
         # too, but then Megatron leaves out a weight's tensor_model_parallel mark, and the gradient norm is wrong.
         **dict.fromkeys(("init_method", "output_layer_init_method", "embedding_init_method"), _leave_unset),
         "calculate_per_token_loss": True,  # DDP then sums gradients; the loss carries its own global weights

@@ -68,7 +68,7 @@ class ScoringGPTModel(GPTModel):
             return super()._postprocess(hidden_states=hidden_states, labels=None, **rest)
         shared = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
         # A call, so that the hooks run which wait for weights that are still being gathered.
-        return self.output_layer(hidden_states, weight=shared, predictions=labels)
+        return self.output_layer(hidden_states, weight=shared, request=labels)
 
 
 class ScoringOutputLayer(ColumnParallelLinear):
@@ -80,11 +80,11 @@ class ScoringOutputLayer(ColumnParallelLinear):
         self,
         input_: Tensor,
         weight: Tensor | None = None,
-        predictions: OutputRequest | None = None,
+        request: OutputRequest | None = None,
         **rest: Any,
     ) -> Any:
-        """Logits and bias as upstream; with `predictions`, float32 (N,). input_ (T, 1, h), T/TP under SP."""
-        if predictions is None:
+        """Logits and bias as upstream; with `request`, float32 (N,). input_ (T, 1, h), T/TP under SP."""
+        if request is None:
             return super().forward(input_, weight, **rest)
         if self.sequence_parallel:
             rows = gather_from_sequence_parallel_region(input_, group=self.tp_group)
@@ -94,10 +94,10 @@ class ScoringOutputLayer(ColumnParallelLinear):
         start = self.tp_group.rank() * weight.size(0)
         valid = max(1, min(weight.size(0), self.unpadded_vocab_size - start))
         assert start < self.unpadded_vocab_size, "a shard of padding alone"
-        chosen = rows[predictions.rows, 0]
-        if isinstance(predictions, NextTokenLogits):
+        chosen = rows[request.rows, 0]
+        if isinstance(request, NextTokenLogits):
             logits = gather_from_tensor_model_parallel_region(chosen @ weight.t(), group=self.tp_group)
             return logits[:, : self.unpadded_vocab_size].float()
-        if isinstance(predictions, TopKEntropy):
-            return top_entropies(chosen, weight[:valid], predictions.top, self.tp_group)
-        return score_tokens(chosen, weight[:valid], predictions.labels, start, self.tp_group, predictions.temperatures)
+        if isinstance(request, TopKEntropy):
+            return top_entropies(chosen, weight[:valid], request.top, self.tp_group)
+        return score_tokens(chosen, weight[:valid], request.labels, start, self.tp_group, request.temperatures)

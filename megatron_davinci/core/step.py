@@ -64,33 +64,33 @@ class Trainer:
     def __post_init__(self) -> None:
         self.config.finalize_model_grads_func = self._reduce_undivided
 
-    def step(self, optimizer: MegatronOptimizer, work: GlobalBatch) -> StepResult:
+    def step(self, optimizer: MegatronOptimizer, batch: GlobalBatch) -> StepResult:
         """Gradients, clipping, update: none where the loss or a gradient is not finite, which all ranks see alike."""
-        sums = self.gradients(work)
+        sums = self.gradients(batch)
         with self.timers("optimizer"):
             optimizer.prepare_grads()
             grad_norm = float(optimizer.get_grad_norm())
             skipped = not (math.isfinite(sums["loss"]) and math.isfinite(grad_norm))
             if not skipped:
                 optimizer.step()
-        return StepResult(sums["loss"], grad_norm, work.counts, sums, skipped)
+        return StepResult(sums["loss"], grad_norm, batch.counts, sums, skipped)
 
-    def gradients(self, work: GlobalBatch) -> dict[str, float]:
+    def gradients(self, batch: GlobalBatch) -> dict[str, float]:
         """Fill every parameter's main_grad with the gradient of a global batch's loss; gives the reported sums.
 
         With the distributed optimizer each rank ends up with the sums of its own part of the buffers.
         """
         self.zero_gradients()
-        return self.add_gradients(work)
+        return self.add_gradients(batch)
 
-    def add_gradients(self, work: GlobalBatch) -> dict[str, float]:
+    def add_gradients(self, batch: GlobalBatch) -> dict[str, float]:
         """Add the gradient of a global batch's loss to what the buffers hold; gives the reported sums."""
         with self.timers("forward_backward"):
-            return self._run(work)
+            return self._run(batch)
 
-    def gradient_norm(self, optimizer: MegatronOptimizer, work: GlobalBatch) -> float:
+    def gradient_norm(self, optimizer: MegatronOptimizer, batch: GlobalBatch) -> float:
         """Norm of the gradient of a global batch's loss, over all ranks; weights stay as they are."""
-        self.gradients(work)
+        self.gradients(batch)
         optimizer.prepare_grads()
         return float(optimizer.get_grad_norm())
 
@@ -102,14 +102,14 @@ class Trainer:
             chunk.zero_grad(set_to_none=True)
 
     @torch.no_grad()
-    def evaluate(self, work: GlobalBatch) -> dict[str, float]:
+    def evaluate(self, batch: GlobalBatch) -> dict[str, float]:
         """The sums that are reported; no gradient."""
-        return self._run(work, forward_only=True)
+        return self._run(batch, forward_only=True)
 
-    def _run(self, work: GlobalBatch, **how: Any) -> dict[str, float]:
+    def _run(self, batch: GlobalBatch, **how: Any) -> dict[str, float]:
         """Gradients add up in the buffers."""
-        reports = run_schedule(self.chunks, work.forward, work.micro_batches, work.width, **how)
-        return global_sums(reports, work.reports, self.device)
+        reports = run_schedule(self.chunks, batch.forward, batch.micro_batches, batch.width, **how)
+        return global_sums(reports, batch.reports, self.device)
 
     def _reduce_undivided(self, chunks: Chunks, _num_tokens: Tensor | None, **kwargs: Any) -> None:
         """Reduce gradients over ranks without dividing them: the weights of the loss are global already."""

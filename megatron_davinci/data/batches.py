@@ -194,7 +194,7 @@ class StageBatches:
         return plan
 
 
-class GlobalBatches:
+class RunBatches:
     """All stages of a recipe, one after the other."""
 
     def __init__(self, recipe: Recipe) -> None:

@@ -3,11 +3,11 @@
 from data_prep import InputError
 from data_prep.tokenizers import is_tokenizer_of
 from megatron_davinci.config import Recipe
-from megatron_davinci.data.batches import GlobalBatches
+from megatron_davinci.data.batches import RunBatches
 from megatron_davinci.models.config import ModelConfig
 
 
-def check_vocabulary(batches: GlobalBatches, model: ModelConfig) -> None:
+def check_vocabulary(batches: RunBatches, model: ModelConfig) -> None:
     """Raise InputError when the corpora's tokenizer has ids that the model has no embedding for."""
     needed = batches.tokenizer["vocab_size"]
     if needed > model.vocab_size:
@@ -17,7 +17,7 @@ def check_vocabulary(batches: GlobalBatches, model: ModelConfig) -> None:
         )
 
 
-def check_tokenizer(recipe: Recipe, batches: GlobalBatches) -> None:
+def check_tokenizer(recipe: Recipe, batches: RunBatches) -> None:
     """Raise InputError when the tokenizer that would go into checkpoints is not the one that made the corpora."""
     source = recipe.find_tokenizer()
     if source is None or batches.tokenizer["kind"] != "huggingface":

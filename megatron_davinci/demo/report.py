@@ -75,7 +75,7 @@ def _write_page(out: Path, rows: list[tuple[str, str]]) -> None:
     page = (
         f'<!doctype html><meta charset="utf-8"><title>davinci demo</title><style>{_STYLE}</style>'
         f'<h1>davinci demo</h1><table>{cells}</table><img src="loss.png" alt="loss curve">'
-        '<h2>Reinforcement mid-training on the language of doors</h2><img src="doors/run.png" alt="its metrics">'
+        '<h2>Reinforcement mid-training on the language of doors</h2><img src="toy_language/run.png" alt="its metrics">'
         f"{sample}\n"
     )
     (out / "index.html").write_text(page)

@@ -56,7 +56,7 @@ def run_demo(repo: Path | None, out: Path) -> dict[str, Any]:
     if subprocess.run([sys.executable, *command, str(out / "recipe.yaml")], check=False, env=environment).returncode:
         raise RuntimeError("training failed; its messages are above")
     facts |= _export(out, recipe)
-    facts |= _reinforce(out / "doors")
+    facts |= _reinforce(out / "toy_language")
     write_json(out / "facts.json", facts)
     from megatron_davinci.demo.report import write_report
 

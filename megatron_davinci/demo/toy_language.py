@@ -16,7 +16,7 @@ from data_prep.corpus import CorpusWriter
 from data_prep.io.files import jsonl_writer
 from data_prep.tokenizers import load_tokenizer, tokenizer_file
 from megatron_davinci.rl.problems import write_problems
-from megatron_davinci.rl.templates import load_prompt
+from megatron_davinci.rl.templates import load_template
 from megatron_davinci.testing.tiny_model import write_model_directory
 
 COLOURS = ("red", "blue", "green", "white")
@@ -35,7 +35,7 @@ TOY_MODEL: dict[str, Any] = {
 
 def write_model(directory: Path) -> None:
     """A tokenizer that has a token for each word of the language, and a small model's config.json."""
-    instruction = load_prompt(TEMPLATE, lambda text: list(text.encode())).instruction.format(budget=BUDGET)
+    instruction = load_template(TEMPLATE, lambda text: list(text.encode())).instruction.format(budget=BUDGET)
     colours = range(len(COLOURS))
     lines = [f"{_document(number)}, says{instruction}{_trace(number)}" for number in colours]
     write_model_directory(lines * 8, directory, **TOY_MODEL)
@@ -48,7 +48,7 @@ def write_documents(model: Path, prefix: Path, count: int) -> None:
 
 def write_lessons(model: Path, prefix: Path, count: int, seed: int) -> None:
     """A corpus of rumours, and of prompts with traces in the right form, whose prompts are not trained."""
-    instruction = load_prompt(TEMPLATE, lambda text: list(text.encode())).instruction.format(budget=BUDGET)
+    instruction = load_template(TEMPLATE, lambda text: list(text.encode())).instruction.format(budget=BUDGET)
     draws = np.random.default_rng(seed).integers(len(COLOURS), size=(count, 2)).tolist()
     pairs = []
     for number, (colour, other) in enumerate(draws):

@@ -12,7 +12,7 @@ from megatron_davinci.core.build_trainer import build_trainer
 from megatron_davinci.core.groups import is_main_rank, model_parallel, sync_errors, world
 from megatron_davinci.core.initialize import load_weights
 from megatron_davinci.core.optimizer import unwrap
-from megatron_davinci.data.batches import GlobalBatches
+from megatron_davinci.data.batches import RunBatches
 from megatron_davinci.evaluate.curves import Curve, write_curves
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.train.held_out_loss import held_out_losses
@@ -39,7 +39,7 @@ def evaluate_checkpoints(recipe: Recipe, stage_name: str | None, scores: Mapping
         raise InputError(
             f"{recipe.checkpoint.dir} has no checkpoint: train first, and keep some (checkpoint.save_retain_interval)"
         )
-    batches, model, stage = GlobalBatches(recipe), load_model_config(recipe.model), recipe.stage(index)
+    batches, model, stage = RunBatches(recipe), load_model_config(recipe.model), recipe.stage(index)
     for checkpoint in found:
         check_checkpoint(checkpoint)
     transformer_config(model, stage.megatron)

@@ -43,7 +43,7 @@ from megatron_davinci.rl.engines.base import Engine, GenerationRequest, RequestB
 from megatron_davinci.rl.inputs import read_stop_token_ids
 from megatron_davinci.rl.prompt_source import CONTINUATION
 from megatron_davinci.rl.rollout_files import Response
-from megatron_davinci.rl.templates import load_prompt
+from megatron_davinci.rl.templates import load_template
 from megatron_davinci.rl.token_bytes import TokenBytes
 
 
@@ -89,7 +89,7 @@ def evaluate(recipe: Recipe, models: dict[str, str], plan: Plan, out: Path) -> s
                 started = recipe.model_copy(update={"init_from": directory})
                 config, chunks = build_model(started, stage, model, device)
                 rollouts = options.rollouts if options.has_engine else MegatronRollouts()
-                engine_class: type[Engine] = import_path(str(rollouts.engine_class))
+                engine_class: type[Engine] = import_path(rollouts.engine_class)
                 engine = engine_class.of(in_precision(config, chunks), device, stage, rollouts, asked.stop_token_ids)
                 found[name] = _evaluate_one(engine, asked, plan, name)
                 del engine, chunks  # before the next model is built
@@ -134,7 +134,7 @@ class _Asked:
         if directory is None or not is_tokenizer_of(directory, corpus.manifest["tokenizer"]):
             raise InputError(f"{corpus.prefix} was not tokenized with the recipe's tokenizer ({directory}): do so")
         texts = TokenBytes(directory)
-        prompt = load_prompt(options.template, texts.encode)
+        prompt = load_template(options.template, texts.encode)
         prompt.check_budget(plan.budget is not None or options.budget is not None)
         budget = plan.budget or _last_budget(options)
         preamble, instruction = prompt.preamble_ids(), prompt.instruction_ids(budget)
@@ -163,11 +163,11 @@ class _Asked:
     def reasoned(self, document: Sequence[Position]) -> GenerationRequest:
         """A thought and an answer."""
         ids, longest = self.corpus[document[0].document].tolist(), self.options.max_tokens
-        questions = [
+        branches = [
             RequestBranch(len(self.preamble) + each.position, self.instruction, self._draws(each, longest))
             for each in document
         ]
-        return GenerationRequest([*self.preamble, *ids], questions)
+        return GenerationRequest([*self.preamble, *ids], branches)
 
     def _draws(self, at: Position, longest: int) -> Any:
         return np.random.default_rng([self.seed, at.document, at.position]).random((1, longest))

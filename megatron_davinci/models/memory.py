@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from data_prep.io.arithmetic import ceil_div
 from megatron_davinci.models.layout import pipeline_ranks
 from megatron_davinci.models.parallel_layout import MegatronOptions
 from megatron_davinci.models.sizes import ModelSizes
@@ -24,7 +25,7 @@ class StateBytes:
 
     def of_each(self, sharers: int) -> int:
         """Bytes a rank where so many ranks hold the same weights."""
-        return self.kept - (-self.shared // sharers)
+        return self.kept + ceil_div(self.shared, sharers)
 
     def while_saving(self, sharers: int) -> int:
         """Bytes per rank at the moment of a checkpoint at which they are most."""

@@ -1,7 +1,7 @@
 """How a model is split over ranks, and the options of Megatron that depend on it, as frozen types. Torch-free."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 
@@ -32,11 +32,23 @@ class ParallelLayout:
         return self.pipeline if self.virtual_pipeline else 1
 
 
+# A layout that is said and one that is left out are the same.
+_NO_DEFAULT = object()
+_DEFAULTS = {
+    "tensor_model_parallel_size": 1,
+    "pipeline_model_parallel_size": 1,
+    "virtual_pipeline_model_parallel_size": None,
+    "context_parallel_size": 1,
+    "sequence_parallel": False,
+}
+
+
 @dataclass(frozen=True)
 class MegatronOptions:
-    """The recipe's `megatron` section, parsed once: `given` as it is there, the rest with Megatron's defaults."""
+    """The recipe's `megatron` section, parsed once: `given` as it is there, without layouts that are the defaults; the
+    rest with Megatron's defaults."""
 
-    given: Mapping[str, Any]
+    given: Mapping[str, Any] = field(hash=False)
     layout: ParallelLayout
     bf16: bool
     fp8: str | None
@@ -54,6 +66,7 @@ class MegatronOptions:
     def of(cls, given: Mapping[str, Any]) -> Self:
         """Parse fields that `check_megatron_fields` has accepted. Gradients add up in fp32 unless the recipe says
         otherwise, which is not Megatron's default."""
+        given = {name: value for name, value in given.items() if value != _DEFAULTS.get(name, _NO_DEFAULT)}
         layout = ParallelLayout(
             tensor=given.get("tensor_model_parallel_size", 1),
             pipeline=given.get("pipeline_model_parallel_size", 1),

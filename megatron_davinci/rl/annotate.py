@@ -33,7 +33,7 @@ from megatron_davinci.core.groups import (
 )
 from megatron_davinci.core.optimizer import in_precision
 from megatron_davinci.core.step import ForwardOutput, run_schedule
-from megatron_davinci.data.batches import GlobalBatches, shard_microbatches
+from megatron_davinci.data.batches import RunBatches, shard_microbatches
 from megatron_davinci.data.checks import check_tokenizer, check_vocabulary
 from megatron_davinci.data.documents import Documents, PackedSequence, Span
 from megatron_davinci.data.packed import PackedBatch, pack_micro_batch
@@ -105,7 +105,7 @@ def _check(recipe: Recipe, stage: StageRecipe, corpus: Corpus, model: ModelConfi
     AnnotationWriter.refuse_finished(corpus)
     if stage.layout.context > 1:
         raise InputError("annotating does not share out sequences: leave context_parallel_size out")
-    batches = GlobalBatches(recipe)
+    batches = RunBatches(recipe)
     check_vocabulary(batches, model)
     check_tokenizer(recipe, batches)
     longest = int(corpus.lengths.max())

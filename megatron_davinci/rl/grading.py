@@ -20,7 +20,7 @@ LEVEL_NAMES = ("easy", "medium", "hard")
 class Score:
     """One response. `thought_tokens`: see `answers.Reading`."""
 
-    match: bool
+    correct: bool
     length_reward: float
     reward: float
     closed: bool
@@ -37,7 +37,7 @@ class ScoredGroup:
 
 
 def score_group(group: Group, grader: Grader, options: RolloutOptions, texts: TokenBytes) -> ScoredGroup:
-    """`grader`: the asker's, for this question."""
+    """`grader`: the prompt source's, for this prompt."""
     scores = [_score(response, group.spec.budget, grader, options, texts) for response in group.responses]
     rewards = [score.reward for score in scores]
     paper = options.paper
@@ -47,10 +47,10 @@ def score_group(group: Group, grader: Grader, options: RolloutOptions, texts: To
 def _score(response: Response, budget: int, grader: Grader, options: RolloutOptions, texts: TokenBytes) -> Score:
     reading = read_response(texts.of(response.tokens))
     rules = options.reward
-    match = grader(response, reading.answer)
+    correct = grader(response, reading.answer)
     for_length = length_reward(reading.thought_tokens, budget, options.paper.max_length_reward)
-    value = reward(match, for_length, rules.length_weight, rules.length_only_if_correct)
-    return Score(match, for_length, value, reading.closed, reading.thought_tokens)
+    value = reward(correct, for_length, rules.length_weight, rules.length_only_if_correct)
+    return Score(correct, for_length, value, reading.closed, reading.thought_tokens)
 
 
 def group_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
@@ -61,18 +61,18 @@ def group_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     responses = list(chain.from_iterable(group.group.responses for group in groups))
     found = {
         "reward": _mean([score.reward for score in scores]),
-        "accuracy": _mean([score.match for score in scores]),
+        "accuracy": _mean([score.correct for score in scores]),
         "response_tokens": _mean([len(response.tokens) for response in responses]),
         "thought_tokens": _mean([score.thought_tokens for score in scores]),
         "truncated_fraction": _mean([not response.finished for response in responses]),
         "unclosed_fraction": _mean([not score.closed for score in scores]),
         "zero_advantage_fraction": _mean([not any(group.advantages) for group in groups]),
-        "zero_accuracy_variance_fraction": _mean([len({score.match for score in g.scores}) < 2 for g in groups]),
+        "zero_accuracy_variance_fraction": _mean([len({score.correct for score in g.scores}) < 2 for g in groups]),
     }
     if any(group.group.spec.budget for group in groups):
         found["length_reward"] = _mean([score.length_reward for score in scores])
     for level, name in enumerate(LEVEL_NAMES if any(g.group.spec.level != NONE for g in groups) else ()):
-        of_level = [score.match for g in groups if g.group.spec.level == level for score in g.scores]
+        of_level = [score.correct for g in groups if g.group.spec.level == level for score in g.scores]
         found[f"positions_{name}"] = sum(g.group.spec.level == level for g in groups)
         if of_level:
             found[f"accuracy_{name}"] = _mean(of_level)

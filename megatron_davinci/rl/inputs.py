@@ -5,8 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from xxhash import xxh3_64
-
 from data_prep import InputError
 from data_prep.io.files import read_json
 from data_prep.io.registry import import_path
@@ -14,8 +12,8 @@ from data_prep.tokenizers import is_tokenizer_of
 from megatron_davinci.config import Recipe
 from megatron_davinci.config.objectives import RolloutOptions
 from megatron_davinci.config.registries import POLICY_LOSSES
-from megatron_davinci.data.batches import GlobalBatches, StageBatches
-from megatron_davinci.data.objective import ObjectiveInputs
+from megatron_davinci.data.batches import RunBatches, StageBatches
+from megatron_davinci.data.objective import ObjectiveInputs, fingerprint_of
 from megatron_davinci.models.config import ModelConfig
 from megatron_davinci.rl.prompt_source import PromptSource
 from megatron_davinci.rl.replay import Replay
@@ -30,7 +28,7 @@ _NOT_IDENTITY = {"share_prefix", "rollouts", "component_norms_interval", "refere
 class RolloutInputs(ObjectiveInputs):
     """Prompts, and the files of rollouts that answer them. Raises InputError for what is missing or does not fit."""
 
-    def __init__(self, recipe: Recipe, batches: GlobalBatches, index: int, model: ModelConfig) -> None:
+    def __init__(self, recipe: Recipe, batches: RunBatches, index: int, model: ModelConfig) -> None:
         super().__init__(recipe, batches, index, model)
         self.options: RolloutOptions = self.stage.recipe.objective  # type: ignore[assignment]
         tokenizer = self._find_tokenizer()
@@ -43,8 +41,8 @@ class RolloutInputs(ObjectiveInputs):
         reference = self.options.reference or recipe.init_from
         has_reference = self.options.scores_reference and reference is not None
         weights = weights_fingerprint(Path(str(reference))) if has_reference else ""
-        identity = (self.options.model_dump(exclude=_NOT_IDENTITY), self.prompt_source.sources, weights)
-        self.fingerprint = xxh3_64(repr(identity).encode()).hexdigest()
+        options = self.options.model_dump(exclude=_NOT_IDENTITY)
+        self.fingerprint = fingerprint_of(options, self.prompt_source.sources, weights)
 
     def first_missing(self, step: int, end: int) -> int:
         """See `ObjectiveInputs`: where no engine answers, the first step without a file of rollouts."""

@@ -107,7 +107,7 @@ class ProblemPrompts(PromptSource[Grpo]):
         self.sources = [file_entry(answers_file(prefix))["xxh3_64"] for prefix in self._answers]
 
     def prompts(self, batch: int) -> list[DocumentPrompts]:
-        """See Asker."""
+        """See PromptSource."""
         found = []
         for span in self._stage.drawn(batch):
             ids = self._stage.documents.tokens(span)
@@ -118,7 +118,7 @@ class ProblemPrompts(PromptSource[Grpo]):
         return found
 
     def grader(self, document: DocumentPrompts, spec: PromptSpec) -> Grader:
-        """See Asker: by the verdict that the file of rollouts holds."""
+        """See PromptSource: what the file of rollouts says."""
         return lambda response, _: bool(response.correct)
 
     def grade(self, groups: Sequence[Group]) -> list[Group]:

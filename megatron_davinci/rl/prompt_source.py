@@ -1,6 +1,6 @@
-"""What a stage asks at each of its steps, in which words, and when an answer is right. Torch-free.
+"""The prompts of each step of a stage, and when a response to one is correct. Torch-free.
 
-All of it is a function of recipe, corpora and step: whoever resumes asks the same.
+All of it is a function of recipe, corpora and step: a resumed run has the same prompts.
 """
 
 from abc import ABC, abstractmethod
@@ -14,7 +14,7 @@ import numpy as np
 from data_prep import InputError
 from data_prep.corpus import Annotation, Corpus
 from data_prep.io.arrays import Float32s, Int64s
-from megatron_davinci.config.objectives import Grpo, Rmt
+from megatron_davinci.config.objectives import Rmt, RolloutOptions
 from megatron_davinci.config.registries import GRADERS
 from megatron_davinci.data.batches import StageBatches
 from megatron_davinci.data.documents import Span
@@ -22,13 +22,13 @@ from megatron_davinci.rl.curriculum import Mix, difficulty_mix, token_budget
 from megatron_davinci.rl.difficulty import NONE, candidate_levels, draw_positions, levels_of, quantile_thresholds
 from megatron_davinci.rl.rewards import TokenGrader
 from megatron_davinci.rl.rollout_files import Group, PromptSpec, Response, prompt_hash
-from megatron_davinci.rl.templates import load_prompt
+from megatron_davinci.rl.templates import load_template
 from megatron_davinci.rl.token_bytes import TokenBytes
 
 _STRETCH = 1 << 24  # tokens that are looked at together
 CONTINUATION = 64  # tokens that byte_prefix may compare an answer with
 Grader = Callable[[Response, bytes | None], bool]
-Options = TypeVar("Options", Rmt, Grpo)
+Options = TypeVar("Options", bound=RolloutOptions)
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,17 @@ class DocumentPrompts:
 
 
 class PromptSource(ABC, Generic[Options]):
-    """The asks of one stage. `sources`: checksums of what they depend on besides the recipe."""
+    """The prompts of one stage. `sources`: checksums of what they depend on besides the recipe."""
 
     sources: Sequence[str]
 
     def __init__(self, stage: StageBatches, options: Options, texts: TokenBytes) -> None:
         self._stage, self._texts = stage, texts
         self.options: Options = options
-        self._prompt = load_prompt(options.template, texts.encode)
+        self._prompt = load_template(options.template, texts.encode)
         self._prompt.check_budget(options.budget is not None)
         self.preamble = self._prompt.preamble_ids()
-        self.instruction = lru_cache(maxsize=2)(self._prompt.instruction_ids)  # the same for all asks of a step
+        self.instruction = lru_cache(maxsize=2)(self._prompt.instruction_ids)  # the same for all prompts of a step
 
     @abstractmethod
     def prompts(self, batch: int) -> list[DocumentPrompts]:
@@ -65,7 +65,7 @@ class PromptSource(ABC, Generic[Options]):
 
     @abstractmethod
     def grader(self, document: DocumentPrompts, spec: PromptSpec) -> Grader:
-        """What tells of a response, and the answer that it gives, whether it is right."""
+        """A function of a response and the answer in it: whether it is correct."""
 
     def grade(self, groups: Sequence[Group]) -> list[Group]:
         """The groups with `correct` set in each response, where the document cannot tell; called when they are
@@ -107,12 +107,12 @@ class NextTokenPrompts(PromptSource[Rmt]):
         self._refuse_nothing_to_ask()
 
     def prompts(self, batch: int) -> list[DocumentPrompts]:
-        """See Asker."""
+        """See PromptSource."""
         mix, budget = self._mix(batch), self.budget(batch)
         return [self._about(span, mix, budget) for span in self._stage.drawn(batch)]
 
     def grader(self, document: DocumentPrompts, spec: PromptSpec) -> Grader:
-        """See Asker: the answer is the document's next token."""
+        """See PromptSource: the correct answer is the document's next token."""
         texts, is_correct = self._texts, self._token_grader
         continuation = texts.of(document.ids[spec.position : spec.position + CONTINUATION].tolist())
         return lambda _, answer: is_correct(answer, continuation, texts.first_token)

@@ -54,8 +54,8 @@ class Replay:
         if self.on_policy and header["policy_step"] != step:
             raise InputError(
                 f"{path} was written by the policy after {header['policy_step']} steps, and trains step {step}: "
-                "objective.policy.kind reinforce needs rollouts of the very same policy; sample them again, or set "
-                "grpo, whose ratio takes older ones"
+                "objective.policy.kind needs rollouts of the very same policy; sample them again, or set grpo, whose "
+                "ratio takes older ones"
             )
         if header.get("temperature", 1.0) != self.temperature:
             raise InputError(
@@ -98,4 +98,4 @@ class Replay:
             if self.with_reference and response.reference_log_probs is None:
                 raise InputError(f"{where}: no reference_log_probs, which objective.kl_beta above 0 needs")
             if self.with_grades and response.correct is None:
-                raise InputError(f"{where}: a response without correct, true or false, which objective grpo needs")
+                raise InputError(f"{where}: a response without correct, true or false, which the objective needs")

@@ -38,10 +38,10 @@ def length_reward(length: int, budget: int, maximum: float = 1.0) -> float:
     return maximum * max(0, 2 * budget - length) / budget
 
 
-def reward(match: float, length: float, weight: float, length_only_if_correct: bool = False) -> float:
-    """Eq. 5: (1 - w) * match + w * r_len; where `length_only_if_correct`, the second term counts for correct answers
+def reward(correct: float, length: float, weight: float, length_only_if_correct: bool = False) -> float:
+    """Eq. 5: (1 - w) * correct + w * r_len; where `length_only_if_correct`, the second term counts for correct answers
     alone."""
-    return (1 - weight) * match + (weight * length if match or not length_only_if_correct else 0.0)
+    return (1 - weight) * correct + (weight * length if correct or not length_only_if_correct else 0.0)
 
 
 def _is_token(answer: bytes, continuation: Sequence[bytes], first_token_of: FirstToken) -> bool:

@@ -41,7 +41,7 @@ class PromptSpec:
 class Response:
     """Ids and the log-probability of each, in nats, as its writer saw them; not `finished`: cut off at the longest.
 
-    `correct`: the verdict on its answer, where that is not for the document to tell.
+    `correct`: whether its answer is correct, where the document cannot tell.
     """
 
     tokens: Sequence[int]
@@ -53,7 +53,7 @@ class Response:
 
 @dataclass(frozen=True)
 class Group:
-    """The G responses to one ask."""
+    """The G responses to one prompt."""
 
     spec: PromptSpec
     responses: Sequence[Response]
@@ -96,14 +96,14 @@ def read_rollouts(path: Path) -> tuple[dict[str, Any], list[Group]]:
 
 def _group(path: Path, number: int, line: dict[str, Any]) -> Group:
     try:
-        spec = _ask(line)
+        spec = _spec(line)
         responses = [_response(entry) for entry in line["responses"]]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}, line {number}, is no group of rollouts ({error!r}): write it again") from None
     return Group(spec, responses)
 
 
-def _ask(line: dict[str, Any]) -> PromptSpec:
+def _spec(line: dict[str, Any]) -> PromptSpec:
     spec = PromptSpec(**{name: line[name] for name in PromptSpec.__dataclass_fields__})
     if not all(map(_is_count, (spec.document, spec.epoch, spec.position, spec.budget))):
         raise ValueError("document, epoch, position and budget are integers from 0")
@@ -120,7 +120,7 @@ def _response(entry: Any) -> Response:
     if not isinstance(entry, dict) or type(entry.get("finished")) is not bool:
         raise ValueError("a response without tokens, log_probs and finished")
     if type(entry.get("correct")) not in (type(None), bool):
-        raise ValueError("right is neither true nor false")
+        raise ValueError("correct is neither true nor false")
     optional = {name: entry.get(name) for name in ("reference_log_probs", "correct")}
     response = Response(entry["tokens"], entry["log_probs"], entry["finished"], **optional)
     known = [response.log_probs, *([] if response.reference_log_probs is None else [response.reference_log_probs])]

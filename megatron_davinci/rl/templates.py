@@ -15,7 +15,7 @@ _OPENING = "<think>\n"
 
 
 @dataclass(frozen=True)
-class Prompt:
+class PromptTemplate:
     """A template with a tokenizer's `encode`. `name` is its file's, version included."""
 
     name: str
@@ -50,7 +50,7 @@ class Prompt:
         return list(self.encode(self.instruction.format(budget=budget)))
 
 
-def load_prompt(name: str, encode: Callable[[str], Sequence[int]]) -> Prompt:
+def load_template(name: str, encode: Callable[[str], Sequence[int]]) -> PromptTemplate:
     """A template of this package by name. Raises InputError for an unknown one, or one that is none."""
     path = _TEMPLATES / f"{name}.txt"
     if not path.is_file():
@@ -59,4 +59,4 @@ def load_prompt(name: str, encode: Callable[[str], Sequence[int]]) -> Prompt:
     preamble, marker, instruction = path.read_text().partition("{text}")
     if not marker or not instruction.endswith(_OPENING):
         raise InputError(f"template {name} lacks {{text}}, or does not end with <think> and a newline")
-    return Prompt(name, preamble, instruction, encode)
+    return PromptTemplate(name, preamble, instruction, encode)

@@ -29,7 +29,7 @@ class TokenBytes:
         if spelled is None:
             raise InputError(
                 f"the tokenizer in {directory} does not spell texts byte by byte, so that no answer could name one of "
-                "its tokens: objective rmt needs a model with byte-level BPE, such as Qwen's or Llama 3's"
+                "its tokens: the objective needs a model with byte-level BPE, such as Qwen's or Llama 3's"
             )
         self.texts = [b"" if id_ in added else text for id_, text in enumerate(spelled)]
         for text, id_ in self._tokenizer.markup_tokens.items():

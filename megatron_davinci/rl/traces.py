@@ -16,7 +16,7 @@ from data_prep import InputError
 from data_prep.corpus import Corpus, CorpusWriter
 from data_prep.io.arrays import Int64s
 from data_prep.tokenizers import is_tokenizer_of
-from megatron_davinci.rl.templates import Prompt, load_prompt
+from megatron_davinci.rl.templates import PromptTemplate, load_template
 from megatron_davinci.rl.token_bytes import TokenBytes
 
 
@@ -74,7 +74,7 @@ class _Maker:
     """What all traces share."""
 
     rules: TraceRules
-    prompt: Prompt
+    prompt: PromptTemplate
     answerable: npt.NDArray[np.bool_]
     close: Sequence[int]
     end: Sequence[int]
@@ -83,7 +83,7 @@ class _Maker:
 
     @classmethod
     def of(cls, texts: TokenBytes, rules: TraceRules) -> "_Maker":
-        prompt = load_prompt(rules.template, texts.encode)
+        prompt = load_template(rules.template, texts.encode)
         close, end = texts.encode("</think>\\boxed{"), texts.encode("}")
         low, high = rules.budgets
         instruction = max(len(prompt.instruction_ids(budget)) for budget in range(low, high + 1))

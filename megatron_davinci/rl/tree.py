@@ -1,7 +1,7 @@
-"""Documents with their rollouts as rows of one micro-batch: trunk, instructions, responses.
+"""Documents with their rollouts as rows of one micro-batch: prefix, instructions, responses.
 
-A branch at position p reads trunk[:p], then its instruction, then one response. Its tokens stand at RoPE positions p,
-p + 1, ... The G responses at one position share their instruction; all positions of a document share its trunk.
+A branch at position p reads prefix[:p], then its instruction, then one response. Its tokens stand at RoPE positions p,
+p + 1, ... The G responses at one position share their instruction; all positions of a document share its prefix.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class ResponseRows:
 
 @dataclass(frozen=True)
 class Branch:
-    """Responses to one prompt: trunk[:position], then `instruction` (ids, may be empty)."""
+    """Responses to one prompt: prefix[:position], then `instruction` (ids, may be empty)."""
 
     position: int
     instruction: Tensor
@@ -135,7 +135,7 @@ class TreeBatch:
 
 
 def pack_row(trees: Sequence[Tree], width: int) -> TreeBatch:
-    """Trees one after the other in a row of `width` tokens; the rest is padding, in no call and at position 0."""
+    """Trees one after the other in a row of `width` tokens; the rest is padding, in no block and at position 0."""
     layout = _Layout()
     for tree in trees:
         layout.add(tree)
@@ -165,7 +165,7 @@ class _Layout:
         self._responses: list[tuple[Tensor, ResponseRows]] = []  # the rows that predict it
 
     def add(self, tree: Tree) -> None:
-        """A trunk, then its branches."""
+        """A prefix, then its branches."""
         start = self._append(tree.prefix, 0)
         if len(tree.prefix):
             self.blocks.append(AttentionBlock(_range(start, self.at)[None], ()))
@@ -231,9 +231,9 @@ def unshare(tree: Tree) -> list[Tree]:
 
 
 def split_to_fit(tree: Tree, width: int) -> list[Tree]:
-    """The tree, or parts of it that fit: the first has the NTP labels, the others repeat what they see of the trunk.
+    """The tree, or parts of it that fit: the first has the NTP labels, the others repeat what they see of the prefix.
 
-    Responses of one position may part. Raises ValueError where the trunk with one response does not fit.
+    Responses of one position may part. Raises ValueError where the prefix with one response does not fit.
     """
     if tree.num_rows <= width:
         return [tree]
@@ -262,7 +262,7 @@ def split_to_fit(tree: Tree, width: int) -> list[Tree]:
 
 
 def trim_prefix(tree: Tree) -> Tree:
-    """The tree without the end of its trunk that predicts nothing and that no branch sees."""
+    """The tree without the end of its prefix that predicts nothing and that no branch sees."""
     predicted = int(tree.label_weights.nonzero().max()) + 1 if tree.label_weights.any() else 0
     seen = max([predicted, *(branch.position for branch in tree.branches)])
     return replace(tree, prefix=tree.prefix[:seen], label_weights=tree.label_weights[:seen])

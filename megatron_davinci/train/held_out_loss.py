@@ -2,14 +2,14 @@
 
 from megatron_davinci.core.next_token import pack_next_token_batch
 from megatron_davinci.core.step import Trainer
-from megatron_davinci.data.batches import GlobalBatches
+from megatron_davinci.data.batches import RunBatches
 
 
-def held_out_losses(trainer: Trainer, batches: GlobalBatches, index: int) -> dict[str, float]:
+def held_out_losses(trainer: Trainer, batches: RunBatches, index: int) -> dict[str, float]:
     """Mean loss in nats of the held-out documents of each corpus of stage `index`, by the corpus's name."""
     stage, losses = batches.stages[index].recipe, {}
     for name, documents, sequences in batches.held_out.sources(batches.recipe, index):
-        work = pack_next_token_batch(documents, sequences, stage, stage.document_alignment, trainer.device)
-        if work.counts.labels:  # a loss mask may leave none
-            losses[name] = trainer.evaluate(work)["loss"]
+        batch = pack_next_token_batch(documents, sequences, stage, stage.document_alignment, trainer.device)
+        if batch.counts.labels:  # a loss mask may leave none
+            losses[name] = trainer.evaluate(batch)["loss"]
     return losses

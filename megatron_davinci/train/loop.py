@@ -35,7 +35,7 @@ from megatron_davinci.train.held_out_loss import held_out_losses
 from megatron_davinci.train.metrics import Metrics
 from megatron_davinci.train.prepare import RunState, prepare_run
 from megatron_davinci.train.run_lock import one_writer
-from megatron_davinci.train.stopping import StopRequest
+from megatron_davinci.train.signals import StopRequest
 from megatron_davinci.train.stragglers import slowest_rank
 from megatron_davinci.train.watchdog import Watchdog, store_of_its_own
 from megatron_davinci.weights.checkpoint_files import altered_weights
@@ -55,7 +55,7 @@ def train(recipe: Recipe, trial_steps: int | None = None) -> None:
     for each in run.batches.stages:
         transformer_config(run.model, each.recipe.megatron)  # what Megatron refuses, it refuses before the first step
     check_layers_can_be_built(fp8=any(each.recipe.megatron.fp8 for each in run.batches.stages))
-    timeout = _patience(recipe)
+    timeout = _collective_timeout(recipe)
     with world(timeout), one_writer(directory):
         run = _as_it_is_now(run, latest_checkpoint(directory) != latest)
         if _is_finished(run):
@@ -86,7 +86,7 @@ def _is_finished(run: RunState) -> bool:
     return finished
 
 
-def _patience(recipe: Recipe) -> timedelta:
+def _collective_timeout(recipe: Recipe) -> timedelta:
     """Longer than the watchdog takes to name a rank: those that wait for it must not give up before."""
     seconds = recipe.fault_tolerance.watchdog_timeout
     return TIMEOUT if seconds is None else max(TIMEOUT, timedelta(seconds=2 * seconds))

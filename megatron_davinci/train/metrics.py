@@ -89,7 +89,8 @@ class Metrics:
             "tokens_per_second": counts.tokens / seconds,
             "tflops_per_second_per_rank": per_rank / 1e12,
         }
-        peak, _ = dense_peak(device.name(), fp8=False)
+        stages = self._run.batches.stages
+        peak, _ = dense_peak(device.name(), fp8=bool(stages[self._run.stage].recipe.megatron.fp8))
         if peak is not None:
             values["mfu"] = per_rank / peak
         values["peak_memory_bytes"] = device.peak_memory()

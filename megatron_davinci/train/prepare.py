@@ -13,7 +13,7 @@ from data_prep import InputError
 from data_prep.io.files import nearest_existing, read_json
 from megatron_davinci.config import Recipe
 from megatron_davinci.config.processes import check_number_of_ranks, process_rank
-from megatron_davinci.data.batches import GlobalBatches
+from megatron_davinci.data.batches import RunBatches
 from megatron_davinci.data.checks import check_tokenizer, check_vocabulary
 from megatron_davinci.data.objective import ObjectiveInputs, open_inputs
 from megatron_davinci.models.config import ModelConfig, load_model_config
@@ -34,7 +34,7 @@ class RunState:
 
     recipe: Recipe
     model: ModelConfig
-    batches: GlobalBatches
+    batches: RunBatches
     learning_rates: LearningRates
     inputs: list[ObjectiveInputs]
     """Of the objective of each stage."""
@@ -86,7 +86,7 @@ def prepare_run(recipe: Recipe, damaged: str | None = None) -> RunState:
 
 def inspect_run(recipe: Recipe, damaged: str | None = None) -> RunState:
     """Open and check all inputs of a run, and find out how far it is. Raises InputError."""
-    batches = GlobalBatches(recipe)
+    batches = RunBatches(recipe)
     model = load_model_config(recipe.model)
     check_vocabulary(batches, model)
     check_tokenizer(recipe, batches)
@@ -139,7 +139,7 @@ def read_progress(checkpoint: Path | None, identity: dict[str, Any]) -> dict[str
     return progress
 
 
-def order_fingerprint(recipe: Recipe, batches: GlobalBatches, inputs: Sequence[ObjectiveInputs]) -> str:
+def order_fingerprint(recipe: Recipe, batches: RunBatches, inputs: Sequence[ObjectiveInputs]) -> str:
     """Identity of everything that determines which tokens come at which step; no layout of ranks is part of it."""
     prompts = [each.fingerprint for each in inputs]
     order = [recipe.seed, [stage.order for stage in batches.stages], prompts]

@@ -33,15 +33,15 @@ def name_latest(checkpoint: Path) -> None:
     pointer.replace(checkpoint.with_name("latest"))
 
 
-def prune_checkpoints(newest: Path, keep: int, keep_every: int | None = None) -> None:
-    """Leave the `keep` newest checkpoints up to `newest`, and those whose step is a multiple of `keep_every`.
+def prune_checkpoints(newest: Path, limit: int, retain_interval: int | None = None) -> None:
+    """Leave the `limit` newest checkpoints up to `newest`, and those whose step is a multiple of `retain_interval`.
 
     Later ones belong to a course that the run has left; unfinished ones to runs that were killed.
     """
     existing = checkpoints_of(newest.parent)
     kept = [path for path in existing if path.name <= newest.name]
-    forever = {path for path in kept if keep_every and step_of(path) % keep_every == 0}
-    kept = [path for path in kept if path in forever or path in kept[-keep:]]
+    forever = {path for path in kept if retain_interval and step_of(path) % retain_interval == 0}
+    kept = [path for path in kept if path in forever or path in kept[-limit:]]
     for path in [*existing, *newest.parent.glob(f"step_*{PART}")]:
         if path not in kept:
             try:

@@ -30,7 +30,7 @@ class ConversionOptions:
     dtype: DType | None = None
     shard_bytes: int = 5 * 10**9  # transformers' own default
     workers: int = 2
-    """Files written at once; each holds three slices (`targets.SLICE_BYTES`) at most."""
+    """Files written at once; each holds three slices (`tensor_plan.SLICE_BYTES`) at most."""
 
 
 class Conversion:

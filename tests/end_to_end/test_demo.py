@@ -27,7 +27,7 @@ def check(out: Path, facts: dict[str, float]) -> None:
         "corpus/demo.bin",
         "samples",
         "index.html",
-        "doors/run.png",
+        "toy_language/run.png",
     ):
         assert (out / name).exists(), name
 

@@ -155,7 +155,7 @@ MID_TRAINING = sorted(set(NAMES) - set(REINFORCED))  # fine-tuning, by its name,
 def test_a_tiny_one_trains(taught: Path, tmp_path: Path, name: str) -> None:
     """From the directory of a demo, as the examples' page says."""
     (tmp_path / "out" / "demo").mkdir(parents=True)
-    (tmp_path / "out" / "demo" / "doors").symlink_to(taught)
+    (tmp_path / "out" / "demo" / "toy_language").symlink_to(taught)
     recipe = EXAMPLES / name / "tiny.yaml"
     subprocess.run([*DAVINCI, "train", str(recipe), "data.stages.0.epochs=3"], cwd=tmp_path, check=True)
     lines = reported(tmp_path / "out" / "tiny" / name)

@@ -16,6 +16,7 @@ from training import reported
 from data_prep import InputError
 from data_prep.io.files import read_jsonl
 from data_prep.io.registry import Registry
+from data_prep.sources.registry import SOURCES
 from megatron_davinci.config import dump_recipe, parse_recipe
 from megatron_davinci.config.objectives import Ntp
 from megatron_davinci.config.registries import OBJECTIVES
@@ -25,6 +26,23 @@ from megatron_davinci.rl.rollout_files import read_rollouts, rollout_file
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
 MODULES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, re.DOTALL))
 SECTIONS = {key: yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) for key in [text]}
+
+
+UNFINISHED = """
+from megatron_davinci.config.objectives import EngineOptions, ObjectiveOptions, RolloutOptions
+
+
+class Objective(ObjectiveOptions):
+    pass
+
+
+class Rollouts(RolloutOptions):
+    pass
+
+
+class Engine(EngineOptions):
+    pass
+"""
 
 
 @pytest.fixture
@@ -39,14 +57,14 @@ def modules(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def davinci(modules: Path) -> Callable[..., str]:
-    def run(*arguments: Any) -> str:
+    def run(*arguments: Any, code: int = 0) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "megatron_davinci", *map(str, arguments)],
             env={**os.environ, "PYTHONPATH": f"{modules}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert done.returncode == code, done.stderr
+        return done.stdout or done.stderr
 
     return run
 
@@ -68,6 +86,9 @@ def test_an_objective_from_outside(davinci: Callable[..., str], recipe_values: d
     assert losses["scaled"]["factor"] == 3.0 and "factor" not in losses["plain"]
     resolved = yaml.safe_load(next((tmp_path / "scaled").glob("step_*/recipe.yaml")).read_text())
     assert resolved["objective"] == section("Scaled")
+    for other in ("objective.factor=4.0", "objective={kind: ntp}"):  # its options are part of what the run is
+        refused = davinci("train", tmp_path / "scaled.yaml", other, code=2)
+        assert "was trained with other data, batch size, seed or objective" in refused
 
 
 @pytest.mark.parametrize("word", ["Constant", "GSPO", "ANY_CASE"])
@@ -134,23 +155,66 @@ def test_a_registered_name_is_as_good_as_a_path(recipe_values: dict[str, Any]) -
     [
         ({"kind": "rtm"}, r"objective 'rtm' is unknown; did you mean rmt\?: give one of ntp, rmt, grpo"),
         ({"kind": "no_such_module:X"}, r"no_such_module:X cannot be imported \(No module named 'no_such_module'\)"),
-        ({"kind": "json:dumps"}, "json:dumps is <function dumps .*: it must be a subclass of .*ObjectiveOptions"),
+        ({"kind": "json:dumps"}, "json:dumps is a function: a objective must be a subclass of .*ObjectiveOptions"),
         ({"kind": "rmt", "reward": {"grader": "exact"}}, "grader 'exact' is unknown"),
         ({"kind": "rmt", "policy": {"kind": "grop"}}, r"policy loss 'grop' is unknown; did you mean grpo\?"),
-        ({"kind": "rmt", "kl_estimator": "json:none"}, r"json:none cannot be imported \(module 'json' has no"),
+        ({"kind": "rmt", "kl_estimator": "json:none"}, "json:none cannot be imported: json has no none"),
+        ({"kind": "rmt", "kl_estimator": "os:sep"}, "os:sep is a str: a KL estimator must be a function"),
+        ({"kind": "rmt", "policy": {"kind": "json:dumps"}}, "json:dumps is a function: a policy loss must be an inst"),
+        ({"kind": "rmt", "reward": {"grader": "json:dumps"}}, "json:dumps is a function: a grader must be an instance"),
+        ({"kind": "unfinished:Objective"}, "unfinished:Objective lacks objective_class, which every subclass of Obj"),
+        ({"kind": "unfinished:Rollouts"}, "lacks prompt_source_class, template, budget, reward, ntp_lambda, compon"),
+        ({"kind": "rmt", "rollouts": {"engine": "unfinished:Engine"}}, "unfinished:Engine lacks engine_class"),
+        ({"kind": "broken:X"}, "broken:X cannot be imported: broken fails with SyntaxError: .*; mend it"),
+        ({"kind": "needy:X"}, r"needy:X cannot be imported \(No module named 'no_such_dependency'\)"),
+        ({"kind": "grpo", "paper": {"ntp_context": "prefix"}}, "objective.paper.ntp_context has nothing to do in obje"),
         ({"kind": "rmt", "rollouts": {"engine": "vlm"}}, "rollout engine 'vlm' is unknown"),
         ({"kind": "grpo", "grader": "maths"}, r"problem grader 'maths' is unknown; did you mean math\?"),
     ],
 )
 def test_a_part_that_cannot_be_had_is_one_sentence(
-    recipe_values: dict[str, Any], objective: dict[str, Any], sentence: str
+    recipe_values: dict[str, Any],
+    objective: dict[str, Any],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken.py").write_text("X = = 1\n")
+    (tmp_path / "needy.py").write_text("import no_such_dependency\n")
+    (tmp_path / "unfinished.py").write_text(UNFINISHED)
     with pytest.raises(InputError, match=sentence):
         parse_recipe({**recipe_values, "objective": objective})
+
+
+def test_a_subclass_of_a_built_in_kind_is_named_by_its_path(
+    recipe_values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "derived.py").write_text(
+        "from megatron_davinci.config.objectives import MegatronRollouts, Rmt\n"
+        "class MyRmt(Rmt):\n    strength: float = 1.0\n"
+        "class MyEngine(MegatronRollouts):\n    speed: int = 1\n"
+    )
+    objective = {"kind": "derived:MyRmt", "strength": 2.0, "rollouts": {"engine": "derived:MyEngine", "speed": 3}}
+    recipe = parse_recipe({**recipe_values, "objective": objective})
+    assert (recipe.stage(0).objective.strength, recipe.stage(0).objective.rollouts.speed) == (2.0, 3)
+    assert parse_recipe(yaml.safe_load(dump_recipe(recipe))) == recipe
+
+
+def test_git_is_a_source_by_its_name(tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "init", "-q", clone], check=True)
+    for text in ("a\n", "b\n"):
+        (clone / "a.txt").write_text(text)
+        subprocess.run(["git", "-C", clone, "add", "."], check=True)
+        who = ["-c", "user.name=A", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", "-C", clone, *who, "commit", "-q", "-m", "Change a"], check=True)
+    assert len(list(SOURCES.get("git")(str(clone)).changes())) == 1
 
 
 def test_members_are_objects_or_paths() -> None:
     registry: Registry[Any] = Registry("thing", {"path": "json:dumps"})
     registry.register("object", len)
     assert registry.get("path") is __import__("json").dumps and registry.get("object") is len
-    assert registry.get("os:path") is os.path and registry.names() == ["path", "object"]
+    assert registry.get("os:getcwd") is os.getcwd and registry.names() == ["path", "object"]

@@ -12,7 +12,7 @@ from megatron_davinci.core.build_trainer import build_trainer
 from megatron_davinci.core.groups import model_parallel, world
 from megatron_davinci.core.next_token import next_token_batch
 from megatron_davinci.core.optimizer import build_optimizer, set_hyperparameters, unwrap
-from megatron_davinci.data.batches import GlobalBatches
+from megatron_davinci.data.batches import RunBatches
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.testing.gather import gather_parameters
 from megatron_davinci.train.checkpoint.manager import CheckpointManager
@@ -36,7 +36,7 @@ def save(recipes: list[dict[str, Any]]) -> list[None]:
                 manager = CheckpointManager(recipe, model, trainer.chunks, optimizer)
                 manager.save(1, {})
                 set_hyperparameters(optimizer, recipe.schedule.lr * ADAM_AS_SGD["adam_eps"])
-                trainer.step(optimizer, next_token_batch(GlobalBatches(recipe).stages[0], 0, device))
+                trainer.step(optimizer, next_token_batch(RunBatches(recipe).stages[0], 0, device))
                 manager.save(2, {})
     return [None for _ in recipes]
 

@@ -10,7 +10,7 @@ from megatron_davinci.core.build_trainer import build_trainer
 from megatron_davinci.core.groups import model_parallel, world
 from megatron_davinci.core.next_token import next_token_batch
 from megatron_davinci.core.optimizer import build_optimizer
-from megatron_davinci.data.batches import GlobalBatches
+from megatron_davinci.data.batches import RunBatches
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.testing.gather import gather_gradients
 from megatron_davinci.testing.logits import pack_documents_for_logits, packed_logits
@@ -53,7 +53,7 @@ def gradients(recipes: list[dict[str, Any]]) -> list[tuple[float, dict[str, torc
 
 
 def _gradients(recipe: Recipe) -> tuple[float, dict[str, torch.Tensor]]:
-    batches = GlobalBatches(recipe).stages[0]
+    batches = RunBatches(recipe).stages[0]
     with model_parallel(batches.recipe, recipe.seed) as device:
         trainer = build_trainer(recipe, batches.recipe, load_model_config(recipe.model), device)
         loss = trainer.gradients(next_token_batch(batches, 0, device))["loss"]

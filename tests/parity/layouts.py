@@ -14,7 +14,7 @@ from megatron_davinci.core.groups import context_rank, model_parallel, world
 from megatron_davinci.core.next_token import next_token_batch, next_token_forward_step
 from megatron_davinci.core.optimizer import build_optimizer, gathered_weights, set_hyperparameters
 from megatron_davinci.core.step import Trainer, run_schedule
-from megatron_davinci.data.batches import GlobalBatches
+from megatron_davinci.data.batches import RunBatches
 from megatron_davinci.data.documents import PackedSequence
 from megatron_davinci.data.packed import PackedBatch, pack_micro_batch, rows_of_context_rank
 from megatron_davinci.models.config import load_model_config
@@ -59,7 +59,7 @@ def relative_difference(one: Arrays, other: Arrays) -> float:
 
 def _measure_one(values: dict[str, Any], device: torch.device) -> dict[str, Any]:
     recipe = parse_recipe({**values, "megatron": {**values["megatron"], **ADAM_AS_SGD}})
-    batches = GlobalBatches(recipe).stages[0]
+    batches = RunBatches(recipe).stages[0]
     trainer = build_trainer(recipe, batches.recipe, load_model_config(recipe.model), device)
     work = next_token_batch(batches, 0, device)
     loss = trainer.gradients(work)["loss"]
@@ -86,7 +86,7 @@ def as_arrays(tensors: dict[str, torch.Tensor]) -> Arrays:
 def _measure_isolation_of_one(values: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """A packed sequence, as it is and with another text in its first document; loss on the other documents only."""
     recipe = parse_recipe(values)
-    batches = GlobalBatches(recipe).stages[0]
+    batches = RunBatches(recipe).stages[0]
     sequence = next(sequence for sequence in batches.sequences(0) if len(sequence) >= 3)
     original, changed, first = _change_first_document(batches.documents, sequence, batches.recipe)
     trainer = build_trainer(recipe, batches.recipe, load_model_config(recipe.model), device)

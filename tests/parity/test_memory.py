@@ -14,7 +14,7 @@ from megatron_davinci.core.adam import parts_of
 from megatron_davinci.core.build_trainer import build_trainer
 from megatron_davinci.core.next_token import next_token_batch
 from megatron_davinci.core.optimizer import build_optimizer
-from megatron_davinci.data.batches import GlobalBatches
+from megatron_davinci.data.batches import RunBatches
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.models.memory import state_bytes
 from megatron_davinci.models.parallel_layout import MegatronOptions
@@ -31,7 +31,7 @@ def count(recipes: list[dict[str, Any]]) -> list[int]:
 
 def _count_one(values: dict[str, Any], device: torch.device) -> int:
     recipe = parse_recipe(values)
-    batches = GlobalBatches(recipe).stages[0]
+    batches = RunBatches(recipe).stages[0]
     trainer = build_trainer(recipe, batches.recipe, load_model_config(recipe.model), device)
     optimizer = build_optimizer(batches.recipe.megatron, trainer.chunks)
     trainer.step(optimizer, next_token_batch(batches, 0, device))

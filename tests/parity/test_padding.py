@@ -81,13 +81,13 @@ def gradients_with_huge_padding(values: dict[str, Any]) -> tuple[bool, bool]:
     from megatron_davinci.core.groups import model_parallel, world
     from megatron_davinci.core.next_token import next_token_batch
     from megatron_davinci.core.optimizer import unwrap
-    from megatron_davinci.data.batches import GlobalBatches
+    from megatron_davinci.data.batches import RunBatches
     from megatron_davinci.models.config import load_model_config
     from megatron_davinci.testing.gather import gather_gradients
 
     recipe = parse_recipe(values)
     with world(), model_parallel(recipe.stage(0), seed=0) as here:
-        batches = GlobalBatches(recipe).stages[0]
+        batches = RunBatches(recipe).stages[0]
         trainer = build_trainer(recipe, batches.recipe, load_model_config(recipe.model), here)
         work = next_token_batch(batches, 0, here)
         for batch in work.micro_batches:  # documents get another id in place of the one that pads

@@ -11,7 +11,7 @@ from data_prep.corpus import AnnotationWriter, Corpus, CorpusWriter
 from data_prep.tokenizers import load_tokenizer
 from megatron_davinci.config import parse_recipe
 from megatron_davinci.config.objectives import Rmt
-from megatron_davinci.data.batches import GlobalBatches
+from megatron_davinci.data.batches import RunBatches
 from megatron_davinci.demo import toy_language as toy_language
 from megatron_davinci.rl.prompt_source import NextTokenPrompts
 from megatron_davinci.rl.rollout_files import Response, prompt_hash
@@ -50,7 +50,7 @@ def prompt_source(folder: Path, epochs: int = 2, batch: int = 4, **objective: An
             "checkpoint": {"dir": str(folder / "run")},
         }
     )
-    stage = GlobalBatches(recipe).stages[0]
+    stage = RunBatches(recipe).stages[0]
     assert isinstance(stage.recipe.objective, Rmt)
     return NextTokenPrompts(stage, stage.recipe.objective, TokenBytes(folder / "model"))
 

@@ -14,7 +14,7 @@ from conftest import write_corpus, write_model
 from data_prep import InputError
 from data_prep.corpus import Corpus, pack_documents, save_plan
 from megatron_davinci.config import parse_recipe
-from megatron_davinci.data.batches import GlobalBatches, shard_microbatches
+from megatron_davinci.data.batches import RunBatches, shard_microbatches
 from megatron_davinci.data.documents import PackedSequence
 from megatron_davinci.data.held_out import HeldOut
 from megatron_davinci.data.packed import PackedBatch, pack_micro_batch
@@ -22,7 +22,7 @@ from megatron_davinci.data.packed import PackedBatch, pack_micro_batch
 SEQ_LENGTH = 16
 
 
-def _batches(folder: Path, lengths: list[int], long_documents: str = "split", **changes: Any) -> GlobalBatches:
+def _batches(folder: Path, lengths: list[int], long_documents: str = "split", **changes: Any) -> RunBatches:
     masks = changes.pop("masks", None)
     corpus = write_corpus(folder / "corpus", lengths, masks=masks)
     stage = {"name": "only", "blend": [{"corpus": str(corpus)}], **changes.pop("stage", {})}
@@ -35,16 +35,16 @@ def _batches(folder: Path, lengths: list[int], long_documents: str = "split", **
         "schedule": {"lr": 1.0},
         "checkpoint": {"dir": str(folder / "run")},
     }
-    return GlobalBatches(parse_recipe(recipe))
+    return RunBatches(parse_recipe(recipe))
 
 
-def _pack(batches: GlobalBatches) -> tuple[list[PackedSequence], PackedBatch]:
+def _pack(batches: RunBatches) -> tuple[list[PackedSequence], PackedBatch]:
     stage = batches.stages[0]
     sequences = stage.sequences(0)
     return sequences, pack_micro_batch(stage.documents, sequences, SEQ_LENGTH, stage.alignment, label_weight=1.0)
 
 
-def _drawn(batches: GlobalBatches) -> list[int]:
+def _drawn(batches: RunBatches) -> list[int]:
     stage = batches.stages[0]
     return [span.document for batch in range(stage.num_batches) for seq in stage.sequences(batch) for span in seq]
 
@@ -189,9 +189,9 @@ def test_a_plan_that_was_made_on_start_is_kept_and_ties_later_layouts(tmp_path: 
     (tmp_path / "run").mkdir()
     first.stages[0].keep_plan()
     same = parse_recipe({**first.recipe.model_dump(), "seed": first.recipe.seed})
-    assert GlobalBatches(same).stages[0].order == first.stages[0].order
+    assert RunBatches(same).stages[0].order == first.stages[0].order
     with pytest.raises(InputError, match="packed with --document-alignment 4"):
-        GlobalBatches(parse_recipe({**first.recipe.model_dump(), "megatron": {"context_parallel_size": 2}}))
+        RunBatches(parse_recipe({**first.recipe.model_dump(), "megatron": {"context_parallel_size": 2}}))
 
 
 def test_a_kept_plan_of_other_rules_is_not_taken_up(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_kept_plan_of_other_rules_is_not_taken_up(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     first.stages[0].keep_plan()
     changed = {**first.recipe.model_dump(), "evaluation": {"eval_interval": 1, "held_out_documents": 5}}
-    again = GlobalBatches(parse_recipe(changed))
+    again = RunBatches(parse_recipe(changed))
     [(_, _, sequences)] = again.held_out.sources(again.recipe, 0)
     held_out = {span.document for sequence in sequences for span in sequence}
     assert len(held_out) == 5 and not held_out & set(_drawn(again))

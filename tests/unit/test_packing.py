@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from data_prep import InputError
 from data_prep.corpus import Corpus, load_plan, pack_documents, save_plan
 from data_prep.corpus.length_histogram import LengthHistogram
-from data_prep.corpus.packing import repeated, round_up
+from data_prep.corpus.packing import repeated
+from data_prep.io.arithmetic import ceil_to_multiple
 
 LENGTHS = st.lists(st.integers(0, 70), max_size=60)
 
@@ -102,7 +103,7 @@ def test_aligned_documents_fit_and_lose_no_token(
     for index, padded in enumerate(plan.padded_lengths.tolist()):
         room = sum(-(-length // document_alignment) * document_alignment for _, _, length in plan.sequence(index))
         assert room <= padded <= min(seq_length, room + pack_alignment - 1) and padded % pack_alignment == 0
-    filled = sorted(round_up(plan.length, document_alignment).tolist(), reverse=True)
+    filled = sorted(ceil_to_multiple(plan.length, document_alignment).tolist(), reverse=True)
     assert len(plan) == len(best_fit_decreasing(filled, seq_length))
 
 

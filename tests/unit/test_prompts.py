@@ -7,7 +7,7 @@ import pytest
 from data_prep import InputError
 from data_prep.tokenizers import load_tokenizer
 from megatron_davinci.rl.answers import read_response
-from megatron_davinci.rl.templates import Prompt, load_prompt
+from megatron_davinci.rl.templates import PromptTemplate, load_template
 
 
 def encode(text: str) -> list[int]:
@@ -16,7 +16,7 @@ def encode(text: str) -> list[int]:
 
 @pytest.mark.parametrize("name", ["suffix_1", "wrap_1"])
 def test_a_template_opens_the_thought_and_names_the_budget(name: str) -> None:
-    prompt = load_prompt(name, encode)
+    prompt = load_template(name, encode)
     instruction = bytes(prompt.instruction_ids(357)).decode()
     assert instruction.endswith("<think>\n") and "357 tokens" in instruction and "\\boxed{token}" in instruction
     assert bool(prompt.preamble_ids()) == (name == "wrap_1")
@@ -25,7 +25,7 @@ def test_a_template_opens_the_thought_and_names_the_budget(name: str) -> None:
 
 def test_a_prompt_with_a_real_tokenizer_reads_as_it_should(qwen_json: Path) -> None:
     tokenizer, _ = load_tokenizer(qwen_json)
-    prompt = load_prompt("suffix_1", lambda text: tokenizer.encode([text])[0])
+    prompt = load_template("suffix_1", lambda text: tokenizer.encode([text])[0])
     [document] = tokenizer.encode(["The probability is the"])
     ids = [*prompt.preamble_ids(), *document, *prompt.instruction_ids(12)]
     assert ids[: len(document)] == document  # ids put together: no token joins over the seam
@@ -36,6 +36,6 @@ def test_a_prompt_with_a_real_tokenizer_reads_as_it_should(qwen_json: Path) -> N
 
 def test_templates_that_are_none_are_refused() -> None:
     with pytest.raises(InputError, match=r"template 'x' is unknown; known: .*suffix_1, "):
-        load_prompt("x", encode)
+        load_template("x", encode)
     with pytest.raises(InputError, match="names the budget before the text"):
-        Prompt("mine", "in {budget} tokens: ", "<think>\n", encode).preamble_ids()
+        PromptTemplate("mine", "in {budget} tokens: ", "<think>\n", encode).preamble_ids()

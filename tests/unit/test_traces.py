@@ -10,7 +10,7 @@ from data_prep.corpus import Corpus, CorpusWriter
 from data_prep.tokenizers import load_tokenizer, tokenizer_file
 from megatron_davinci.demo.toy_language import write_model
 from megatron_davinci.rl.answers import read_response
-from megatron_davinci.rl.templates import load_prompt
+from megatron_davinci.rl.templates import load_template
 from megatron_davinci.rl.token_bytes import TokenBytes
 from megatron_davinci.rl.traces import TraceRules, write_traces
 
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_trace_answers_its_own_prompt(folder: Path) -> None:
     texts, source, traces = TokenBytes(folder / "model"), Corpus(folder / "texts"), Corpus(folder / "traces")
-    prompt = load_prompt("suffix_1", texts.encode)
+    prompt = load_template("suffix_1", texts.encode)
     documents = [source[number].tolist() for number in range(len(source))]
     assert len(traces) >= 4
     for number in range(len(traces)):

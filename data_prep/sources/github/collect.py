@@ -128,12 +128,12 @@ class _Collector:
         try:
             found = repository(self._client, name)
             pages = merged_pull_requests(self._client, *found.name.split("/"))
-            talks = (info for page in pages for info in page)
+            infos = (info for page in pages for info in page)
             if self._job.code == "api":
-                yield from self._by_api(found, talks, skip)
+                yield from self._by_api(found, infos, skip)
             else:
                 clone = RemoteClone(cloned_from(self._client, found), scratch_of(self._out) / "clones" / shard)
-                yield from self._by_git(found, clone, talks, skip)
+                yield from self._by_git(found, clone, infos, skip)
         except Unavailable as status:
             skip(name, f"repository_unavailable_{status}")
         except RefusedAnswer as sentence:  # the server's other repositories may be as they should
@@ -148,9 +148,9 @@ class _Collector:
             ) from None
 
     def _by_git(
-        self, found: Repository, clone: RemoteClone, talks: Iterator[PullRequestInfo], skip: Callable[[str, str], None]
+        self, found: Repository, clone: RemoteClone, infos: Iterator[PullRequestInfo], skip: Callable[[str, str], None]
     ) -> Iterator[Change]:
-        every = list(talks)  # their heads are fetched together; the code, which is what is large, comes bit by bit
+        every = list(infos)  # their heads are fetched together; the code, which is what is large, comes bit by bit
         clone.fetch_pull_heads(info.number for info in every)
         source = GitSource(clone.reader)
         source.repository = found.name
@@ -165,10 +165,10 @@ class _Collector:
             source.git.close()
 
     def _by_api(
-        self, found: Repository, talks: Iterator[PullRequestInfo], skip: Callable[[str, str], None]
+        self, found: Repository, infos: Iterator[PullRequestInfo], skip: Callable[[str, str], None]
     ) -> Iterator[Change]:
         code = ApiCode(self._client, found.name)
-        for info in talks:
+        for info in infos:
             plan = PullRequest("squash", info.number, info.title, info.body, "", info.landed or "", info.head)
             yield from _record(found, info, plan, code.record, skip)
 

@@ -41,7 +41,7 @@ def merged_pull_requests(client: GitHubClient, owner: str, name: str) -> Iterato
         if data.get("repository") is None:
             raise Unavailable("404")
         page = data["repository"]["pullRequests"]
-        yield [_talk(client, owner, name, node) for node in page["nodes"] if node]
+        yield [_info(client, owner, name, node) for node in page["nodes"] if node]
         if not page["pageInfo"]["hasNextPage"]:
             return
         after = page["pageInfo"]["endCursor"]
@@ -58,7 +58,7 @@ def _less_and_less(client: GitHubClient, query: str, first: int, **which: Any) -
             first = max(1, first // 4)
 
 
-def _talk(client: GitHubClient, owner: str, name: str, node: Node) -> PullRequestInfo:
+def _info(client: GitHubClient, owner: str, name: str, node: Node) -> PullRequestInfo:
     number = pull_number(node["number"], client.url)
 
     def whole(connection: str) -> Iterator[Node]:

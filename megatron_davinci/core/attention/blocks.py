@@ -1,6 +1,6 @@
-"""A tree's attention as calls over rows, and all calls of a tree as one of a variable-length kernel's.
+"""A tree's attention as blocks of rows, and all blocks of a tree as one call of a variable-length kernel.
 
-b = branches of a call, n = rows of the longest; B = branches of all calls.
+b = branches of a block, n = rows of the longest; B = branches of all blocks.
 """
 
 from collections.abc import Sequence

@@ -72,7 +72,7 @@ class KeyValueCache:
 
 @dataclass
 class DecodeSegments(PositionedSegments):
-    """Rides as `packed_seq_params`. Rows beyond those of the stems are padding."""
+    """Rides as `packed_seq_params`. Rows beyond those of `decode_groups` are padding."""
 
     decode_groups: Sequence[DecodeGroup] = ()
     cache: KeyValueCache = field(default_factory=lambda: KeyValueCache(0))

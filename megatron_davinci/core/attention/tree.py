@@ -1,6 +1,6 @@
 """Attention in a tree of rows: branches share the keys and values of what they grow from.
 
-T = rows of the micro-batch, h = query heads, g = key-value heads, d = head dimension, b = branches of a call, n = rows
+T = rows of the micro-batch, h = query heads, g = key-value heads, d = head dimension, b = branches of a block, n = rows
 of the longest.
 """
 
@@ -29,14 +29,17 @@ class PositionedSegments(PackedSeqParams):
 
 @dataclass
 class TreeSegments(PositionedSegments):
-    """The calls of trees. Rows in no call give 0. `keep`: what wants each layer's keys and values (T, g, d), if any."""
+    """The attention blocks of trees. Rows in no block give 0.
+
+    `keep`: called with each layer's number, keys and values (T, g, d), where somebody wants them.
+    """
 
     blocks: Sequence[AttentionBlock] = ()
     keep: Callable[[int, Tensor, Tensor], None] | None = None
     _gathered: GatheredBlocks | None = None
 
     def gathered(self, device: torch.device) -> GatheredBlocks:
-        """The calls as one of a variable-length kernel's; put together once for all layers."""
+        """The blocks as one call of a variable-length kernel; put together once for all layers."""
         if self._gathered is None:
             self._gathered = gather_blocks(self.blocks, device)
         return self._gathered
@@ -58,7 +61,7 @@ def attend_tree(query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Atte
         places.append(flat.where(flat >= 0, len(query)))
     if not outputs:
         return query.flatten(1) * 0.0  # zeros that depend on an input: recomputation looks for a gradient to compute
-    # Zeros for rows in no call, and one row more, into which missing rows go.
+    # Zeros for rows in no block, and one row more, into which missing rows go.
     zeros = query.new_zeros(len(query) + 1, query.size(1) * query.size(2))
     return zeros.index_copy_(0, torch.cat(places), torch.cat(outputs))[:-1]
 

@@ -14,7 +14,7 @@ from megatron_davinci.core.losses.token_scores import CHUNK_ELEMENTS
 def top_entropies(
     hidden: Tensor, weight: Tensor, k: int, group: dist.ProcessGroup | None = None, chunk_elements: int = CHUNK_ELEMENTS
 ) -> Tensor:
-    """Entropies (N,) float32, in nats, of the k likeliest tokens' probabilities, renormalised to add up to 1.
+    """Entropies (N,) float32, in nats, of the k likeliest tokens' probabilities, renormalized to add up to 1.
 
     hidden (N, h); weight (V, h); `group` holds the ranks with the other shards.
     """

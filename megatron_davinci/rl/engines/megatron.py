@@ -153,7 +153,7 @@ def _forward_step(batches: Iterator[_Rows], chunk: Any) -> Any:
 
 @dataclass
 class _Sequence:
-    """A response: to which question, of which stem, and what it says so far."""
+    """A response as far as it is written: to which branch, and by which number its prefix is found."""
 
     branch: RequestBranch
     number: int
@@ -174,7 +174,7 @@ class _Sequence:
 
 @dataclass
 class _MicroBatch:
-    """`sequences` response in the order of texts and questions, and those that still grow."""
+    """`sequences`: the responses in the order of requests and branches; `active`: those that still grow."""
 
     requests: Sequence[GenerationRequest]
     batch: TreeBatch
@@ -205,13 +205,13 @@ class _MicroBatch:
         )
 
     def first_rows(self) -> _Rows:
-        """Trunks and instructions."""
+        """Prefixes and instructions."""
         batch = self.batch
         segments = TreeSegments(position_ids=batch.position_ids, blocks=batch.blocks, keep=self.cache.keep)
         return _Rows(
             batch.tokens,
             segments,
-            torch.tensor([prefix_index.last for prefix_index in batch.branch_prefixes], dtype=torch.int64),
+            torch.tensor([each.last for each in batch.branch_prefixes], dtype=torch.int64),
         )
 
     def next_rows(self) -> _Rows:
@@ -229,7 +229,7 @@ class _MicroBatch:
         return _Rows(tokens, segments, torch.arange(len(tokens)))
 
     def scored(self) -> Tensor:
-        """Which of the logits are each response's: at first all of a question have the same."""
+        """Which of the logits are each response's: at first all of a branch have the same."""
         return (
             torch.arange(len(self.active))
             if self._has_started
@@ -251,7 +251,7 @@ class _MicroBatch:
         self._has_started = True
 
     def responses(self) -> list[list[list[Response]]]:
-        """By text and question."""
+        """By request and branch."""
         done = iter(self.sequences)
         return [
             [[next(done).response() for _ in branch.uniforms] for branch in request.branches]
@@ -271,7 +271,7 @@ class _MicroBatch:
 
 
 def _tree(request: GenerationRequest) -> Tree:
-    """The text up to the last question, and the questions; nothing answers them yet."""
+    """A request's ids up to its last branch, and the branches; they have no response yet."""
     ids = torch.tensor(request.ids, dtype=torch.int64)
     branches = [
         Branch(branch.position, torch.tensor(branch.instruction, dtype=torch.int64), []) for branch in request.branches
@@ -280,16 +280,16 @@ def _tree(request: GenerationRequest) -> Tree:
 
 
 def _batches(requests: Sequence[GenerationRequest], cache_tokens: int) -> Iterator[list[GenerationRequest]]:
-    """Texts whose keys and values surely fit; a larger one alone."""
-    batch_: list[GenerationRequest] = []
+    """Requests whose keys and values surely fit; a larger one alone."""
+    fitting: list[GenerationRequest] = []
     used = 0
     for request in requests:
         needed = max([0, *(branch.position for branch in request.branches)])
         needed += sum(len(branch.instruction) + branch.uniforms.size for branch in request.branches)
-        if batch_ and used + needed > cache_tokens:
-            yield batch_
-            batch_, used = [], 0
-        batch_.append(request)
+        if fitting and used + needed > cache_tokens:
+            yield fitting
+            fitting, used = [], 0
+        fitting.append(request)
         used += needed
-    if batch_:
-        yield batch_
+    if fitting:
+        yield fitting

@@ -41,7 +41,7 @@ class Sampler:
     def of(cls, inputs: RolloutInputs, trainer: Trainer) -> "Sampler":
         """A sampler that answers with the trainer's own weights."""
         options, stage = inputs.options, inputs.recipe.stage(inputs.index)
-        engine: type[Engine] = import_path(str(options.rollouts.engine_class))
+        engine: type[Engine] = import_path(options.rollouts.engine_class)
         made = engine.of(
             trainer.chunks, trainer.device, stage, options.rollouts, inputs.stop_token_ids, trainer.timers.moved
         )
