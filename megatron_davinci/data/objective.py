@@ -1,5 +1,7 @@
 """What an objective needs beside its corpora, opened and checked before a process group is up. Torch-free."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from xxhash import xxh3_64
@@ -30,6 +32,14 @@ class ObjectiveInputs:
     def missing(self, step: int) -> str:
         """What an optimizer step lacks, and how to get it: a sentence."""
         raise NotImplementedError
+
+    def prompt_lines(self, step: int) -> Iterator[dict[str, Any]] | None:
+        """What an optimizer step needs answered, as lines of a file, a header first; None where it needs nothing."""
+        return None
+
+    def answer_file(self, step: int) -> Path | None:
+        """The file that answers `prompt_lines` of a step."""
+        return None
 
     def start(self, trainer: Any) -> Any:
         """The objective (`core.objective.Objective`) that trains with a `core.step.Trainer`. Imports torch."""

@@ -72,6 +72,10 @@ class RolloutInputs(ObjectiveInputs):
                 prompt = self.prompt_source.prompt(ids, spec.position, spec.budget)
                 yield {**asdict(spec), "prompt_ids": prompt}
 
+    def answer_file(self, step: int) -> Path:
+        """See `ObjectiveInputs`: the file of rollouts."""
+        return self.replay.file(step)
+
     def _find_tokenizer(self) -> Path:
         kind, found = self.options.kind, self.recipe.find_tokenizer()
         if found is None:

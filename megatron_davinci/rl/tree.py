@@ -20,6 +20,7 @@ class ResponseRows:
     """tokens (R,) ids; `log_probs` (R,) in nats, as whoever wrote it saw them, and those of the reference model.
 
     Each token has the response's advantage (Eq. 6), and `weight` in the loss, fixed from counts of the global batch.
+    `number`: its place among all responses of the step, where somebody wants to find it again.
     """
 
     tokens: Tensor
@@ -27,6 +28,7 @@ class ResponseRows:
     advantage: float
     weight: float
     reference_log_probs: Tensor | None = None
+    number: int = 0
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, count
 from typing import Any, Self
 
 import torch
@@ -51,7 +51,7 @@ class Reference:
         self, prompt_source: PromptSource[Any], documents: Sequence[DocumentPrompts], groups: Sequence[Group]
     ) -> list[Group]:
         """The groups with its log-probability of each token; on every rank."""
-        trees, numbers = _trees(prompt_source, documents, groups)
+        trees = _trees(prompt_source, documents, groups)
         width = self.stage.seq_length * self.stage.batch.micro_batch_size
         rows = pack_trees(trees, width, self.options.share_prefix)
         rank, size = data_rank()
@@ -60,17 +60,16 @@ class Reference:
         how = {"forward_only": True, "collect_non_loss_data": True}
         found = run_schedule(self.chunks, partial(_forward, self.options), batches, width, **how) if batches else []
         first = parallel_state.get_tensor_model_parallel_rank() == 0
-        ours = _by_response(share, found, numbers) if found and first else {}
+        ours = _by_response(share, found) if found and first else {}
         known = {number: values for part in all_gather_object(ours) for number, values in part.items()}
         return _with_log_probs(groups, known)
 
 
 def _trees(
     prompt_source: PromptSource[Any], documents: Sequence[DocumentPrompts], groups: Sequence[Group]
-) -> tuple[list[tree.Tree], dict[int, int]]:
-    """Documents with all responses, which weigh nothing; and the number of each response, by its identity."""
-    numbers: dict[int, int] = {}
-    trees, following = [], iter(groups)
+) -> list[tree.Tree]:
+    """Documents with all responses, numbered in their order, which weigh nothing."""
+    trees, following, number = [], iter(groups), count()
     for document in documents:
         prefix = torch.tensor([*prompt_source.preamble, *document.ids.tolist()], dtype=torch.int64)
         branches = []
@@ -79,12 +78,11 @@ def _trees(
             responses = []
             for response in next(following).responses:
                 tokens = torch.tensor(response.tokens, dtype=torch.int64)
-                responses.append(tree.ResponseRows(tokens, torch.zeros(len(tokens)), 0.0, 0.0))
-                numbers[id(responses[-1])] = len(numbers)
+                responses.append(tree.ResponseRows(tokens, torch.zeros(len(tokens)), 0.0, 0.0, number=next(number)))
             branches.append(tree.Branch(len(prompt_source.preamble) + spec.position, instruction, responses))
         if branches:
             trees.append(tree.trim_prefix(tree.Tree(prefix, torch.zeros(len(prefix)), branches)))
-    return trees, numbers
+    return trees
 
 
 def _forward(options: RolloutOptions, batches: Iterator[tree.TreeBatch], chunk: Any) -> ForwardOutput:
@@ -97,14 +95,14 @@ def _forward(options: RolloutOptions, batches: Iterator[tree.TreeBatch], chunk: 
     return output, lambda output, non_loss_data: output[0]
 
 
-def _by_response(share: Sequence[Sequence[tree.Tree]], found: Sequence[Tensor], numbers: dict[int, int]) -> LogProbs:
+def _by_response(share: Sequence[Sequence[tree.Tree]], found: Sequence[Tensor]) -> LogProbs:
     """Log-probabilities of rows lie in the order of their trees, branches and responses."""
     known: LogProbs = {}
     for row, log_probs in zip(share, found, strict=True):
         branches = chain.from_iterable(each.branches for each in row)
         responses = list(chain.from_iterable(branch.responses for branch in branches))
         parts = log_probs.float().clamp(max=0.0).split([len(response.tokens) for response in responses])
-        known |= {numbers[id(each)]: part.tolist() for each, part in zip(responses, parts, strict=True)}
+        known |= {each.number: part.tolist() for each, part in zip(responses, parts, strict=True)}
     return known
 
 
