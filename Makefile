@@ -31,8 +31,8 @@ test: setup
 acceptance: acceptance-data acceptance-operations acceptance-training
 
 acceptance-data: TESTS := $(BY_CHANCE)
-acceptance-operations: TESTS := $(addprefix tests/end_to_end/test_,resume.py operations.py stopped_rank.py slurm.py)
-acceptance-training: TESTS := $(addprefix tests/end_to_end/test_,reinforcement.py engine.py language.py examples.py) \
+acceptance-operations: TESTS := $(addprefix tests/end_to_end/test_,resume.py operations.py stopped_rank.py slurm.py demo.py)
+acceptance-training: TESTS := $(addprefix tests/end_to_end/test_,reinforcement.py engine.py language.py examples.py annotate.py) \
 	tests/parity/test_trees.py
 acceptance-%: SHELL := bash
 acceptance-%: setup

@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # How much more than usual the tests of chance do (kills, damage, fuzzing, random cases): `make acceptance` sets it.
 EFFORT = int(os.environ.get("DAVINCI_EFFORT", "1"))
+of_acceptance = pytest.mark.skipif(EFFORT == 1, reason="a long test: make acceptance has it")
 
 TINY = {
     "architectures": ["Qwen2ForCausalLM"],

@@ -9,10 +9,10 @@ import os
 from pathlib import Path
 
 from data_prep import InputError
-from data_prep.cli.app import report
-from data_prep.cli.tokenizing import tokenize_facts, warn_of_records
 from data_prep.io.exit_codes import exit_on_mistake
 from data_prep.io.progress import counter
+from data_prep.io.summary import print_summary
+from data_prep.tokenize.summary import corpus_facts, warn_of_records
 from data_prep.tokenize.tokenize import TokenizeJob, tokenize
 
 _TOKENIZER_TYPES = ("HuggingFaceTokenizer", "TikTokenizer", "SentencePieceTokenizer", "Llama2Tokenizer")
@@ -57,7 +57,7 @@ def main() -> None:
         manifests = tokenize(job, advance)
     for key, manifest in manifests.items():
         warn_of_records(manifest["provenance"])
-        report({"corpus": str(job.outputs[key]), **tokenize_facts(manifest)}, as_json=False)
+        print_summary({"corpus": str(job.outputs[key]), **corpus_facts(manifest)})
 
 
 def installed_punkt(language: str) -> Path | None:

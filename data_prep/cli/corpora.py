@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from data_prep.cli.app import AsJson, app, report
+from data_prep.cli.app import AsJson, app
 from data_prep.io.errors import InputError
+from data_prep.io.summary import print_summary
 
 
 @app.command()
@@ -37,45 +38,18 @@ def inspect(
 
     Example: davinci data inspect corpus/py --tokenizer qwen.tiktoken
     """
+    from data_prep.samples.show import show_samples
+    from data_prep.tokenize.show import show_documents
+
     if path.is_dir() or path.suffix == ".zst":
-        show_samples(path, document, count)
+        shown = show_samples(path, document, count)
     elif tokenizer is None:
         raise InputError(f"{path} is no directory of samples; for a corpus, give the --tokenizer that made it")
     else:
-        show_documents(path, tokenizer, document, count)
-
-
-def show_samples(path: Path, first: int, count: int) -> None:
-    """Print samples by their number over all shards: where each comes from, and its text."""
-    from itertools import islice
-
-    from data_prep.io.files import read_jsonl
-    from data_prep.io.shards import shards_in
-
-    shards = shards_in(path, "samples", "davinci data build") if path.is_dir() else [path]
-    chosen = list(islice((row for shard in shards for row in read_jsonl(shard)), first, first + count))
-    if not chosen:
-        raise InputError(f"--document is {first}; {path} has fewer samples")
-    for number, row in enumerate(chosen, first):
-        facts = {**row.get("meta", {}), "tokens": row.get("tokens")}
-        said = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
-        typer.secho(f"--- sample {number}: {row.get('id')} ({said})", bold=True)
-        typer.echo(row.get("text", ""))
-
-
-def show_documents(prefix: Path, tokenizer: Path, document: int, count: int) -> None:
-    """Print documents of a corpus."""
-    from data_prep.corpus.indexed import Corpus
-    from data_prep.tokenize.masks import masked_text
-    from data_prep.tokenizers import load_tokenizer_of
-
-    corpus = Corpus(prefix)
-    decoder = load_tokenizer_of(corpus.tokenizer, tokenizer)
-    if not 0 <= document < len(corpus):
-        raise InputError(f"--document is {document}; the corpus has documents 0 to {len(corpus) - 1}")
-    for number in range(document, min(document + count, len(corpus))):
-        typer.secho(f"--- document {number}: {corpus.lengths[number]:,} tokens", bold=True)
-        typer.echo(masked_text(corpus, number, decoder.decode))
+        shown = show_documents(path, tokenizer, document, count)
+    for heading, text in shown:
+        typer.secho(heading, bold=True)
+        typer.echo(text)
 
 
 @app.command()
@@ -89,4 +63,4 @@ def merge(
     from data_prep.corpus.merge import merge_corpora
 
     manifest = merge_corpora(Corpus.open_all(prefixes), out)
-    report({"corpus": str(out), "documents": manifest["documents"], "tokens": manifest["tokens"]}, as_json)
+    print_summary({"corpus": str(out), "documents": manifest["documents"], "tokens": manifest["tokens"]}, as_json)

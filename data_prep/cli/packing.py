@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from data_prep.cli.app import AsJson, app, report
+from data_prep.cli.app import AsJson, app
+from data_prep.io.summary import print_summary
 
 LongDocuments = Literal["error", "split", "drop"]
 
@@ -53,7 +54,7 @@ def pack(
         counts.draw(histogram, seq_length)
     save_plan(plan, corpora, out)
     if as_json:
-        report({"plan": str(out), **plan.summary(), "length_histogram": counts.as_json()}, as_json)
+        print_summary({"plan": str(out), **plan.summary(), "length_histogram": counts.as_json()}, as_json)
     else:
-        report({"plan": str(out), **plan.summary()}, as_json)
+        print_summary({"plan": str(out), **plan.summary()}, as_json)
         typer.echo(counts.as_text())

@@ -14,12 +14,10 @@ from data_prep.cli.app import (
     Workers,
     app,
     collect,
-    report,
-    require,
-    run_job,
 )
 from data_prep.io.errors import InputError
 from data_prep.io.files import refuse_existing
+from data_prep.io.summary import print_summary
 
 CodeBy = Literal["git", "api"]
 
@@ -36,7 +34,7 @@ def collect_git(
     """
     from data_prep.sources.collect import collect_git
 
-    report(collect_git(path, out), as_json)
+    print_summary(collect_git(path, out), as_json)
 
 
 @collect.command("source")
@@ -53,7 +51,7 @@ def collect_source(
     from data_prep.sources.collect import collect_changes
     from data_prep.sources.registry import SOURCES
 
-    report(collect_changes(SOURCES.get(name)(argument), out, origin=name), as_json)
+    print_summary(collect_changes(SOURCES.get(name)(argument), out, origin=name), as_json)
 
 
 @collect.command("github")
@@ -81,8 +79,10 @@ def github(
     Tokens stand in memory only. Killed, or out of its rate limit, and started again, it asks nothing twice.
     Example: davinci data collect github pytest-dev/pluggy --out records
     """
-    require("githubkit")
     from data_prep.io.progress import status
+    from data_prep.pipeline.jobs import require, run_job
+
+    require("githubkit")
     from data_prep.sources.github.collect import GitHubJob, remove_scratch
     from data_prep.sources.github.repositories import most_starred
     from data_prep.sources.github.tokens import read_list
@@ -100,10 +100,10 @@ def github(
         if top_starred is not None:
             with job.client(out) as client:
                 job = replace(job, repositories=(*names, *most_starred(client, top_starred, language)))
-        summary = run_job(job, out, "repositories", tasks, workers, executor, option, quiet=True)
+        summary = run_job(job, out, "repositories", tasks, workers, executor, option or [], quiet=True)
     if summary is not None:
         remove_scratch(out)
-    report(summary or {"handed in": tasks}, as_json)
+    print_summary(summary or {"handed in": tasks}, as_json)
 
 
 @collect.command("trajectories")
@@ -121,7 +121,7 @@ def trajectories(
     """
     from data_prep.sources.trajectories import collect_trajectories
 
-    report(collect_trajectories(paths, out, resolved), as_json)
+    print_summary(collect_trajectories(paths, out, resolved), as_json)
 
 
 @app.command()
@@ -152,17 +152,18 @@ def build(
     --tokenizer qwen.tiktoken --out samples
     """
     from data_prep.corpus.length_histogram import LengthHistogram
+    from data_prep.pipeline.jobs import run_job
     from data_prep.samples.build import BuildJob
 
     job = BuildJob(
         records.absolute(), sample_format, tokenizer and tokenizer.absolute(), max_tokens, pseudonyms=not keep_names
     )
-    summary = run_job(job, out, "shards", tasks, workers, executor, option, quiet=as_json)
+    summary = run_job(job, out, "shards", tasks, workers, executor, option or [], quiet=as_json)
     if summary is None or as_json:
-        report(summary or {"handed in": tasks}, as_json)
+        print_summary(summary or {"handed in": tasks}, as_json)
         return
     collected, lengths = summary.pop("collected"), summary.pop("lengths")
-    report({**summary, "collected": {k: v for k, v in collected.items() if isinstance(v, int | float)}}, as_json)
+    print_summary({**summary, "collected": {k: v for k, v in collected.items() if isinstance(v, int | float)}}, as_json)
     if lengths:
         typer.echo(LengthHistogram.of_rows(lengths).as_text())
 
@@ -185,11 +186,13 @@ def enhance(
     The key of the server is OPENAI_API_KEY. Killed, and started again, it asks nothing twice.
     Example: davinci data enhance records --server http://127.0.0.1:8000/v1 --model Qwen3 --out enhanced
     """
+    from data_prep.pipeline.jobs import require, run_job
+
     require("openai")
     from data_prep.samples.enhance import EnhanceJob, remove_answers
 
     job = EnhanceJob(records.absolute(), server, model, concurrency)
-    summary = run_job(job, out, "shards", tasks, workers, executor, option, quiet=as_json)
+    summary = run_job(job, out, "shards", tasks, workers, executor, option or [], quiet=as_json)
     if summary is not None:
         remove_answers(out)
-    report(summary or {"handed in": tasks}, as_json)
+    print_summary(summary or {"handed in": tasks}, as_json)

@@ -1,12 +1,13 @@
 """Texts to corpora: in one process or many, as one command or as tasks."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from data_prep.cli.app import AsJson, ExecutorKind, ExecutorOptions, Workers, app, report
+from data_prep.cli.app import AsJson, ExecutorKind, ExecutorOptions, Workers, app
 from data_prep.io.errors import InputError
+from data_prep.io.summary import print_summary
 
 
 @app.command()
@@ -42,6 +43,7 @@ def tokenize(
     Example: davinci data tokenize 'samples/**/*.jsonl.zst' --tokenizer qwen.tiktoken --out corpus/py --append-eod
     """
     from data_prep.io.progress import counter
+    from data_prep.tokenize.summary import corpus_facts, warn_of_records
     from data_prep.tokenize.tokenize import TokenizeJob, outputs_of
     from data_prep.tokenize.tokenize import tokenize as run
 
@@ -63,24 +65,7 @@ def tokenize(
         manifests = run(job, advance)
     for key, manifest in manifests.items():
         warn_of_records(manifest["provenance"])
-        report({"corpus": str(job.outputs[key]), **tokenize_facts(manifest)}, as_json)
-
-
-def tokenize_facts(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What a person wants to know of a corpus just made; counts of what did not happen are left out."""
-    facts = {key: manifest[key] for key in ("documents", "tokens", "empty_documents_dropped")}
-    if "trained_tokens" in manifest:
-        facts["trained_tokens"] = manifest["trained_tokens"]
-    notes = {key: manifest["provenance"][key] for key in ("broken_records", "changed_turns")}
-    return facts | {key: count for key, count in notes.items() if count}
-
-
-def warn_of_records(provenance: dict[str, Any]) -> None:
-    """Say on stderr which records were left out, and which turns the chat template changed."""
-    texts = {"broken": "broken records were left out", "changed": "turns of the assistant were changed by the template"}
-    for kind, counter in (("broken", "broken_records"), ("changed", "changed_turns")):
-        if count := provenance[counter]:
-            typer.echo(f"warning: {count:,} {texts[kind]}: {'; '.join(provenance['examples'][kind][:3])}", err=True)
+        print_summary({"corpus": str(job.outputs[key]), **corpus_facts(manifest)}, as_json)
 
 
 @app.command()
@@ -106,6 +91,7 @@ def shards(
     from data_prep.io.files import read_json, refuse_existing
     from data_prep.pipeline.run import start, tokenize_shards
     from data_prep.tokenize.inputs import expand
+    from data_prep.tokenize.summary import corpus_facts, warn_of_records
     from data_prep.tokenize.tokenize import TokenizeJob
 
     refuse_existing(corpus_files(out, masked=False)["idx"])
@@ -131,4 +117,4 @@ def shards(
     if executor != "slurm":  # there the jobs have only been handed in
         manifest = read_json(out.with_name(f"{out.name}.manifest.json"))
         warn_of_records(manifest["provenance"])
-        report({"corpus": str(out), **tokenize_facts(manifest)}, as_json=False)
+        print_summary({"corpus": str(out), **corpus_facts(manifest)}, as_json=False)

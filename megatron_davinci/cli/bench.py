@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from data_prep.cli.app import AsJson, report
+from data_prep.cli.app import AsJson
+from data_prep.io.summary import print_summary
 
 app = typer.Typer(no_args_is_help=True, help="How fast it is here.")
 Grid = Annotated[list[str] | None, typer.Option(help="key=a,b: every combination is tried; repeatable.")]
@@ -71,7 +72,7 @@ def data(
     """
     from megatron_davinci.bench.data import measure_data
 
-    report(measure_data(inputs, tokenizer, seq_length, workers), as_json)
+    print_summary(measure_data(inputs, tokenizer, seq_length, workers), as_json)
 
 
 @app.command("convert")
@@ -83,4 +84,4 @@ def convert(
     from megatron_davinci.bench.convert import measure_conversion
 
     found: dict[str, Any] = measure_conversion(source)
-    report(found, as_json)
+    print_summary(found, as_json)

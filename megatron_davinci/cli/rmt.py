@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from data_prep.io.summary import print_summary
+
 app = typer.Typer(no_args_is_help=True, help="Reinforcement mid-training: difficulty of tokens, prompts.")
 
 
@@ -22,13 +24,12 @@ def annotate(
     Several ranks: torchrun --nproc-per-node 2 -m megatron_davinci rmt annotate ... tensor_model_parallel_size=2.
     Example: davinci rmt annotate corpus/omni --model Qwen3-14B-Base bf16=true
     """
-    from data_prep.cli.app import report
     from megatron_davinci.config import parse_overrides
     from megatron_davinci.rl.annotate import annotate as run
 
     told = run(prefix, model, entropy, parse_overrides(overrides or []))
     if told:
-        report({"annotated": str(prefix), **told}, as_json=False)
+        print_summary({"annotated": str(prefix), **told})
 
 
 @app.command()
@@ -40,10 +41,9 @@ def entropies(
 
     Example: davinci rmt entropies corpus/omni --out entropies.png
     """
-    from data_prep.cli.app import report
     from megatron_davinci.report.figures import plot_entropies
 
-    report(plot_entropies(prefixes, out), as_json=False)
+    print_summary(plot_entropies(prefixes, out))
 
 
 @app.command()
@@ -57,11 +57,10 @@ def prompts(
     A line for each position: the fields that a group of rollouts repeats, and the prompt's ids.
     Example: davinci rmt prompts recipe.yaml --out prompts.jsonl.zst
     """
-    from data_prep.cli.app import report
     from megatron_davinci.config import load_recipe
     from megatron_davinci.train.write_prompts import write_prompts
 
-    report(write_prompts(load_recipe(recipe, overrides or []), out), as_json=False)
+    print_summary(write_prompts(load_recipe(recipe, overrides or []), out))
 
 
 @app.command()
@@ -79,10 +78,9 @@ def problems(
     Of a solution the answer is what follows GSM8K's ####, else what the last \\boxed{} holds, else all of it.
     Example: davinci rmt problems gsm8k.jsonl --problem-key question --tokenizer Qwen3-14B --out corpus/gsm8k
     """
-    from data_prep.cli.app import report
     from megatron_davinci.rl.problems import write_problems
 
-    report(write_problems(inputs, tokenizer, out, problem_key, answer_key), as_json=False)
+    print_summary(write_problems(inputs, tokenizer, out, problem_key, answer_key))
 
 
 @app.command()
@@ -105,12 +103,11 @@ def traces(
     A trace thinks the document's own next tokens, and answers with the first of them. Prompts are not trained.
     Example: davinci rmt traces corpus/format --tokenizer SmolLM2-135M --out corpus/traces
     """
-    from data_prep.cli.app import report
     from data_prep.corpus import Corpus
     from megatron_davinci.rl.traces import TraceRules, write_traces
 
     rules = TraceRules(template, budgets, thoughts, max_tokens, per_document, seed)
-    report(write_traces(Corpus(prefix), tokenizer, out, rules), as_json=False)
+    print_summary(write_traces(Corpus(prefix), tokenizer, out, rules))
 
 
 @app.command()

@@ -35,15 +35,13 @@ def check_fp8(megatron: MegatronOptions, model: ModelConfig) -> None:
 
 
 def _shard_sizes(model: ModelConfig, tensor: int) -> list[tuple[str, int, int]]:
-    """(name, size on a rank, size of the whole) of every side that a linear layer's weight has on a rank."""
-    sides = [
-        ("ffn_hidden_size", model.ffn_hidden_size),
-        ("the width of all heads", model.query_size),
-        ("the width of queries, keys and values", model.query_size + 2 * model.key_size),
-    ]
-    return [("hidden_size", model.hidden_size, model.hidden_size)] + [
-        (what, size // tensor, size) for what, size in sides
-    ]
+    """(name, size on a rank, size of the whole) of both sides that each linear layer's weight has on a rank."""
+    found = []
+    for layer in model.linear_layers:
+        on_rank, whole = layer.shard(tensor), (layer.in_features, layer.out_features)
+        names = (f"{layer.name}'s in_features", f"{layer.name}'s out_features")
+        found += list(zip(names, on_rank, whole, strict=True))
+    return found
 
 
 def _remedy(recipe: str, model: ModelConfig, tensor: int) -> str:

@@ -81,7 +81,13 @@ class LinearLayer(NamedTuple):
         """Numbers in the matrix."""
         return self.in_features * self.out_features
 
+    def shard(self, tensor_parallel_size: int) -> tuple[int, int]:
+        """(in_features, out_features) on one tensor-parallel rank."""
+        if self.parallel == "column":
+            return self.in_features, self.out_features // tensor_parallel_size
+        return self.in_features // tensor_parallel_size, self.out_features
+
     def parameters(self, tensor_parallel_size: int = 1) -> int:
         """Weights and biases on one tensor-parallel rank."""
-        bias = self.out_features // tensor_parallel_size if self.has_bias else 0
-        return self.num_weights // tensor_parallel_size + bias
+        in_features, out_features = self.shard(tensor_parallel_size)
+        return in_features * out_features + (out_features if self.has_bias else 0)

@@ -9,11 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import EFFORT
 from test_bad_input import refuse
 from transformers import AutoModelForCausalLM
 
 from data_prep.corpus import Annotation, Corpus, CorpusWriter
 
+LAYOUTS = {
+    "TP2+SP": ["tensor_model_parallel_size=2", "sequence_parallel=true"],
+    "PP2": ["pipeline_model_parallel_size=2"],
+    "DP2": [],
+}
 # What `davinci rmt annotate` does, in blocks small enough to be killed between them.
 IN_SMALL_BLOCKS = [
     sys.executable,
@@ -67,8 +73,8 @@ def test_entropies_are_those_of_transformers(taught: Path, corpus: Path, entropy
 
 @pytest.mark.parametrize(
     "layout",
-    [["tensor_model_parallel_size=2", "sequence_parallel=true"], ["pipeline_model_parallel_size=2"], []],
-    ids=["TP2+SP", "PP2", "DP2"],
+    list(LAYOUTS.values())[: None if EFFORT > 1 else 1],
+    ids=list(LAYOUTS)[: None if EFFORT > 1 else 1],
 )
 def test_layouts_find_the_same_entropies(taught: Path, corpus: Path, tmp_path: Path, layout: list[str]) -> None:
     alone = annotate(some_of(taught / "lessons", tmp_path / "alone", 40), taught / "hf")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from conftest import of_acceptance
 
 from data_prep.tokenizers import load_tokenizer
 from megatron_davinci.demo import reinforce, run
@@ -32,6 +33,7 @@ def check(out: Path, facts: dict[str, float]) -> None:
         assert (out / name).exists(), name
 
 
+@of_acceptance
 def test_a_real_history(pluggy_clone: Path, tmp_path: Path) -> None:
     facts = run.run_demo(pluggy_clone, tmp_path / "out")
     check(tmp_path / "out", facts)

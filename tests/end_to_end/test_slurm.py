@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import EFFORT, write_model
+from conftest import EFFORT, of_acceptance, write_model
 from slurm_cluster import slurm, why_none
 from test_bad_input import DAVINCI
 from training import finish, progress, reported, same_weights, start
@@ -76,6 +76,7 @@ def test_a_job_saves_requeues_itself_and_ends_as_uninterrupted(
     assert same_weights(run, tmp_path / "whole")
 
 
+@of_acceptance
 def test_the_next_job_of_a_chain_goes_on(
     cluster: dict[str, str], recipe_values: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -91,6 +92,7 @@ def test_the_next_job_of_a_chain_goes_on(
     assert progress(run)["step"] == 24
 
 
+@of_acceptance
 def test_a_chain_ends_where_its_jobs_can_only_fail(
     cluster: dict[str, str], recipe_values: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -89,7 +89,7 @@ FP8 = {"bf16": True, "fp8": "hybrid", "fp8_recipe": "tensorwise"}
         (
             "qwen2.5-72b",
             {**FP8, "fp8_recipe": "blockwise", "tensor_model_parallel_size": 8},
-            "multiples of 128, and ffn_hidden_size 29568 over tensor_model_parallel_size 8 is 3696: .* to tensorwise",
+            "linear_fc1's out_features 59136 over tensor_model_parallel_size 8 is 7392: .* to tensorwise",
         ),
         ("qwen2.5-72b", {**FP8, "fp8_recipe": "blockwise"}, None),  # 29568 = 128 * 231
         ("qwen2.5-32b", {**FP8, "fp8_recipe": "blockwise", "tensor_model_parallel_size": 8}, None),
