@@ -15,8 +15,8 @@ from rmt_learns import davinci
 from data_prep.corpus import CorpusWriter
 from data_prep.io.files import write_json
 from megatron_davinci.models.config import load_model_config
+from megatron_davinci.report.metrics_file import read_metrics
 from megatron_davinci.testing.tiny_model import TINY_MODEL
-from megatron_davinci.train.metrics_file import read_metrics
 
 SIZES = {
     "hidden_size": 1024,

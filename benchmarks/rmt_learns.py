@@ -13,7 +13,7 @@ from measure import RESULTS, save
 
 from megatron_davinci.demo.reinforce import format_recipe, toy_recipe, write_language
 from megatron_davinci.report.figures import plot_run
-from megatron_davinci.train.metrics_file import read_metrics
+from megatron_davinci.report.metrics_file import read_metrics
 
 STEPS = 100
 

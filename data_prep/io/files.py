@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -94,6 +94,19 @@ def nearest_existing(path: Path) -> Path:
     """The path itself, or the closest of its parents that is there."""
     absolute = path.absolute()
     return next(each for each in (absolute, *absolute.parents) if each.exists())
+
+
+def shortest_names(paths: Iterable[Path]) -> dict[Path, str]:
+    """Resolved path -> the end of it that none of the others shares: most often its last part."""
+    resolved = list(dict.fromkeys(path.resolve() for path in paths))
+    return {path: _shortest_end(path, resolved) for path in resolved}
+
+
+def _shortest_end(path: Path, others: Sequence[Path]) -> str:
+    for count in range(1, len(path.parts)):
+        if [other.parts[-count:] for other in others].count(path.parts[-count:]) == 1:
+            return str(Path(*path.parts[-count:]))
+    return str(path)
 
 
 def refuse_occupied(path: Path) -> None:

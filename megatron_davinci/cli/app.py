@@ -16,6 +16,7 @@ from megatron_davinci.cli.convert import app as convert_app
 from megatron_davinci.cli.doctor import doctor
 from megatron_davinci.cli.evaluate import app as eval_app
 from megatron_davinci.cli.launch import launch
+from megatron_davinci.cli.report import report
 from megatron_davinci.cli.rmt import app as rmt_app
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -88,6 +89,7 @@ def train(
 
 
 app.command()(launch)
+app.command()(report)
 app.command()(doctor)
 
 

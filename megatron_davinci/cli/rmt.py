@@ -7,7 +7,9 @@ import typer
 
 from data_prep.io.summary import print_summary
 
-app = typer.Typer(no_args_is_help=True, help="Reinforcement mid-training: difficulty of tokens, prompts.")
+app = typer.Typer(
+    no_args_is_help=True, help="Reinforcement mid-training: difficulty of tokens, prompts, rollouts to read."
+)
 
 
 @app.command()
@@ -108,6 +110,26 @@ def traces(
 
     rules = TraceRules(template, budgets, thoughts, max_tokens, per_document, seed)
     print_summary(write_traces(Corpus(prefix), tokenizer, out, rules))
+
+
+@app.command()
+def show(
+    run: Annotated[Path, typer.Argument(help="Directory of a run with objective rmt or grpo.")],
+    step: Annotated[int | None, typer.Option(min=1, help="As in metrics.jsonl; default: the latest.")] = None,
+    prompts: Annotated[int, typer.Option(min=0, help="How many prompts to show; 0: all.")] = 4,
+    as_json: Annotated[bool, typer.Option("--json", help="For a script: a line for each prompt, all of them.")] = False,
+) -> None:
+    """Rollouts to read: the end of the text, each thought and answer, the truth, the parts of the reward.
+
+    Example: davinci rmt show runs/rmt --step 40
+    """
+    from megatron_davinci.report.show_rollouts import rollouts_as_lines, rollouts_as_text
+
+    if as_json:
+        for line in rollouts_as_lines(run, step):
+            typer.echo(line)
+        return
+    typer.echo(rollouts_as_text(run, step, prompts))
 
 
 @app.command()

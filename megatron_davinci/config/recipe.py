@@ -15,6 +15,7 @@ from megatron_davinci.config.sections import (
     Data,
     Evaluation,
     FaultTolerance,
+    ReportOptions,
     Schedule,
     Wandb,
 )
@@ -48,6 +49,8 @@ class Recipe(Section):
     """Loss on held-out documents, by source; none where absent."""
     checkpoint: Checkpoint
     """Where the run lives."""
+    report: ReportOptions = ReportOptions()
+    """The page that shows how the run goes."""
     wandb: Wandb | None = None
     """Report to Weights & Biases besides; not at all where absent."""
     fault_tolerance: FaultTolerance = FaultTolerance()
@@ -94,12 +97,23 @@ class Recipe(Section):
                     "optimizer cannot be taken up so; set them for all stages"
                 )
             self.stage(index).objective.check_recipe(self.init_from)
+            self._check_report(index)
             if stage.plan and self.evaluation:
                 raise InputError(
                     f"stage {stage.name} has a plan, which packs every document, and evaluation.held_out_documents "
                     "keeps some back: leave one of them out"
                 )
         return self
+
+    def _check_report(self, index: int) -> None:
+        """Raise InputError where a stage's layout cannot answer prompts."""
+        stage = self.stage(index)
+        if self.report.prompts and (stage.layout.context > 1 or stage.megatron.fp8):
+            raise InputError(
+                f"report.prompts is {self.report.prompts}, and stage {stage.name} has context_parallel_size "
+                f"{stage.layout.context} and fp8 {stage.megatron.fp8 or 'null'}: prompts can be answered with neither; "
+                "set report.prompts to 0"
+            )
 
     def check_weights(self) -> None:
         """Raise InputError unless every directory of weights that is named is there, and of this model."""

@@ -98,6 +98,15 @@ class Wandb(Section):
     """The run's name there; where absent, that of checkpoint.dir."""
 
 
+class ReportOptions(Section):
+    at_checkpoints: bool = True
+    """Write report.html into the run's directory at every checkpoint and at the end: see `davinci report`."""
+    prompts: Annotated[int, Field(ge=0)] = 0
+    """Prompts, the same all along, that the model answers at every checkpoint, to be read side by side."""
+    max_tokens: Positive = 64
+    """Longest of those answers."""
+
+
 class Checkpoint(Section):
     dir: Annotated[str, Field(min_length=1)]
     """Directory of the run: step_NNNNNNN/, latest, metrics."""

@@ -1,7 +1,8 @@
 """Objective ntp: packed documents, and each label of the global batch has the same weight."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
@@ -31,13 +32,23 @@ class NextTokenObjective(Objective):
 
 def next_token_batch(stage: StageBatches, step: int, device: torch.device) -> GlobalBatch:
     """The global batch of one step of a stage, packed."""
-    return pack_next_token_batch(stage.documents, stage.sequences(step), stage.recipe, stage.alignment, device)
+    names = stage.corpus_names if len(stage.corpus_names) > 1 else ()
+    sequences = stage.sequences(step)
+    return pack_next_token_batch(stage.documents, sequences, stage.recipe, stage.alignment, device, names)
 
 
 def pack_next_token_batch(
-    documents: Documents, sequences: list[PackedSequence], recipe: StageRecipe, alignment: int, device: torch.device
+    documents: Documents,
+    sequences: list[PackedSequence],
+    recipe: StageRecipe,
+    alignment: int,
+    device: torch.device,
+    corpus_names: Sequence[str] = (),
 ) -> GlobalBatch:
-    """Packed sequences as this rank's micro-batches; the loss is the mean over the labels of all ranks, in nats."""
+    """Packed sequences as this rank's micro-batches; the loss is the mean over the labels of all ranks, in nats.
+
+    `corpus_names`: of `documents.prefixes`, to report the loss on each too.
+    """
     rank, size = data_rank()
     width = recipe.batch.micro_batch_size * recipe.seq_length
     share = shard_microbatches(sequences, rank, size, recipe.batch.micro_batch_size, recipe.layout.microbatch_multiple)
@@ -47,13 +58,23 @@ def pack_next_token_batch(
     weight = 1.0 / max(1, counts.labels)
     packed = (pack_micro_batch(documents, part, recipe.seq_length, alignment, weight) for part in share)
     micro_batches = [batch.of_context_rank(*context_rank()).to(device) for batch in packed]
-    return GlobalBatch(next_token_forward_step, micro_batches, width, counts)
+    return GlobalBatch(
+        partial(next_token_forward_step, num_corpora=len(corpus_names)),
+        micro_batches,
+        width,
+        counts,
+        reports=("loss", *_reports_of(len(corpus_names))),
+        metrics=partial(_losses_by_corpus, corpus_names),
+    )
 
 
-def next_token_forward_step(batches: Iterator[PackedBatch], chunk: DistributedDataParallel) -> ForwardOutput:
+def next_token_forward_step(
+    batches: Iterator[PackedBatch], chunk: DistributedDataParallel, num_corpora: int = 0
+) -> ForwardOutput:
     """Megatron's forward_step_func: the last stage scores the labels, the others give hidden states.
 
-    Every stage takes the batch, because every stage's attention needs its cu_seqlens.
+    Every stage takes the batch, because every stage's attention needs its cu_seqlens. The sums of each of `num_corpora`
+    corpora are reported beside the loss.
     """
     batch = next(batches)
     output = chunk(
@@ -63,10 +84,34 @@ def next_token_forward_step(batches: Iterator[PackedBatch], chunk: DistributedDa
         labels=LabelScores(batch.rows, batch.labels),
         packed_seq_params=PackedSegments.of(batch.boundaries, batch.tokens.device),
     )
-    return output, partial(weighted_loss, batch.weights)
+    of_corpora = [batch.corpora == number for number in range(num_corpora)]
+    return output, partial(weighted_loss, batch.weights, of_corpora=of_corpora)
 
 
-def weighted_loss(weights: Tensor, scores: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """The sum of w * term, for Megatron."""
+def weighted_loss(
+    weights: Tensor, scores: tuple[Tensor, Tensor], of_corpora: Sequence[Tensor] = ()
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """The sum of w * term, for Megatron; `of_corpora`: masks (N,), for each of which the sums are reported too."""
     log_probs, _ = scores
-    return loss_and_reports(next_token_loss(log_probs, weights))
+    sums = [
+        each
+        for mask in of_corpora
+        for each in (next_token_loss(log_probs.detach(), weights * mask), (weights * mask).sum())
+    ]
+    return loss_and_reports(
+        next_token_loss(log_probs, weights), **dict(zip(_reports_of(len(of_corpora)), sums, strict=True))
+    )
+
+
+def _reports_of(num_corpora: int) -> list[str]:
+    return [f"{what}_{number}" for number in range(num_corpora) for what in ("loss", "weight")]
+
+
+def _losses_by_corpus(names: Sequence[str], sums: Mapping[str, float]) -> dict[str, Any]:
+    """The mean loss on the labels of each corpus that the batch has any of."""
+    losses = {
+        name: sums[f"loss_{number}"] / sums[f"weight_{number}"]
+        for number, name in enumerate(names)
+        if sums[f"weight_{number}"] > 0
+    }
+    return {"losses": losses} if losses else {}

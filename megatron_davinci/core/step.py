@@ -35,8 +35,8 @@ class GlobalBatch:
     width: int
     counts: BatchCounts
     reports: tuple[str, ...] = ("loss",)
-    metrics: Callable[[Mapping[str, float]], dict[str, float]] = lambda sums: {}
-    """From the sums of what is reported to the metrics that this step adds."""
+    metrics: Callable[[Mapping[str, float]], dict[str, Any]] = lambda sums: {}
+    """From the sums of what is reported to the metrics that this step adds: numbers, or a dict of them by name."""
     losses: Mapping[str, Callable[[], "GlobalBatch"]] = field(default_factory=dict)
     """Name -> the same rows with one loss alone, for those whose gradient norm is to be measured this step."""
 

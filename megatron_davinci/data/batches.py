@@ -15,7 +15,7 @@ from data_prep.io.arithmetic import ceil_div
 from data_prep.io.arrays import Bools, Int64s
 from megatron_davinci.config import Batch, Recipe
 from megatron_davinci.data.documents import Documents, PackedSequence, Span
-from megatron_davinci.data.held_out import HeldOut
+from megatron_davinci.data.held_out import HeldOut, recipe_corpora
 from megatron_davinci.data.ledger import Tally
 from megatron_davinci.models.alignment import Alignment
 
@@ -39,6 +39,8 @@ class StageBatches:
         repeats = [blend.repeat for blend in stage.blend]
         corpora = [corpus for corpus, times in zip(opened, repeats, strict=True) for _ in range(times)]
         self.documents = Documents(corpora, stage.loss_mask)
+        names = recipe_corpora(recipe)
+        self.corpus_names = [names[prefix] for prefix in self.documents.prefixes]
         # By its name: a stage that is put before it, or taken away, does not change what is drawn.
         self.key = (recipe.seed, xxh3_64(stage.name.encode()).intdigest())
         self._long_documents: LongDocuments = stage.long_documents
@@ -88,6 +90,10 @@ class StageBatches:
         """The epochs whose last unit lies in this batch."""
         before, after = (min(b * self._batch_units, self._total_units) for b in (batch, batch + 1))
         return range(before // self._units_per_epoch, after // self._units_per_epoch)
+
+    def epochs_after(self, batch: int) -> float:
+        """How many times the blend has been seen after a batch."""
+        return min((batch + 1) * self._batch_units, self._total_units) / self._units_per_epoch
 
     def tally_of_an_epoch(self) -> Tally:
         """What the ledger must show when an epoch is over: each document that is drawn, whole and once."""

@@ -32,6 +32,10 @@ class Documents:
         self.lengths: Int64s = np.concatenate([corpus.lengths for corpus in corpora])
         self._first = np.cumsum([0] + [len(corpus) for corpus in corpora])
         self._honour_masks = honour_masks
+        prefixes = [corpus.prefix.resolve() for corpus in corpora]
+        self.prefixes = list(dict.fromkeys(prefixes))
+        """Of the corpora, each once, however often a blend repeats it."""
+        self._prefix_of = [self.prefixes.index(prefix) for prefix in prefixes]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -61,5 +65,12 @@ class Documents:
 
     def place_of(self, document: int) -> tuple[Corpus, int]:
         """The corpus in which a document lies, and the document's number in it."""
-        corpus = int(np.searchsorted(self._first, document, side="right")) - 1
+        corpus = self._copy_of(document)
         return self.corpora[corpus], document - int(self._first[corpus])
+
+    def prefix_index(self, document: int) -> int:
+        """Which of `prefixes` a document's corpus has."""
+        return self._prefix_of[self._copy_of(document)]
+
+    def _copy_of(self, document: int) -> int:
+        return int(np.searchsorted(self._first, document, side="right")) - 1

@@ -8,6 +8,7 @@ from xxhash import xxh3_64
 from data_prep import InputError
 from data_prep.corpus import Corpus, pack_documents
 from data_prep.io.arrays import Bools, Int64s
+from data_prep.io.files import shortest_names
 from megatron_davinci.config import Recipe, StageRecipe
 from megatron_davinci.data.documents import Documents, PackedSequence, Span
 
@@ -40,16 +41,13 @@ class HeldOut:
                 [Span(int(chosen[i]), start, length, 0) for i, start, length in plan.sequence(index)]
                 for index in range(len(plan))
             ]
-            found.append((self._name(key), documents, packed))
+            found.append((recipe_corpora(recipe)[key], documents, packed))
         return found
 
-    def _name(self, key: Path) -> str:
-        """The end of the corpus's path that no other corpus of the recipe shares: most often its last part."""
-        for count in range(1, len(key.parts)):
-            ends = [Path(*other.parts[-count:]) for other in self._chosen]
-            if ends.count(Path(*key.parts[-count:])) == 1:
-                return str(Path(*key.parts[-count:]))
-        return str(key)
+
+def recipe_corpora(recipe: Recipe) -> dict[Path, str]:
+    """The name of every corpus of a recipe, by its resolved prefix: the same in all that is reported."""
+    return shortest_names(Path(blend.corpus) for stage in recipe.data.stages for blend in stage.blend)
 
 
 def _stages_by_corpus(recipe: Recipe) -> dict[Path, list[StageRecipe]]:

@@ -68,6 +68,11 @@ class Ledger:
         """Enter what all ranks together have consumed."""
         self._tallies[stage, epoch] = self._tallies.get((stage, epoch), Tally()) + tally
 
+    @property
+    def tokens(self) -> int:
+        """All that was entered."""
+        return sum(tally.tokens for tally in self._tallies.values())
+
     def check(self, stage: str, epoch: int, expected: Tally) -> None:
         """Raise RuntimeError unless a finished epoch consumed exactly what it holds, each token once."""
         found = self._tallies.get((stage, epoch), Tally())

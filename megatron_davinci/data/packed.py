@@ -18,7 +18,8 @@ class PackedBatch:
     """One micro-batch: documents end to end, each its own segment, and padding as segments of its own.
 
     tokens, position_ids (1, T) int64, the latter from 0 in every segment; boundaries: segments + 1 numbers from 0 to T.
-    Of what is predicted, (row, label, weight) triples: rows, labels (N,) int64, weights (N,) float32.
+    Of what is predicted, (row, label, weight) triples: rows, labels (N,) int64, weights (N,) float32; corpora (N,)
+    int64: which of `Documents.prefixes` each is of.
     """
 
     tokens: Tensor
@@ -27,10 +28,11 @@ class PackedBatch:
     rows: Tensor
     labels: Tensor
     weights: Tensor
+    corpora: Tensor
 
     def to(self, device: torch.device) -> "PackedBatch":
         """Copy the batch to another device."""
-        names = ("tokens", "position_ids", "rows", "labels", "weights")
+        names = ("tokens", "position_ids", "rows", "labels", "weights", "corpora")
         return PackedBatch(boundaries=self.boundaries, **{name: getattr(self, name).to(device) for name in names})
 
     def of_context_rank(self, rank: int, context: int) -> "PackedBatch":
@@ -49,6 +51,7 @@ class PackedBatch:
             rows[ours],
             self.labels[ours],
             self.weights[ours],
+            self.corpora[ours],
         )
 
 
@@ -81,7 +84,8 @@ def pack_micro_batch(
     """
     width = len(sequences) * seq_length
     tokens = torch.zeros(1, width, dtype=torch.int64)
-    starts, rows, labels = [], [], []
+    starts: list[int] = []
+    rows, labels, corpora = ([torch.zeros(0, dtype=torch.int64)] for _ in range(3))
     for number, sequence in enumerate(sequences):
         at = number * seq_length
         for span in sequence:
@@ -90,13 +94,13 @@ def pack_micro_batch(
             tokens[0, at : at + span.length] = ids[: span.length]
             rows.append(predicted.nonzero()[:, 0] + at)
             labels.append(ids[1:][predicted])
+            corpora.append(torch.full_like(rows[-1], documents.prefix_index(span.document)))
             starts.append(at)
             at += ceil_to_multiple(span.length, alignment)
         starts.extend(padding_starts(at, (number + 1) * seq_length, alignment))
     boundaries = [*starts, width]
     ends = torch.tensor(boundaries)
     position_ids = torch.arange(width) - torch.repeat_interleave(ends[:-1], ends.diff())
-    all_rows = torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int64)
-    all_labels = torch.cat(labels) if labels else torch.zeros(0, dtype=torch.int64)
+    all_rows = torch.cat(rows)
     weights = torch.full(all_rows.shape, label_weight, dtype=torch.float32)
-    return PackedBatch(tokens, position_ids[None], boundaries, all_rows, all_labels, weights)
+    return PackedBatch(tokens, position_ids[None], boundaries, all_rows, torch.cat(labels), weights, torch.cat(corpora))

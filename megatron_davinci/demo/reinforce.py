@@ -52,5 +52,6 @@ def toy_recipe(folder: Path, steps: int, name: str, **objective: Any) -> dict[st
             "budget": {"initial": toy_language.BUDGET, "gamma": 1.0},
             **objective,
         },
+        "report": {"prompts": 4, "max_tokens": MAX_TOKENS},
         "checkpoint": {"dir": str(folder / name), "save_interval": 1000},
     }

@@ -21,13 +21,13 @@ from data_prep.tokenize.tokenize import TokenizeJob, tokenize
 from megatron_davinci.config import Recipe, dump_recipe, parse_recipe
 from megatron_davinci.demo.generated_history import write_generated_history
 from megatron_davinci.demo.reinforce import format_recipe, toy_recipe, write_language
+from megatron_davinci.report.numbers import LAST_STEPS
 from megatron_davinci.testing.tiny_model import write_model_directory
 
 RANKS = 2
 SEQ_LENGTH = 512
 SEQUENCES_PER_STEP = 8
 STEPS, RMT_STEPS = 120, 80
-LAST_STEPS = 10  # batches are small: the loss at the end is the mean over these
 FEWEST_SAMPLES = 32
 MOST_CHARACTERS = 1_200_000  # more text would only make the demo longer
 
@@ -58,9 +58,9 @@ def run_demo(repo: Path | None, out: Path) -> dict[str, Any]:
     facts |= _export(out, recipe)
     facts |= _reinforce(out / "toy_language")
     write_json(out / "facts.json", facts)
-    from megatron_davinci.demo.report import write_report
+    from megatron_davinci.demo.report import tell
 
-    write_report(out, facts, console)
+    tell(out, facts, console)
     return facts
 
 
@@ -143,7 +143,8 @@ def _write_recipe(out: Path, num_sequences: int) -> Recipe:
             },
             "batch": {"global_batch_size": SEQUENCES_PER_STEP, "unit": "sequences", "micro_batch_size": 4},
             "schedule": {"lr": 3e-3, "lr_warmup_fraction": 0.05},
-            "checkpoint": {"dir": str(out / "run"), "save_interval": 100, "save_total_limit": 1},
+            "checkpoint": {"dir": str(out / "run"), "save_interval": 40, "save_total_limit": 1},
+            "report": {"prompts": 3, "max_tokens": 48},
         }
     )
     (out / "recipe.yaml").write_text(dump_recipe(recipe))
@@ -153,7 +154,7 @@ def _write_recipe(out: Path, num_sequences: int) -> Recipe:
 def _export(out: Path, recipe: Recipe) -> dict[str, Any]:
     _say("exporting to Hugging Face, and comparing logits")
     from megatron_davinci.demo.compare import compare_logits
-    from megatron_davinci.train.metrics_file import read_metrics
+    from megatron_davinci.report.metrics_file import read_metrics
     from megatron_davinci.weights.to_huggingface import export_to_hf
 
     export_to_hf(out / "run", out / "hf")
@@ -171,8 +172,7 @@ def _export(out: Path, recipe: Recipe) -> dict[str, Any]:
 def _reinforce(folder: Path) -> dict[str, Any]:
     """Reinforcement mid-training on a language made for it, in which only the reward tells what to think."""
     _say(f"reinforcement mid-training on a small language: the form of answers, then {RMT_STEPS} steps by own rollouts")
-    from megatron_davinci.report.figures import plot_run
-    from megatron_davinci.train.metrics_file import read_metrics
+    from megatron_davinci.report.metrics_file import read_metrics
     from megatron_davinci.weights.to_huggingface import export_to_hf
 
     write_language(folder)
@@ -180,12 +180,14 @@ def _reinforce(folder: Path) -> dict[str, Any]:
     export_to_hf(folder / "form", folder / "hf")
     _davinci("rmt", "annotate", folder / "docs", "--model", folder / "hf")
     _train(toy_recipe(folder, RMT_STEPS, "run"), folder / "recipe.yaml")
-    plot_run(folder / "run", folder / "run.png")
-    matched = [step["accuracy"] for step in read_metrics(folder / "run" / "metrics.jsonl")]
+    steps = read_metrics(folder / "run" / "metrics.jsonl")
+    matched, truncated = ([step[name] for step in steps] for name in ("accuracy", "truncated_fraction"))
     return {
         "rmt_steps": len(matched),
         "first_match": fmean(matched[:3]),
         "last_match": fmean(matched[-LAST_STEPS:]),
+        "first_truncated": fmean(truncated[:3]),
+        "last_truncated": fmean(truncated[-LAST_STEPS:]),
     }
 
 

@@ -101,4 +101,6 @@ def _packed(documents: Sequence[Tensor]) -> PackedBatch:
     boundaries = [0, *accumulate(len(document) for document in documents)]
     rows = torch.cat([torch.arange(start, stop - 1) for start, stop in pairwise(boundaries)])
     positions = torch.cat([torch.arange(len(document)) for document in documents])
-    return PackedBatch(tokens[None], positions[None], boundaries, rows, tokens[rows + 1], torch.ones(len(rows)))
+    return PackedBatch(
+        tokens[None], positions[None], boundaries, rows, tokens[rows + 1], torch.ones(len(rows)), torch.zeros_like(rows)
+    )

@@ -8,12 +8,11 @@ from typing import Any
 from data_prep import InputError
 from data_prep.io.files import read_json
 from data_prep.io.registry import import_path
-from data_prep.tokenizers import is_tokenizer_of
 from megatron_davinci.config import Recipe
 from megatron_davinci.config.objectives import RolloutOptions
 from megatron_davinci.config.registries import POLICY_LOSSES
 from megatron_davinci.data.batches import RunBatches, StageBatches
-from megatron_davinci.data.objective import ObjectiveInputs, fingerprint_of
+from megatron_davinci.data.objective import ObjectiveInputs, SamplePrompt, fingerprint_of
 from megatron_davinci.models.config import ModelConfig
 from megatron_davinci.rl.prompt_source import PromptSource
 from megatron_davinci.rl.replay import Replay
@@ -23,6 +22,7 @@ from megatron_davinci.weights.paths import weights_fingerprint
 
 # Fields that change how a step is computed, or from which files, but not which prompts there are.
 _NOT_IDENTITY = {"share_prefix", "rollouts", "component_norms_interval", "reference"}
+_SHOWN = 200  # tokens of the document before the position, for people
 
 
 class RolloutInputs(ObjectiveInputs):
@@ -31,7 +31,7 @@ class RolloutInputs(ObjectiveInputs):
     def __init__(self, recipe: Recipe, batches: RunBatches, index: int, model: ModelConfig) -> None:
         super().__init__(recipe, batches, index, model)
         self.options: RolloutOptions = self.stage.recipe.objective  # type: ignore[assignment]
-        tokenizer = self._find_tokenizer()
+        tokenizer = self.find_tokenizer()
         self.texts = TokenBytes(tokenizer)
         source: type[PromptSource[Any]] = import_path(self.options.prompt_source_class)
         self.prompt_source = source(self.stage, self.options, self.texts)
@@ -76,18 +76,24 @@ class RolloutInputs(ObjectiveInputs):
         """See `ObjectiveInputs`: the file of rollouts."""
         return self.replay.file(step)
 
-    def _find_tokenizer(self) -> Path:
-        kind, found = self.options.kind, self.recipe.find_tokenizer()
-        if found is None:
-            raise InputError(
-                f"stage {self.stage.name}: objective {kind} writes prompts and reads answers: set tokenizer to the "
-                "directory of the model's tokenizer"
-            )
-        if not is_tokenizer_of(found, self.batches.tokenizer):
-            raise InputError(
-                f"stage {self.stage.name}: objective {kind} reads answers with {found}, but another file made the "
-                f"corpora's ids: tokenize them with --tokenizer {found}"
-            )
+    def sample_prompts(self, count: int) -> list[SamplePrompt]:
+        """See `ObjectiveInputs`: what is asked at the stage's first step."""
+        source = self.prompt_source
+        found: list[SamplePrompt] = []
+        for document in source.prompts(0):
+            _, number = self.stage.documents.place_of(document.span.document)
+            name = self.stage.corpus_names[self.stage.documents.prefix_index(document.span.document)]
+            ids = document.ids.tolist()
+            for spec in document.specs[: count - len(found)]:
+                before = b"".join(self.texts.of(ids[max(0, spec.position - _SHOWN) : spec.position]))
+                found.append(
+                    SamplePrompt(
+                        f"document {number} of {name}, position {spec.position}",
+                        source.prompt(ids, spec.position, spec.budget),
+                        before.decode(errors="replace"),
+                        source.truth(document, spec),
+                    )
+                )
         return found
 
     def _replay(self) -> Replay:

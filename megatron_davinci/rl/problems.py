@@ -121,10 +121,14 @@ class ProblemPrompts(PromptSource[Grpo]):
         """See PromptSource: what the file of rollouts says."""
         return lambda response, _: bool(response.correct)
 
+    def truth(self, document: DocumentPrompts, spec: PromptSpec) -> str:
+        """See PromptSource."""
+        return self._answer(spec)
+
     def grade(self, groups: Sequence[Group]) -> list[Group]:
         """See PromptSource: whether each answer is the problem's."""
         said = [[self._said(response) for response in group.responses] for group in groups]
-        truths = [self._truth(group) for group in groups]
+        truths = [self._answer(group.spec) for group in groups]
         pairs = [(truth, each) for truth, every in zip(truths, said, strict=True) for each in every if each is not None]
         verdicts = PROBLEM_GRADERS.get(self.options.grader)(pairs)
         return [
@@ -142,6 +146,6 @@ class ProblemPrompts(PromptSource[Grpo]):
         answer = read_response(self._texts.of(response.tokens)).answer
         return None if answer is None else answer.decode(errors="replace").strip()
 
-    def _truth(self, group: Group) -> str:
-        corpus, document = self._stage.documents.place_of(group.spec.document)
+    def _answer(self, spec: PromptSpec) -> str:
+        corpus, document = self._stage.documents.place_of(spec.document)
         return self._answers[corpus.prefix][document]

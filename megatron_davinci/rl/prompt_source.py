@@ -67,6 +67,10 @@ class PromptSource(ABC, Generic[Options]):
     def grader(self, document: DocumentPrompts, spec: PromptSpec) -> Grader:
         """A function of a response and the answer in it: whether it is correct."""
 
+    def truth(self, document: DocumentPrompts, spec: PromptSpec) -> str | None:
+        """The correct answer, for people to read; None where there is no such text."""
+        return None
+
     def grade(self, groups: Sequence[Group]) -> list[Group]:
         """The groups with `correct` set in each response, where the document cannot tell; called when they are
         sampled."""
@@ -116,6 +120,10 @@ class NextTokenPrompts(PromptSource[Rmt]):
         texts, is_correct = self._texts, self._token_grader
         continuation = texts.of(document.ids[spec.position : spec.position + CONTINUATION].tolist())
         return lambda _, answer: is_correct(answer, continuation, texts.first_token)
+
+    def truth(self, document: DocumentPrompts, spec: PromptSpec) -> str:
+        """See PromptSource."""
+        return self._texts.of([int(document.ids[spec.position])])[0].decode(errors="replace")
 
     def _mix(self, batch: int) -> Mix | None:
         curriculum, steps = self.options.curriculum, self._stage.num_batches

@@ -69,8 +69,8 @@ def rollout_file(directory: Path, step: int) -> Path:
     return directory / f"step_{step:07d}.jsonl.zst"
 
 
-def forget_rollouts(directory: Path, step: int) -> None:
-    """Remove those for the steps after one: they are of a course that the run has left."""
+def remove_after(directory: Path, step: int) -> None:
+    """Remove the files of the steps after one: they are of a course that the run has left."""
     for path in directory.glob("step_*.jsonl.zst"):
         if path.name > rollout_file(directory, step).name:
             path.unlink()

@@ -20,7 +20,7 @@ def pack_documents_for_logits(documents: Sequence[Sequence[int]]) -> PackedBatch
     boundaries = [0, *torch.tensor([len(document) for document in documents]).cumsum(0).tolist()]
     positions = torch.cat([torch.arange(len(document)) for document in documents])[None]
     nothing = torch.zeros(0, dtype=torch.int64)
-    return PackedBatch(tokens, positions, boundaries, nothing, nothing, nothing.float())
+    return PackedBatch(tokens, positions, boundaries, nothing, nothing, nothing.float(), nothing)
 
 
 @torch.no_grad()

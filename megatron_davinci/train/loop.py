@@ -35,6 +35,7 @@ from megatron_davinci.train.held_out_loss import held_out_losses
 from megatron_davinci.train.metrics import Metrics
 from megatron_davinci.train.prepare import RunState, prepare_run
 from megatron_davinci.train.run_lock import one_writer
+from megatron_davinci.train.sample_answers import SampleAnswers
 from megatron_davinci.train.signals import StopRequest
 from megatron_davinci.train.stragglers import slowest_rank
 from megatron_davinci.train.watchdog import Watchdog, store_of_its_own
@@ -125,6 +126,8 @@ class TrainLoop:
         for objective in self._objectives.values():
             objective.resume(run.step)
         self._skipped, self._saved = run.skipped, run.step
+        self._metrics: Metrics | None = None
+        self._answers = SampleAnswers(run, trainer)
         self.stopped_by = 0
         """The signal that ended the run before its end, 0 for none."""
 
@@ -136,8 +139,8 @@ class TrainLoop:
         run = self._run
         if run.checkpoint is not None:
             self._checkpoints.load(run.checkpoint)
-        metrics = Metrics(run, self._end, dist.get_world_size()) if is_main_rank() else None
-        if metrics is not None:
+        if is_main_rank():
+            self._metrics = Metrics(run, self._end, dist.get_world_size())
             if run.step > 0:
                 print(f"resuming {self._checkpoints.directory} after step {run.step}", file=sys.stderr, flush=True)
             for stage in run.batches.stages:
@@ -145,10 +148,12 @@ class TrainLoop:
         stop, step = StopRequest(self._trainer.device), run.step
         with stop.install_handlers(), self._watched() as moved_on:
             try:
+                if step == 0 and not self._is_trial:
+                    self._show_answers(step)
                 while step < self._end and not self.stopped_by:
                     moved_on(step)
-                    self._step(step, metrics)
-                    self._evaluate(step, metrics)
+                    self._step(step)
+                    self._evaluate(step)
                     step += 1
                     with self._trainer.timers("checkpoint"):
                         self._checkpoints.poll()
@@ -166,8 +171,8 @@ class TrainLoop:
                     raise
                 raise self._checkpoints.not_written(fault) from None
             self._checkpoints.finish()
-        if metrics is not None:
-            metrics.close()
+        if self._metrics is not None:
+            self._metrics.close()
         return step
 
     @contextmanager
@@ -184,7 +189,7 @@ class TrainLoop:
         with watchdog.watching():
             yield lambda step: watchdog.at(step=step)
 
-    def _step(self, step: int, metrics: Metrics | None) -> None:
+    def _step(self, step: int) -> None:
         run = self._run
         index, number = run.batches.at(step)
         stage = run.batches.stages[index]
@@ -202,12 +207,14 @@ class TrainLoop:
         for epoch in stage.epochs_finished_by(number):
             self._ledger.check(stage.name, epoch, stage.tally_of_an_epoch())
         phases = self._trainer.timers.take()
-        facts = {**global_batch.metrics(result.sums), **norms, **slowest_rank(phases, self._trainer.device)}
-        if metrics is not None:
+        consumed = {"epoch": stage.epochs_after(number), "consumed_tokens": self._ledger.tokens}
+        facts = {**consumed, **global_batch.metrics(result.sums), **norms}
+        facts |= slowest_rank(phases, self._trainer.device)
+        if self._metrics is not None:
             seconds = time.monotonic() - started - phases.get("component_norms", 0.0)
             if result.skipped:
                 facts = {**facts, "skipped": 1}
-            metrics.report(step + 1, stage.name, lr, result, facts, seconds, phases)
+            self._metrics.report(step + 1, stage.name, lr, result, facts, seconds, phases)
 
     def _count_skipped(self, result: StepResult) -> None:
         """Raises FloatingPointError, on every rank, where too many steps in a row were skipped."""
@@ -230,7 +237,7 @@ class TrainLoop:
                 for name, alone in batch.losses.items()
             }
 
-    def _evaluate(self, step: int, metrics: Metrics | None) -> None:
+    def _evaluate(self, step: int) -> None:
         """Held-out loss of each of the stage's corpora, every so many steps and at the stage's end."""
         run, evaluation = self._run, self._run.recipe.evaluation
         index, batch = run.batches.at(step)
@@ -239,8 +246,8 @@ class TrainLoop:
             return
         with self._trainer.timers("evaluation"):
             losses = held_out_losses(self._trainer, run.batches, index)
-        if metrics is not None:
-            metrics.report_evaluation(step + 1, losses)
+        if self._metrics is not None:
+            self._metrics.report_evaluation(step + 1, losses)
 
     def _save_when_due(self, step: int) -> None:
         """A checkpoint every so many steps, and where these processes end."""
@@ -253,6 +260,17 @@ class TrainLoop:
         self._saved = step
         with self._trainer.timers("checkpoint"), gathered_weights(self._trainer.chunks):
             self._checkpoints.save(step, {**self._run.identity, "step": step, **self._progress()})
+        if not self.stopped_by:  # who stops a run wants it to end soon
+            self._show_answers(step)
+        if self._metrics is not None:
+            with self._trainer.timers("report"):
+                self._metrics.report_checkpoint(step)
+
+    def _show_answers(self, step: int) -> None:
+        with self._trainer.timers("answers"):
+            lines = self._answers.after(step)
+        if self._metrics is not None:
+            self._metrics.report_answers(lines)
 
     def _progress(self) -> dict[str, Any]:
         return {"ledger": self._ledger.entries(), "skipped": self._skipped}

@@ -1,8 +1,8 @@
-"""What a run reports: a line per step on the console, RUN/metrics.jsonl, RUN/evaluation.jsonl, and TensorBoard."""
+"""What a run reports: a line per step on the console, files, TensorBoard, Weights & Biases, and the page of it all."""
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,15 @@ from xxhash import xxh3_64
 from megatron_davinci.core import device
 from megatron_davinci.core.step import StepResult
 from megatron_davinci.models.flops import dense_peak, training_flops
-from megatron_davinci.train.metrics_file import JsonLines
+from megatron_davinci.report.metric_fields import curve_names
+from megatron_davinci.report.metrics_file import JsonLines
+from megatron_davinci.report.rollouts import ROLLOUT_COLUMNS, rollout_rows
+from megatron_davinci.report.starts_file import StartedStage, append_start
+from megatron_davinci.report.write import write_run_report
+from megatron_davinci.rl.scored_rollouts import read_scored, scored_steps
 from megatron_davinci.train.prepare import RunState
+
+_ROLLOUTS = 50  # responses in a table of Weights & Biases
 
 
 class Metrics:
@@ -22,10 +29,12 @@ class Metrics:
     def __init__(self, run: RunState, end: int, num_ranks: int) -> None:
         self._run, self._end, self._num_ranks = run, end, num_ranks
         self._started = time.monotonic()
-        directory = Path(run.recipe.checkpoint.dir)
+        self._directory = directory = Path(run.recipe.checkpoint.dir)
         directory.mkdir(parents=True, exist_ok=True)
+        append_start(directory, run.recipe, run.step, _stages_of(run), num_ranks, device.name())
         self._steps = JsonLines(directory / "metrics.jsonl", run.step)
         self._evaluations = JsonLines(directory / "evaluation.jsonl", run.step)
+        self._answers = JsonLines(directory / "answers.jsonl", run.step if run.step else -1)
         self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=run.step + 1)
         self._wandb = _open_wandb(run, directory)
 
@@ -35,7 +44,7 @@ class Metrics:
         stage: str,
         lr: float,
         result: StepResult,
-        facts: dict[str, float],
+        facts: dict[str, Any],
         seconds: float,
         phases: dict[str, float],
     ) -> None:
@@ -47,34 +56,61 @@ class Metrics:
         values |= self._throughput(result, seconds)
         values |= {f"seconds_{phase}": spent for phase, spent in phases.items()}
         self._steps.write({"step": step, "stage": stage, **values})
-        self._draw("train", values, step)
+        self._draw(curve_names(values), step)
         width, total = len(str(self._run.batches.num_steps)), self._run.batches.num_steps
         remaining = (time.monotonic() - self._started) / (step - self._run.step) * (self._end - step)
         self._say(
-            f"step {step:>{width}}/{total}  loss {result.loss:.4f}  lr {lr:.2e}  grad norm {result.grad_norm:.3f}  "
+            f"step {step:>{width}}/{total}  {_progress(values)}  lr {lr:.2e}  grad norm {result.grad_norm:.3f}  "
             f"{values['tokens_per_second']:,.0f} tokens/s  {remaining:.0f} s left"
         )
 
     def report_evaluation(self, step: int, losses: dict[str, float]) -> None:
         """Held-out loss by source after a step."""
         self._evaluations.write({"step": step, "losses": losses})
-        self._draw("evaluation", losses, step)
+        self._draw({f"held_out/{name}": loss for name, loss in losses.items()}, step)
         self._say(f"step {step}  held out  " + "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items()))
+
+    def report_answers(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Answers to the same prompts as at every checkpoint."""
+        for line in lines:
+            self._answers.write(line)
+
+    def report_checkpoint(self, step: int) -> None:
+        """The page, and rollouts to read, as far as `step`. What goes wrong with them is said, and ends no run."""
+        if not self._run.recipe.report.at_checkpoints:
+            return
+        try:
+            write_run_report(self._directory)
+            self._log_rollouts(step)
+        except Exception as error:
+            self._say(f"the report could not be written: {type(error).__name__}: {error}")
 
     def close(self) -> None:
         """Flush everything."""
         self._steps.close()
         self._evaluations.close()
+        self._answers.close()
         self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
 
-    def _draw(self, group: str, values: Mapping[str, float], step: int) -> None:
-        """A point of each curve, wherever curves are drawn."""
+    def _draw(self, values: Mapping[str, float], step: int) -> None:
+        """A point of each curve, by group/name, wherever curves are drawn."""
         for name, value in values.items():
-            self._board.add_scalar(f"{group}/{name}", value, step)
+            self._board.add_scalar(name, value, step)
         if self._wandb is not None:
-            self._wandb.log({f"{group}/{name}": value for name, value in values.items()}, step=step)
+            self._wandb.log(dict(values), step=step)
+
+    def _log_rollouts(self, step: int) -> None:
+        """A table of the step's rollouts for Weights & Biases."""
+        if self._wandb is None or step not in scored_steps(self._directory):
+            return
+        import wandb
+
+        table = wandb.Table(
+            columns=list(ROLLOUT_COLUMNS), data=rollout_rows(read_scored(self._directory, step), _ROLLOUTS)
+        )
+        self._wandb.log({"rollouts": table}, step=step)
 
     def _throughput(self, result: StepResult, seconds: float) -> dict[str, float]:
         """Tokens of documents, those that carry loss, and padding, apart; FLOPs of the model alone, per rank."""
@@ -99,6 +135,28 @@ class Metrics:
     @staticmethod
     def _say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
+
+
+def _progress(values: Mapping[str, Any]) -> str:
+    """What a step came to: the loss or, where responses were rewarded, what they were worth."""
+    if "reward" not in values:
+        return f"loss {values['loss']:.4f}"
+    return (
+        f"reward {values['reward']:.3f}  accuracy {values['accuracy']:.1%}  length {values['response_tokens']:.1f}  "
+        f"truncated {values['truncated_fraction']:.1%}"
+    )
+
+
+def _stages_of(run: RunState) -> list[StartedStage]:
+    return [
+        StartedStage(
+            name=stage.name,
+            objective=stage.recipe.objective.kind,
+            first_step=run.batches.first_step(index),
+            steps=stage.num_batches,
+        )
+        for index, stage in enumerate(run.batches.stages)
+    ]
 
 
 def _open_wandb(run: RunState, directory: Path) -> Any:

@@ -100,6 +100,9 @@ def inspect_run(recipe: Recipe, damaged: str | None = None) -> RunState:
     check_directory(Path(recipe.checkpoint.dir))
     if recipe.wandb is not None and find_spec("wandb") is None:
         raise InputError("the recipe reports to wandb, which is not installed: pip install wandb, or leave wandb out")
+    if recipe.report.prompts:
+        for each in inputs:
+            each.find_tokenizer()
     checkpoint = newest_whole(Path(recipe.checkpoint.dir), damaged)
     progress = read_progress(checkpoint, identity)
     return RunState(

@@ -26,10 +26,10 @@ LAYERS = (
     "megatron_davinci.rl",  # prompts, grading, trees, rollout files
     "megatron_davinci.rl.engines",  # who answers prompts
     "megatron_davinci.rl.objectives",  # how rollouts become a global batch
+    "megatron_davinci.report",  # what a run reports, its files and its page
     "megatron_davinci.train.checkpoint",  # checkpoints of a run
     "megatron_davinci.train",  # the loop
     "megatron_davinci.evaluate",
-    "megatron_davinci.report",
     "megatron_davinci.launch",
     "megatron_davinci.bench",
     "megatron_davinci.demo",

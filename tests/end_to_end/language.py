@@ -7,9 +7,9 @@ import yaml
 
 from megatron_davinci.config import parse_recipe
 from megatron_davinci.demo.reinforce import format_recipe, write_language
+from megatron_davinci.report.metrics_file import read_metrics
 from megatron_davinci.rl.annotate import annotate
 from megatron_davinci.train.loop import train
-from megatron_davinci.train.metrics_file import read_metrics
 from megatron_davinci.weights.to_huggingface import export_to_hf
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from conftest import of_acceptance
+from page_twin import check_numbers
 
 from data_prep.tokenizers import load_tokenizer
 from megatron_davinci.demo import reinforce, run
@@ -24,13 +25,14 @@ def check(out: Path, facts: dict[str, float]) -> None:
     for name in (
         "hf/model.safetensors",
         "hf/tokenizer.json",
-        "loss.png",
         "corpus/demo.bin",
         "samples",
         "index.html",
-        "toy_language/run.png",
     ):
         assert (out / name).exists(), name
+    places = {"run": out / "run", "out/run": out / "run", "toy_language/run": out / "toy_language" / "run"}
+    samples = {path.name: path for path in (out / "samples").iterdir()}
+    assert check_numbers(out / "index.html", {**places, **samples, "demo": out / "corpus" / "demo"}) > 90
 
 
 @of_acceptance

@@ -1,9 +1,11 @@
 """Properties of reinforcement mid-training by the engine inside the trainer, as a user starts it."""
 
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,14 @@ import pytest
 import yaml
 from conftest import EFFORT
 from language import write_recipe
-from training import finish, kill_after, kill_when, progress, reported, same_weights, start
+from training import finish, kill_after, kill_when, progress, reported, same_weights, start, undescribed
 
 from data_prep.corpus import AnnotationWriter, Corpus
 from megatron_davinci.demo.reinforce import toy_recipe
+from megatron_davinci.report.metrics_file import read_metrics
 from megatron_davinci.rl.rollout_files import read_rollouts, rollout_file
+from megatron_davinci.rl.scored_rollouts import read_scored, scored_steps
+from megatron_davinci.rl.token_bytes import TokenBytes
 
 STEPS = 6
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -75,6 +80,38 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(
     for step in range(STEPS):
         one, other = (read_rollouts(rollout_file(tmp_path / run / "rollouts", step)) for run in ("whole", "killed"))
         assert one == other
+        assert read_scored(tmp_path / "whole", step + 1) == read_scored(tmp_path / "killed", step + 1)
+    assert undescribed(tmp_path / "whole") == set()
+    assert (tmp_path / "whole" / "answers.jsonl").read_bytes() == (tmp_path / "killed" / "answers.jsonl").read_bytes()
+
+
+def test_scored_rollouts_say_what_was_trained_on(
+    write: Write, varied: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    recipe, run = write("run", **varied), tmp_path / "run"
+    said = finish(start(recipe, 1, "data.stages.0.epochs=2"))
+    lines = read_metrics(run / "metrics.jsonl")
+    assert re.search(r"step 1/2  reward 0\.\d+  accuracy \d+\.\d%  length \d+\.\d  truncated \d+\.\d%  lr ", said)
+    assert scored_steps(run) == [1, 2]
+    texts, documents = TokenBytes(Path(yaml.safe_load(recipe.read_text())["model"])), Corpus(tmp_path / "docs")
+    for step, line in enumerate(lines, 1):
+        prompts, (_, groups) = read_scored(run, step), read_rollouts(rollout_file(run / "rollouts", step - 1))
+        by_place = {(group.spec.document, group.spec.position): group for group in groups}
+        assert len(prompts) == len(by_place)
+        for prompt in prompts:
+            ids, group = documents[prompt.document].tolist(), by_place[prompt.document, prompt.position]
+            assert prompt.before == b"".join(texts.of(ids[: prompt.position])).decode(errors="replace")
+            assert prompt.truth == texts.of([ids[prompt.position]])[0].decode(errors="replace")
+            assert prompt.budget == line["budget"] and prompt.corpus == "docs"
+            for shown, response in zip(prompt.responses, group.responses, strict=True):
+                assert shown.text == b"".join(texts.of(response.tokens)).decode(errors="replace")
+                assert (shown.tokens, shown.finished) == (len(response.tokens), response.finished)
+                assert shown.correct == (shown.answer == prompt.truth)
+                assert shown.reward == pytest.approx(0.9 * shown.correct + 0.1 * shown.length_reward)
+        every = [response for prompt in prompts for response in prompt.responses]
+        assert fmean(each.reward for each in every) == pytest.approx(line["reward"])
+        assert fmean(not each.finished for each in every) == pytest.approx(line["truncated_fraction"])
+        assert abs(fmean(each.advantage for each in every)) < 1e-6
 
 
 def test_every_layout_answers_alike(write: Write, tmp_path: Path) -> None:

@@ -91,6 +91,16 @@ def test_an_objective_from_outside(davinci: Callable[..., str], recipe_values: d
         assert "was trained with other data, batch size, seed or objective" in refused
 
 
+def test_a_section_of_a_report_from_outside(modules: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text('{"step": 1, "stage": "s", "loss": 2.0, "factor": 3.5}\n')
+    subprocess.run([sys.executable, modules / "my_section.py", run, tmp_path / "page.html"], check=True)
+    page = (tmp_path / "page.html").read_text()
+    assert "<h3>Factors</h3>" in page and "run ends with factor 3.5" in page
+    assert "Other metrics" in page  # what no section tells of is shown all the same
+
+
 @pytest.mark.parametrize("word", ["Constant", "GSPO", "ANY_CASE"])
 def test_parts_of_reinforcement_from_outside(
     davinci: Callable[..., str], taught: Path, tmp_path: Path, word: str

@@ -20,8 +20,8 @@ from tokenizers.trainers import BpeTrainer
 from training import finish, reported, same_weights, start, write_recipe
 
 from data_prep.corpus import Corpus
+from megatron_davinci.report.metrics_file import read_metrics
 from megatron_davinci.testing import run_on_ranks
-from megatron_davinci.train.metrics_file import read_metrics
 from megatron_davinci.weights.to_huggingface import export_to_hf
 
 DAVINCI = [sys.executable, "-c", "from megatron_davinci.cli import main; main()"]

@@ -13,7 +13,7 @@ from test_bad_input import DAVINCI
 from training import finish, progress, reported, same_weights, start, write_recipe
 
 from megatron_davinci.launch.state import state_of
-from megatron_davinci.train.metrics_file import read_metrics
+from megatron_davinci.report.metrics_file import read_metrics
 
 
 def launch(recipe: Path, *options: str) -> "subprocess.Popen[bytes]":

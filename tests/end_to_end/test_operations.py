@@ -15,10 +15,21 @@ import torch
 from conftest import EFFORT
 from safetensors.torch import load_file, save_file
 from test_convert import write_weights
-from training import finish, kill_after, progress, reported, same_weights, start, uninterrupted, whole, write_recipe
+from training import (
+    finish,
+    kill_after,
+    progress,
+    reported,
+    same_weights,
+    start,
+    undescribed,
+    uninterrupted,
+    whole,
+    write_recipe,
+)
 
 from data_prep.corpus import Corpus
-from megatron_davinci.train.metrics_file import read_metrics
+from megatron_davinci.report.metrics_file import read_metrics
 from megatron_davinci.weights.to_megatron import import_from_hf
 
 STEPS = 14  # 18 documents, batches of 4, three epochs
@@ -284,7 +295,8 @@ def test_weights_and_biases_gets_what_tensorboard_gets(
     finish(start(write("run", wandb={"project": "trial"}), 1))
     [record] = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     written = record.read_bytes()
-    assert b"trial" in written and written.count(b"train/grad_norm") >= STEPS and b"train/lr" in written
+    assert b"trial" in written and written.count(b"optimizer/grad_norm") >= STEPS and b"optimizer/lr" in written
+    assert undescribed(tmp_path / "run") == set()
 
 
 def test_a_runs_directory_has_one_writer(write: Write, whole: Path, tmp_path: Path) -> None:

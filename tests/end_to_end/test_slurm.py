@@ -16,7 +16,7 @@ from test_bad_input import DAVINCI
 from training import finish, progress, reported, same_weights, start
 
 from data_prep.corpus import Corpus
-from megatron_davinci.train.metrics_file import read_metrics
+from megatron_davinci.report.metrics_file import read_metrics
 
 ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
 PER_JOB = 120 if EFFORT == 1 else 400  # seconds

@@ -11,7 +11,7 @@ import yaml
 from conftest import EFFORT
 from training import start
 
-from megatron_davinci.train.metrics_file import read_metrics
+from megatron_davinci.report.metrics_file import read_metrics
 
 LIMIT = 8
 

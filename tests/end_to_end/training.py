@@ -17,7 +17,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from megatron_davinci.train.metrics_file import read_metrics
+from megatron_davinci.report.metric_fields import find_field
+from megatron_davinci.report.metrics_file import read_metrics
 from megatron_davinci.weights.to_huggingface import export_to_hf
 
 CLOCKS = ("second", "mfu", "memory", "slowest")
@@ -85,6 +86,12 @@ def reported(run: Path) -> list[dict[str, Any]]:
     """What a run's metrics say, without clocks."""
     lines = read_metrics(run / "metrics.jsonl")
     return [{key: value for key, value in line.items() if not any(clock in key for clock in CLOCKS)} for line in lines]
+
+
+def undescribed(run: Path) -> set[str]:
+    """Fields of a run's metrics that docs/metrics.md does not describe."""
+    names = {name for line in read_metrics(run / "metrics.jsonl") for name in line} - {"step", "stage"}
+    return {name for name in names if find_field(name).group == "objective"}
 
 
 def progress(run: Path) -> dict[str, Any]:

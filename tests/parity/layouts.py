@@ -110,7 +110,8 @@ def _change_first_document(
     batch = pack_micro_batch(documents, [sequence], stage.seq_length, stage.document_alignment, label_weight=0.1)
     first = batch.boundaries[1]
     kept = batch.rows >= first
-    batch = replace(batch, rows=batch.rows[kept], labels=batch.labels[kept], weights=batch.weights[kept])
+    names = ("rows", "labels", "weights", "corpora")
+    batch = replace(batch, **{name: getattr(batch, name)[kept] for name in names})
     tokens = batch.tokens.clone()
     tokens[:, :first] = (tokens[:, :first] + 1) % 256
     return batch, replace(batch, tokens=tokens), first

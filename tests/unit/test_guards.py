@@ -17,7 +17,7 @@ from megatron_davinci.config import parse_recipe
 from megatron_davinci.config.sections import Schedule
 from megatron_davinci.rl.answers import can_be_boxed
 from megatron_davinci.rl.grading import Score, ScoredGroup, group_metrics
-from megatron_davinci.rl.rollout_files import Group, PromptSpec, Response, forget_rollouts, rollout_file
+from megatron_davinci.rl.rollout_files import Group, PromptSpec, Response, remove_after, rollout_file
 from megatron_davinci.train.schedule import warmup_steps
 
 
@@ -70,9 +70,9 @@ def test_a_share_of_steps_as_warm_up_is_rounded_up() -> None:
 def test_rollouts_after_a_step_are_forgotten_and_those_for_it_stay(tmp_path: Path) -> None:
     for step in range(4):
         rollout_file(tmp_path, step).write_bytes(b"")
-    forget_rollouts(tmp_path, 2)
+    remove_after(tmp_path, 2)
     assert sorted(tmp_path.iterdir()) == [rollout_file(tmp_path, step) for step in range(3)]
-    forget_rollouts(tmp_path, -1)
+    remove_after(tmp_path, -1)
     assert not list(tmp_path.iterdir())
 
 

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import torch
 
@@ -20,7 +23,8 @@ from megatron_davinci.rl.grading import group_metrics, score_group
 from megatron_davinci.rl.inputs import RolloutInputs
 from megatron_davinci.rl.objectives.sampler import Sampler
 from megatron_davinci.rl.policy_step import REPORTS, policy_forward_step
-from megatron_davinci.rl.rollout_files import forget_rollouts
+from megatron_davinci.rl.rollout_files import remove_after
+from megatron_davinci.rl.scored_rollouts import describe_prompts, scored_directory, write_scored
 from megatron_davinci.rl.tree import Tree, TreeBatch, pack_row, unshare
 
 LOSSES = ("policy", "ntp")
@@ -34,15 +38,18 @@ class RolloutObjective(Objective):
     def __init__(self, inputs: RolloutInputs, trainer: Trainer) -> None:
         super().__init__(inputs, trainer)
         self._options, self._source = inputs.options, inputs.prompt_source
+        self._run_directory = Path(inputs.recipe.checkpoint.dir)
         self._sampler: Sampler | None = None
 
     def resume(self, step: int) -> None:
         """See `Objective`: rollouts after `step` are of a course that the run has left."""
+        if is_main_rank():
+            remove_after(scored_directory(self._run_directory), step)
         if not self._options.has_engine:
             return
         if is_main_rank():
             # at step 0 those for it go too: nothing ties them to these weights
-            forget_rollouts(self.inputs.replay.directory, step if step > 0 else -1)
+            remove_after(self.inputs.replay.directory, step if step > 0 else -1)
         self._sampler = Sampler.of(self.inputs, self.trainer)
 
     def batch(self, step: int) -> GlobalBatch:
@@ -50,7 +57,10 @@ class RolloutObjective(Objective):
         sampled = self._sample(step)
         with self.trainer.timers("data"):
             self._check_same_rollouts(step)
-            return self._pack(step, self._score(step), sampled)
+            scored = self._score(step)
+            if is_main_rank():
+                self._write_scored(step, scored)
+            return self._pack(step, scored, sampled)
 
     def _sample(self, step: int) -> dict[str, float]:
         """Have the engine answer, where there is one; gives what it reports."""
@@ -79,6 +89,15 @@ class RolloutObjective(Objective):
             predicted[1:] = torch.from_numpy(self.stage.documents.predicted(document.span))
             found.append(ScoredDocument(document, predicted, scored))
         return found
+
+    def _write_scored(self, step: int, scored: Sequence[ScoredDocument]) -> None:
+        """For people: what this step trains on, under the number that metrics.jsonl gives the step."""
+        described = (
+            describe_prompts(document.prompts, document.groups, self.stage, self._source, self.inputs.texts)
+            for document in scored
+        )
+        number = self.inputs.first_step + step + 1
+        write_scored(self._run_directory, number, self.stage, chain.from_iterable(described))
 
     def _pack(self, step: int, scored: Sequence[ScoredDocument], sampled: dict[str, float]) -> GlobalBatch:
         options, recipe, device = self._options, self.stage.recipe, self.trainer.device
@@ -116,7 +135,22 @@ class RolloutObjective(Objective):
             squared_lengths=2 * sum(tree.num_pairs for tree in trees),
         )
 
-    def _facts(self, step: int, scored: Sequence[ScoredDocument], rows: list[list[Tree]]) -> dict[str, float]:
+    def _rewards(self, scored: Sequence[ScoredDocument]) -> dict[str, Any]:
+        """Mean reward by corpus, where the stage has several."""
+        names, found = self.stage.corpus_names, {}
+        for number, name in enumerate(names if len(names) > 1 else ()):
+            of_corpus = [
+                score.reward
+                for document in scored
+                if self.stage.documents.prefix_index(document.prompts.span.document) == number
+                for group in document.groups
+                for score in group.scores
+            ]
+            if of_corpus:
+                found[name] = fmean(of_corpus)
+        return {"rewards": found} if found else {}
+
+    def _facts(self, step: int, scored: Sequence[ScoredDocument], rows: list[list[Tree]]) -> dict[str, Any]:
         """What is known before the step, for its metrics."""
         trees = list(chain.from_iterable(rows))
         policy_tokens = sum(len(r.tokens) for tree in trees for branch in tree.branches for r in branch.responses)
@@ -125,6 +159,7 @@ class RolloutObjective(Objective):
         return {
             **({"budget": budget} if budget else {}),
             **group_metrics([group for document in scored for group in document.groups]),
+            **self._rewards(scored),
             "empty_levels": sum(document.prompts.empty_levels for document in scored),
             "unboxable_positions": sum(document.prompts.unboxable for document in scored),
             "documents_without_prompt": sum(not document.prompts.specs for document in scored),

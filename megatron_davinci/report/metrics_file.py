@@ -3,12 +3,15 @@
 import errno
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
+from pydantic import BaseModel, ValidationError
 
 from data_prep import InputError
 from data_prep.io.files import part_of
+
+Line = TypeVar("Line", bound=BaseModel)
 
 
 class JsonLines:
@@ -41,3 +44,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         return [orjson.loads(line) for line in lines]
     except orjson.JSONDecodeError:
         raise InputError(f"{path} has a damaged line: remove it, and start again") from None
+
+
+def read_lines(path: Path, line: type[Line]) -> list[Line]:
+    """The lines of another such file. Raises InputError for one that is of another form."""
+    found = []
+    for number, each in enumerate(read_metrics(path), 1):
+        try:
+            found.append(line.model_validate(each))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the whole"
+            raise InputError(f"{path}, line {number}: {where}: {first['msg']}; remove the line") from None
+    return found

@@ -1,0 +1,31 @@
+"""`davinci report`. Imports nothing heavy before the command runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Directories of runs; or a PREFIX of a corpus, directories of records or samples, leakage.json."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; default: report.html in the first directory.")
+    ] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Of a corpus, to show documents as text.")] = None,
+    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
+) -> None:
+    """One HTML file to look at: a run, several runs laid over each other, or a corpus.
+
+    It needs no network and no server. A run writes its own at every checkpoint.
+    Example: davinci report runs/base runs/rmt --out compare.html
+    """
+    from megatron_davinci.report.write import default_report_file, write_report
+
+    target = out or default_report_file(paths[0])
+    write_report(paths, target, tokenizer, title)
+    typer.echo(target)

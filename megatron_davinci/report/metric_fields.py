@@ -1,0 +1,126 @@
+"""Every field of a line of metrics.jsonl: its group, unit and meaning. Torch-free.
+
+`docs/metrics.md` is made from this table, TensorBoard and Weights & Biases group their curves by it, and the report
+takes titles and units from it. A metric that an objective of your own reports is of group `objective`.
+"""
+
+import re
+import sys
+from dataclasses import dataclass
+
+GROUPS = {
+    "loss": "What is minimized.",
+    "optimizer": "The update.",
+    "reward": "What responses are worth.",
+    "rollout": "The responses themselves.",
+    "data": "What the step consumed.",
+    "time": "Where the seconds went, and how fast it was.",
+    "objective": "What an objective of your own reports.",
+}
+
+
+@dataclass(frozen=True)
+class MetricField:
+    """`name` may hold a part in braces, which stands for one word: {phase}."""
+
+    name: str
+    group: str
+    unit: str
+    meaning: str
+
+    def matches(self, metric: str) -> bool:
+        """Whether a metric has this name."""
+        pattern = re.sub(r"\\\{\w+\\\}", r"\\w+", re.escape(self.name))
+        return re.fullmatch(pattern, metric) is not None
+
+
+METRIC_FIELDS = tuple(
+    MetricField(*each)
+    for each in (
+        ("loss", "loss", "nats", "The loss of the global batch; for rmt and grpo that of Eq. 9."),
+        ("losses", "loss", "nats", "Next-token loss by corpus, where the blend has several."),
+        ("policy_loss", "loss", "", "The policy's part of the loss: minus the objective of Eq. 7."),
+        ("ntp_loss", "loss", "nats", "Next-token loss at positions that were not asked for (Eq. 8), before lambda."),
+        ("kl", "loss", "nats", "Estimate of the KL divergence to the reference model, mean over response tokens."),
+        ("lr", "optimizer", "", "Learning rate of the step."),
+        ("grad_norm", "optimizer", "", "Norm of the gradient before clipping."),
+        ("grad_norm_{loss}", "optimizer", "", "The same of one loss alone (policy, ntp), now and then."),
+        ("clip_fraction", "optimizer", "share", "Response tokens whose ratio was clipped."),
+        ("skipped", "optimizer", "", "1 where the step was skipped, because a number was not finite."),
+        ("reward", "reward", "", "Mean reward of a response (Eq. 5)."),
+        ("accuracy", "reward", "share", "Responses with the correct answer."),
+        ("length_reward", "reward", "", "Mean reward for length (Eq. 2), where there is a budget."),
+        ("rewards", "reward", "", "Mean reward by corpus, where the blend has several."),
+        ("positions_{level}", "reward", "prompts", "Prompts of this difficulty."),
+        ("accuracy_{level}", "reward", "share", "Responses to them with the correct answer."),
+        ("zero_advantage_fraction", "reward", "share", "Groups whose responses have one reward: they teach nothing."),
+        ("zero_accuracy_variance_fraction", "reward", "share", "Groups whose responses are all correct, or all wrong."),
+        ("budget", "rollout", "tokens", "The budget B_t of a thought (Eq. 1)."),
+        ("thought_tokens", "rollout", "tokens", "Mean length of a thought."),
+        ("response_tokens", "rollout", "tokens", "Mean length of a response."),
+        ("truncated_fraction", "rollout", "share", "Responses that were cut off at max_tokens."),
+        ("unclosed_fraction", "rollout", "share", "Responses without </think>."),
+        ("policy_entropy", "rollout", "nats", "Entropy of the policy, mean over response tokens."),
+        ("rollout_log_prob_diff", "rollout", "nats", "Log-probability, engine against trainer: mean |difference|."),
+        ("rollout_log_prob_diff_rms", "rollout", "nats", "The same, root mean square."),
+        ("policy_tokens", "rollout", "tokens", "Response tokens that the step trained on."),
+        ("prefix_sharing_ratio", "rollout", "times", "Rows without shared prefixes, over rows with them."),
+        ("empty_levels", "rollout", "prompts", "Prompts for whose level of difficulty the document has no position."),
+        ("unboxable_positions", "rollout", "positions", "Positions hard enough, whose token no answer can name."),
+        ("documents_without_prompt", "rollout", "documents", "Documents of which nothing could be asked."),
+        ("epoch", "data", "epochs", "How many times the stage's blend has been seen, after the step."),
+        ("consumed_tokens", "data", "tokens", "Tokens of documents that the run has consumed, after the step."),
+        ("tokens", "data", "tokens", "Tokens of the global batch, with responses; no padding."),
+        ("labels", "data", "tokens", "Those of them that are predicted."),
+        ("padding_fraction", "data", "share", "Rows that were computed and hold no token."),
+        ("seconds", "time", "s", "The whole step, without evaluation and checkpoint."),
+        ("seconds_{phase}", "time", "s", "One phase of it; evaluation and checkpoint are those before the step."),
+        ("tokens_per_second", "time", "tokens/s", "tokens over seconds, of all ranks together."),
+        ("tflops_per_second_per_rank", "time", "TFLOP/s", "FLOPs of the model, recomputation not counted, per rank."),
+        ("mfu", "time", "share", "The same over the peak of the GPU; of known GPUs only."),
+        ("peak_memory_bytes", "time", "bytes", "Most memory that the main rank has used so far."),
+        ("rollout_tokens_per_second", "time", "tokens/s", "Tokens that the rollout engine wrote in a second."),
+        ("slowest_rank", "time", "", "The rank that took longest over its own part of the step."),
+        ("slowest_over_median", "time", "times", "Its time over the median of all ranks."),
+    )
+)  # fmt: skip
+
+
+def find_field(metric: str) -> MetricField:
+    """The field of a metric. One that nobody has described is of group `objective`."""
+    known = (field for field in METRIC_FIELDS if field.matches(metric))
+    return next(known, MetricField(metric, "objective", "", ""))
+
+
+def curve_names(values: dict[str, object]) -> dict[str, float]:
+    """Group/name -> value of each curve in a line of metrics, those by corpus one by one."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        group = find_field(name).group
+        if isinstance(value, dict):
+            found |= {f"{group}/{name}/{corpus}": number for corpus, number in value.items()}
+        elif isinstance(value, (int, float)):
+            found[f"{group}/{name}"] = value
+    return found
+
+
+def as_markdown() -> str:
+    """The page docs/metrics.md."""
+    lines = [
+        "# What a run reports",
+        "",
+        "Made from the code by `python -m megatron_davinci.report.metric_fields`. `metrics.jsonl` in the run's",
+        "directory has a line for each optimizer step: `step` (from 1), `stage` (its name), and the fields below, each",
+        "where it was measured. TensorBoard and Weights & Biases name the curves GROUP/FIELD, and held-out loss",
+        "`held_out/CORPUS`.",
+    ]
+    for group, said in GROUPS.items():
+        fields = [field for field in METRIC_FIELDS if field.group == group]
+        if fields:
+            lines += ["", f"## {group}", "", said, "", "| field | unit | meaning |", "|---|---|---|"]
+            lines += [f"| `{field.name}` | {field.unit} | {field.meaning} |" for field in fields]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(as_markdown())
