@@ -45,6 +45,14 @@ def corpus_checksum(manifest: dict[str, Any]) -> str:
     return xxh3_64("".join(digest for name in names for digest in blocks[name]).encode()).hexdigest()
 
 
+def _is_manifest(held: Any) -> bool:
+    """Whether a manifest says what is needed of it, in the right types."""
+    if not isinstance(held, dict) or not isinstance(held.get("checksum"), dict):
+        return False
+    tokenizer = held.get("tokenizer")
+    return isinstance(tokenizer, dict) and {"kind", "vocab_size", "fingerprint"} <= tokenizer.keys()
+
+
 class Corpus:
     """A corpus on disk, memory-mapped: `corpus[i]` are the ids of document i.
 
@@ -60,7 +68,7 @@ class Corpus:
                 raise InputError(f"{path} does not exist: a corpus is PREFIX.bin, .idx and .manifest.json")
         manifest_file = corpus_files(self.prefix, masked=False)["manifest.json"]
         self.manifest: dict[str, Any] = read_json(manifest_file)
-        if not isinstance(self.manifest, dict) or not {"tokenizer", "checksum"} <= self.manifest.keys():
+        if not _is_manifest(self.manifest):
             raise InputError(f"{manifest_file} is no manifest of a corpus: write the corpus again")
         files = corpus_files(self.prefix, self.masked)
         self.tokens, self._sequences, self._documents = map_elements(files["bin"], files["idx"], _TOKEN_TYPES)

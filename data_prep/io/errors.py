@@ -1,6 +1,7 @@
 """The exceptions that the command line makes a sentence of."""
 
 import errno
+from typing import Any
 
 
 class InputError(Exception):
@@ -23,3 +24,10 @@ def is_full_disk(error: BaseException) -> bool:
 def printable(text: object, limit: int = 2000) -> str:
     """A message as a terminal may have it: names in it are anybody's, and may hold escape sequences, or megabytes."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(text)[:limit])
+
+
+def first_mistake(error: Any) -> str:
+    """What a pydantic ValidationError says first, with the place: "responses.0.answer: Field required"."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"])) or "the whole"
+    return f"{where}: {first['msg']}"

@@ -14,7 +14,7 @@ def report(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="File to write; default: report.html in the first directory.")
+        Path | None, typer.Option(help="File to write; of one path the default is report.html in it, or beside it.")
     ] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Of a corpus, to show documents as text.")] = None,
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
@@ -26,6 +26,7 @@ def report(
     """
     from megatron_davinci.report.write import default_report_file, write_report
 
-    target = out or default_report_file(paths[0])
-    write_report(paths, target, tokenizer, title)
+    target = out or default_report_file(paths)
+    for fault in write_report(paths, target, tokenizer, title):
+        typer.echo(f"warning: {fault}", err=True)
     typer.echo(target)

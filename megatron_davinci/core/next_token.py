@@ -84,23 +84,24 @@ def next_token_forward_step(
         labels=LabelScores(batch.rows, batch.labels),
         packed_seq_params=PackedSegments.of(batch.boundaries, batch.tokens.device),
     )
-    of_corpora = [batch.corpora == number for number in range(num_corpora)]
-    return output, partial(weighted_loss, batch.weights, of_corpora=of_corpora)
+    return output, partial(weighted_loss, batch.weights, corpora=batch.corpora, num_corpora=num_corpora)
 
 
 def weighted_loss(
-    weights: Tensor, scores: tuple[Tensor, Tensor], of_corpora: Sequence[Tensor] = ()
+    weights: Tensor, scores: tuple[Tensor, Tensor], corpora: Tensor | None = None, num_corpora: int = 0
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """The sum of w * term, for Megatron; `of_corpora`: masks (N,), for each of which the sums are reported too."""
+    """The sum of w * term, and what Megatron takes with it.
+
+    `corpora` (N,): the number of each label's corpus, for each of which the sums of terms and weights are reported too.
+    """
     log_probs, _ = scores
-    sums = [
-        each
-        for mask in of_corpora
-        for each in (next_token_loss(log_probs.detach(), weights * mask), (weights * mask).sum())
-    ]
-    return loss_and_reports(
-        next_token_loss(log_probs, weights), **dict(zip(_reports_of(len(of_corpora)), sums, strict=True))
-    )
+    sums: list[Tensor] = []
+    if corpora is not None and num_corpora:
+        of_each = weights * (corpora == torch.arange(num_corpora, device=corpora.device)[:, None])
+        both = torch.stack([-(of_each * log_probs.detach()).sum(1), of_each.sum(1)], dim=1)
+        sums = list(both.flatten().unbind())
+    reports = dict(zip(_reports_of(num_corpora), sums, strict=True))
+    return loss_and_reports(next_token_loss(log_probs, weights), **reports)
 
 
 def _reports_of(num_corpora: int) -> list[str]:

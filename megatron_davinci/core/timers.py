@@ -1,4 +1,4 @@
-"""Seconds by phase of a step: data, forward_backward (in it reduce_gradients), optimizer, evaluation, checkpoint."""
+"""Seconds by phase of a step; `report.metric_fields.PHASES` says what each phase is."""
 
 import time
 from collections import defaultdict

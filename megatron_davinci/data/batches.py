@@ -91,6 +91,11 @@ class StageBatches:
         before, after = (min(b * self._batch_units, self._total_units) for b in (batch, batch + 1))
         return range(before // self._units_per_epoch, after // self._units_per_epoch)
 
+    def name_document(self, document: int) -> tuple[str, int]:
+        """The name of the corpus in which a document lies, and the document's number in it."""
+        name = self.corpus_names[self.documents.prefix_index(document)]
+        return name, self.documents.place_of(document)[1]
+
     def epochs_after(self, batch: int) -> float:
         """How many times the blend has been seen after a batch."""
         return min((batch + 1) * self._batch_units, self._total_units) / self._units_per_epoch

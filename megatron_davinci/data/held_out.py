@@ -18,6 +18,7 @@ class HeldOut:
 
     def __init__(self, recipe: Recipe) -> None:
         self._chosen: dict[Path, tuple[Corpus, Int64s]] = {}
+        self._names = recipe_corpora(recipe)
         if recipe.evaluation is None:
             return
         for key, stages in _stages_by_corpus(recipe).items():
@@ -41,7 +42,7 @@ class HeldOut:
                 [Span(int(chosen[i]), start, length, 0) for i, start, length in plan.sequence(index)]
                 for index in range(len(plan))
             ]
-            found.append((recipe_corpora(recipe)[key], documents, packed))
+            found.append((self._names[key], documents, packed))
         return found
 
 

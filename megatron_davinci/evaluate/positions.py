@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from data_prep import InputError
 from data_prep.corpus import Annotation, Corpus
 from megatron_davinci.config.objectives import Difficulty
-from megatron_davinci.rl.difficulty import NUM_LEVELS, candidate_levels, levels_of, quantile_thresholds
-from megatron_davinci.rl.grading import LEVEL_NAMES
+from megatron_davinci.rl.difficulty import LEVEL_NAMES, NUM_LEVELS, candidate_levels, levels_of, quantile_thresholds
 
 
 @dataclass(frozen=True, order=True)

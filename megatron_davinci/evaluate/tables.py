@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_davinci.evaluate.positions import Position
-from megatron_davinci.rl.grading import LEVEL_NAMES
+from megatron_davinci.rl.difficulty import LEVEL_NAMES
 
 _Z = 1.959963984540054  # of 95% of a normal distribution
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from megatron_davinci.report.blocks import Alarm, ShownNumber
-from megatron_davinci.report.numbers import LAST_STEPS, shown
+from megatron_davinci.report.numbers import LAST_STEPS, at_end, mean_of, plural, shown
 from megatron_davinci.report.run_data import RunData, number_of
 
 Rule = Callable[[RunData], Iterator[Alarm]]
@@ -38,45 +38,57 @@ def spikes(values: Sequence[tuple[int, float]]) -> list[int]:
     return [values[_WINDOW + at][0] for at in np.flatnonzero(high).tolist()]
 
 
-def _above(metric: str, limit: float, said: str, remedy: str, last: int | None = LAST_STEPS) -> Rule:
-    """A rule: the mean of a metric, over the last steps or all, is above a limit."""
+def _above(metric: str, limit: float, said: str, remedy: str) -> Rule:
+    """A rule: the mean of a metric over the last steps is above a limit."""
 
     def rule(run: RunData) -> Iterator[Alarm]:
-        values = run.values(metric)
-        values = values[-last:] if last else values
-        if values and (mean := fmean(value for _, value in values)) > limit:
-            source = f"{run.name}/metrics.jsonl: {metric}, mean of steps {values[0][0]} to {values[-1][0]}"
-            yield Alarm(metric, shown(mean, metric, source), said, remedy)
+        found = at_end(run, metric)
+        if found is not None and found.value > limit:
+            yield Alarm(metric, found, said, remedy)
 
     return rule
 
 
+def _padding(run: RunData) -> Iterator[Alarm]:
+    """Over all steps of next-token training: the rows of trees are what responses make them."""
+    lines = [line for line in run.steps if "reward" not in line]
+    values = [(line["step"], value) for line in lines if (value := number_of(line, "padding_fraction")) is not None]
+    found = mean_of(run, "padding_fraction", values)
+    if found is not None and found.value > PADDING:
+        said = "of the rows that were computed hold padding"
+        remedy = "raise the batch, or pack sequences beforehand (davinci data pack, batch.unit: sequences)"
+        yield Alarm("padding_fraction", found, said, remedy)
+
+
 def _entropy_collapse(run: RunData) -> Iterator[Alarm]:
-    values = run.values("policy_entropy")
-    if len(values) < 2 * LAST_STEPS:
+    values, now = run.values("policy_entropy"), at_end(run, "policy_entropy")
+    if now is None or len(values) < 2 * LAST_STEPS:
         return
-    first, last = values[:LAST_STEPS], values[-LAST_STEPS:]
-    now = fmean(value for _, value in last)
-    if now < ENTROPY_LEFT * fmean(value for _, value in first):
-        source = f"{run.name}/metrics.jsonl: policy_entropy, mean of steps {last[0][0]} to {last[-1][0]}"
+    if now.value < ENTROPY_LEFT * fmean(value for _, value in values[:LAST_STEPS]):
         yield Alarm(
             "policy_entropy",
-            shown(now, "policy_entropy", source),
+            now,
             "nats are left, less than a tenth of what it was at first: the policy no longer explores",
             "lower the learning rate, raise kl_beta or clip_high, or stop here",
         )
 
 
 def _spikes(metric: str) -> Rule:
+    """A rule: a metric jumps. Each stage is looked at by itself; the loss of one with rewards may jump."""
+
     def rule(run: RunData) -> Iterator[Alarm]:
-        found = [] if run.learns_from_rollouts and metric == "loss" else spikes(run.values(metric))
+        found = []
+        for lines in run.stages:
+            if metric != "loss" or not any("reward" in line for line in lines):
+                known = ((line["step"], number_of(line, metric)) for line in lines)
+                found += spikes([(step, value) for step, value in known if value is not None])
         if found:
             first = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
             source = f"{run.name}/metrics.jsonl: {metric}, number of spikes"
             yield Alarm(
                 metric,
                 ShownNumber(len(found), str(len(found)), source),
-                f"spikes, at step {first}: far above the steps before",
+                f"{plural(len(found), 'spike')}, at step {first}: far above the steps before",
                 "look at what these steps were trained on; lower the learning rate or clip_grad, or warm up longer",
             )
 
@@ -85,10 +97,10 @@ def _spikes(metric: str) -> Rule:
 
 def _lagging_rank(run: RunData) -> Iterator[Alarm]:
     lines = [line for line in run.steps[-_WINDOW:] if number_of(line, "slowest_over_median") is not None]
-    ranks = [line.get("slowest_rank") for line in lines]
-    if len(lines) < LAST_STEPS:
+    ranks = [number_of(line, "slowest_rank") for line in lines]
+    rank = max(set(ranks), key=ranks.count, default=None)
+    if rank is None or len(lines) < LAST_STEPS:
         return
-    rank = max(set(ranks), key=ranks.count)
     times = median(line["slowest_over_median"] for line in lines)
     if times > LAGGING and ranks.count(rank) > len(ranks) / 2:
         first, last = lines[0]["step"], lines[-1]["step"]
@@ -96,19 +108,19 @@ def _lagging_rank(run: RunData) -> Iterator[Alarm]:
         yield Alarm(
             "slowest_over_median",
             shown(times, "slowest_over_median", source),
-            f"times the median is what rank {rank} takes: the others wait for it",
+            f"times the median of all ranks is the time of rank {rank:.0f}: the others wait for it",
             "look at that machine: its GPU's clocks, its memory, its neighbours",
         )
 
 
 def _not_finite(run: RunData) -> Iterator[Alarm]:
-    steps = [line["step"] for line in run.steps if line.get("skipped") or line.get("loss", 0.0) is None]
+    steps = [line["step"] for line in run.steps if line.get("skipped") == 1 or line.get("loss", 0.0) is None]
     if steps:
         source = f"{run.name}/metrics.jsonl: skipped, number of steps"
         yield Alarm(
             "skipped",
             ShownNumber(len(steps), str(len(steps)), source),
-            f"steps were skipped, the last one {steps[-1]}: a loss or a gradient was not finite",
+            f"{plural(len(steps), 'step')} skipped, the last one {steps[-1]}: its loss or gradient was not finite",
             "lower the learning rate; look at what these steps were trained on",
         )
 
@@ -136,12 +148,6 @@ _RULES: tuple[Rule, ...] = (
         "nats lie between the engine's log-probabilities and the trainer's: it samples from another policy",
         "look whether the engine has this step's weights; set objective.policy.importance_ratio_cap",
     ),
-    _above(
-        "padding_fraction",
-        PADDING,
-        "of the rows that were computed hold padding",
-        "raise the batch, or pack sequences beforehand (davinci data pack, batch.unit: sequences)",
-        last=None,
-    ),
+    _padding,
     _lagging_rank,
 )

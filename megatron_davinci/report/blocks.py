@@ -41,7 +41,6 @@ class Table:
     kind: ClassVar[str] = "table"
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,6 @@ class Text:
     kind: ClassVar[str] = "text"
     title: str
     text: str
-    is_open: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,55 +3,69 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from data_prep import InputError
 from data_prep.corpus import Corpus
-from data_prep.io.files import read_json, shortest_names
+from data_prep.io.errors import first_mistake
+from data_prep.io.files import read_regular_file, shortest_names
 
 _Model = TypeVar("_Model", bound=BaseModel)
+Counts = dict[str, NonNegativeInt]
+_MOST_BYTES = 1 << 30  # a leakage report holds an entry for each instance of each benchmark
 
 
 class LengthRow(BaseModel):
-    """Documents whose lengths are `from` to `to` tokens, and their tokens together."""
+    """Documents whose lengths are `start` to `to` tokens, and their tokens together."""
 
-    documents: int
-    tokens: int
-    to: int
+    start: NonNegativeInt = Field(alias="from")
+    to: NonNegativeInt
+    documents: NonNegativeInt
+    tokens: NonNegativeInt
+
+
+class Collected(BaseModel):
+    """What a collection says of the records that it made."""
+
+    kinds: Counts = {}
+    skipped: Counts = {}
 
 
 class SamplesSummary(BaseModel):
     """summary.json of `davinci data build`, or of a collection, which has no samples."""
 
-    records: int
-    changes: int | None = None
-    samples: int | None = None
-    tokens: int | None = None
-    rejected: dict[str, int] = {}
-    skipped: dict[str, int] = {}
-    kinds: dict[str, int] = {}
-    languages: dict[str, int] = {}
-    file_types: dict[str, int] = {}
-    commits_per_change: dict[str, int] = {}
+    records: NonNegativeInt | None = None
+    changes: NonNegativeInt | None = None
+    samples: NonNegativeInt | None = None
+    tokens: NonNegativeInt | None = None
+    max_tokens: NonNegativeInt | None = None
+    share_too_long: float = 0.0
+    rejected: Counts = {}
+    skipped: Counts = {}
+    kinds: Counts = {}
+    languages: Counts = {}
+    file_types: Counts = {}
+    commits_per_change: Counts = {}
     lengths: list[LengthRow] = []
+    collected: Collected | None = None
 
 
 class LeakageCounts(BaseModel):
     """Counts of one benchmark in a leakage report."""
 
     file: str
-    instances: int
-    contaminated: int
-    too_short: int
+    instances: NonNegativeInt
+    contaminated: NonNegativeInt
+    too_short: NonNegativeInt
 
 
-class Place(BaseModel):
+class WorstDocument(BaseModel):
     """A document of a corpus."""
 
     corpus: str
-    document: int
+    document: NonNegativeInt
 
 
 class SharedSpan(BaseModel):
@@ -65,17 +79,17 @@ class Instance(BaseModel):
 
     id: str
     benchmark: str
-    score: float
+    score: Annotated[float, Field(ge=0, le=1)]
     contaminated: bool
-    worst_document: Place | None
+    worst_document: WorstDocument | None
     span: SharedSpan | None
 
 
 class LeakageReport(BaseModel):
     """What `davinci data decontaminate` writes."""
 
-    n: int
-    tau: float
+    n: PositiveInt
+    tau: Annotated[float, Field(gt=0, le=1)]
     benchmarks: list[LeakageCounts]
     instances: list[Instance]
 
@@ -96,16 +110,18 @@ class CorpusData:
     def read(cls, paths: Sequence[Path], tokenizer: Path | None) -> "CorpusData":
         """Raises InputError for a file that is damaged, or is none of these."""
         names = shortest_names(paths)
+        if len(names) < len(paths):
+            raise InputError(f"{', '.join(map(str, paths))}: one of them is given twice; name each once")
         found = cls(", ".join(names.values()), tokenizer=tokenizer)
         for path in paths:
             name = names[path.resolve()]
             if _is_prefix(path):
                 found.corpora[name] = Corpus(path)
             elif path.is_dir():
-                found.summaries[name] = _parse(SamplesSummary, path / "summary.json")
+                found.summaries[name] = _parse(SamplesSummary, path / "summary.json", "summary of samples")
                 found.directories[name] = path
             else:
-                found.leakage[name] = _parse(LeakageReport, path)
+                found.leakage[name] = _parse(LeakageReport, path, "report of leakage")
         return found
 
 
@@ -115,17 +131,11 @@ def is_corpus(path: Path) -> bool:
 
 
 def _is_prefix(path: Path) -> bool:
-    return path.with_name(f"{path.name}.idx").is_file()
+    return bool(path.name) and path.with_name(f"{path.name}.idx").is_file()
 
 
-def _parse(model: type[_Model], path: Path) -> _Model:
-    held: Any = read_json(path)
+def _parse(model: type[_Model], path: Path, what: str) -> _Model:
     try:
-        return model.model_validate(held)
+        return model.model_validate_json(read_regular_file(path, _MOST_BYTES), strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole"
-        raise InputError(
-            f"{path} is no {model.__doc__.partition(',')[0].rstrip('.') if model.__doc__ else 'report'}: {where}: "
-            f"{first['msg']}; write it again"
-        ) from None
+        raise InputError(f"{path} is no {what} ({first_mistake(error)}): write it again") from None

@@ -4,12 +4,15 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
+import numpy as np
+
+from data_prep.corpus import Corpus
 from data_prep.corpus.length_histogram import LengthHistogram
 from data_prep.io.files import read_jsonl
 from data_prep.tokenize.masks import masked_text
 from data_prep.tokenizers import load_tokenizer_of
 from megatron_davinci.report.blocks import Bars, Cell, PageSection, Paragraph, ShownNumber, Table, Text
-from megatron_davinci.report.corpus_data import CorpusData, Instance, LeakageReport
+from megatron_davinci.report.corpus_data import CorpusData, Instance, LeakageReport, SamplesSummary
 from megatron_davinci.report.numbers import number_text
 from megatron_davinci.report.read_sections import evenly
 
@@ -19,28 +22,37 @@ _NEAR = 0.5  # of tau: below that score an instance shares chance words
 
 def corpus_summary(data: CorpusData) -> PageSection:
     """How much there is."""
-    rows: list[list[Cell]] = []
-    for name, corpus in data.corpora.items():
-        manifest, source = corpus.manifest, f"{name}.manifest.json"
-        for key in ("documents", "tokens", "trained_tokens"):
-            if isinstance(manifest.get(key), int):
-                rows.append([f"{name}: {key.replace('_', ' ')}", _count(manifest[key], f"{source}: {key}")])
-        rows.append([f"{name}: tokenizer", f"{corpus.tokenizer['kind']}, {corpus.tokenizer['fingerprint']}"])
-    for name, found in data.summaries.items():
-        source = f"{name}/summary.json"
-        for key in ("records", "changes", "samples"):
-            value = getattr(found, key)
-            if value is not None:
-                rows.append([f"{name}: {key}", _count(value, f"{source}: {key}")])
-        if found.samples is not None:
-            counted = found.tokens or not found.samples
-            rows.append(
-                [f"{name}: tokens", _count(found.tokens or 0, f"{source}: tokens") if counted else "not counted"]
-            )
+    rows = [row for name, corpus in data.corpora.items() for row in _of_corpus(name, corpus)]
+    rows += [row for name, found in data.summaries.items() for row in _of_samples(name, found)]
     for name, report in data.leakage.items():
         total = sum(benchmark.contaminated for benchmark in report.benchmarks)
-        rows.append([f"{name}: contaminated instances", _count(total, f"{name}: contaminated, sum of benchmarks")])
+        rows.append([f"{name}: contaminated instances", _count(total, f"{name}: contaminated, all benchmarks")])
     return PageSection("Summary", [Table(["", ""], rows)])
+
+
+def _of_corpus(name: str, corpus: Corpus) -> Iterable[list[Cell]]:
+    yield [f"{name}: documents", _count(len(corpus), f"{name}.idx: documents")]
+    yield [f"{name}: tokens", _count(int(corpus.lengths.sum()), f"{name}.idx: tokens")]
+    if corpus.loss_mask is not None:
+        trained = int(np.count_nonzero(corpus.loss_mask))
+        yield [f"{name}: tokens that are trained", _count(trained, f"{name}.loss_mask.bin: tokens")]
+    yield [f"{name}: tokenizer", f"{corpus.tokenizer['kind']}, {corpus.tokenizer['fingerprint']}"]
+
+
+def _of_samples(name: str, found: SamplesSummary) -> Iterable[list[Cell]]:
+    source = f"{name}/summary.json"
+    for key in ("records", "changes", "samples"):
+        if (value := getattr(found, key)) is not None:
+            yield [f"{name}: {key}", _count(value, f"{source}: {key}")]
+    if found.samples is not None:
+        counted = found.tokens or not found.samples
+        yield [f"{name}: tokens", _count(found.tokens or 0, f"{source}: tokens") if counted else "not counted"]
+    if found.max_tokens is not None:
+        yield [f"{name}: longest sample allowed, tokens", _count(found.max_tokens, f"{source}: max_tokens")]
+        share = ShownNumber(
+            found.share_too_long, number_text(found.share_too_long, "share"), f"{source}: share_too_long"
+        )
+        yield [f"{name}: samples that were longer", share]
 
 
 def corpus_sources(data: CorpusData) -> PageSection | None:
@@ -48,8 +60,13 @@ def corpus_sources(data: CorpusData) -> PageSection | None:
     blocks = [
         bars
         for name, found in data.summaries.items()
-        for key in ("kinds", "languages", "file_types", "commits_per_change")
-        if (bars := _bars(name, key, getattr(found, key))) is not None
+        for key, counts in (
+            ("kinds", {**found.kinds, **(found.collected.kinds if found.collected else {})}),
+            ("languages", found.languages),
+            ("file_types", found.file_types),
+            ("commits_per_change", found.commits_per_change),
+        )
+        if (bars := _bars(name, key, counts)) is not None
     ]
     return PageSection("Sources and languages", blocks) if blocks else None
 
@@ -61,7 +78,7 @@ def corpus_lengths(data: CorpusData) -> PageSection | None:
         blocks.append(_lengths(name, f"{name}.idx", LengthHistogram(corpus.lengths).as_json()))
     for name, found in data.summaries.items():
         if found.lengths:
-            rows = [{"from": (row.to + 1) // 2, **row.model_dump()} for row in found.lengths]
+            rows = [row.model_dump(by_alias=True) for row in found.lengths]
             blocks.append(_lengths(name, f"{name}/summary.json", rows))
     return PageSection("Lengths", blocks) if blocks else None
 
@@ -71,8 +88,11 @@ def corpus_rejected(data: CorpusData) -> PageSection | None:
     blocks = [
         bars
         for name, found in data.summaries.items()
-        for key in ("rejected", "skipped")
-        if (bars := _bars(name, key, getattr(found, key))) is not None
+        for key, counts in (
+            ("rejected", found.rejected),
+            ("skipped", {**found.skipped, **(found.collected.skipped if found.collected else {})}),
+        )
+        if (bars := _bars(name, key, counts)) is not None
     ]
     return PageSection("Left out, by reason", blocks) if blocks else None
 
@@ -85,12 +105,11 @@ def corpus_leakage(data: CorpusData) -> PageSection | None:
 
 def corpus_samples(data: CorpusData) -> PageSection | None:
     """A few texts to read."""
-    texts = [*_texts_of_samples(data), *_texts_of_corpora(data)]
-    if texts:
-        return PageSection("Samples to read", texts)
-    if data.corpora:
-        return PageSection("Samples to read", [Paragraph("Ids are no text: give the tokenizer with --tokenizer.")])
-    return None
+    texts: list[Any] = [*_texts_of_samples(data), *_texts_of_corpora(data)]
+    if data.corpora and data.tokenizer is None:
+        names = ", ".join(data.corpora)
+        texts.append(Paragraph(f"{names}: ids are no text; documents are shown with --tokenizer DIRECTORY."))
+    return PageSection("Samples to read", texts) if texts else None
 
 
 def _leakage(name: str, report: LeakageReport) -> Iterable[Any]:
@@ -100,7 +119,7 @@ def _leakage(name: str, report: LeakageReport) -> Iterable[Any]:
     ]
     yield Paragraph(f"{report.n}-grams; an instance is contaminated from a score of {report.tau:g} on.")
     yield Table(["benchmark", "instances", "contaminated", "too short"], rows)
-    scored = sorted((each for each in report.instances if each.span), key=lambda each: -each.score)
+    scored = sorted(report.instances, key=lambda each: -each.score)
     yield from _instances(name, "highest scores", [each for each in scored if each.contaminated])
     near = [each for each in scored if not each.contaminated and each.score >= _NEAR * report.tau]
     yield from _instances(name, "near misses", near)
@@ -112,8 +131,8 @@ _COUNTS = ("instances", "contaminated", "too_short")
 def _instances(name: str, title: str, found: list[Instance]) -> Iterable[Any]:
     for each in found[:_MOST_INSTANCES]:
         place = each.worst_document
-        where = f"document {place.document} of {place.corpus}" if place else ""
-        yield Text(f"{title}: {each.id}, score {each.score:.3f}, {where}", each.span.text if each.span else "")
+        where = f"document {place.document} of {place.corpus}" if place else "no document"
+        yield Text(f"{title}: {each.id}, score {each.score:.3f}, {where}", each.span.text if each.span else "no text")
     if len(found) > _MOST_INSTANCES:
         yield Paragraph(f"{len(found) - _MOST_INSTANCES:,} more {title} stand in {name}.")
 

@@ -1,29 +1,43 @@
 """Budget and difficulty as they were, beside the curves of Eq. 1, 3 and 4. Torch-free."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from data_prep import InputError
 from megatron_davinci.config.objectives import Budget, Curriculum
+from megatron_davinci.config.section import Section
 from megatron_davinci.report.blocks import ChartCurve
 from megatron_davinci.report.run_data import RunData, number_of
 from megatron_davinci.rl.curriculum import difficulty_mix, token_budget
-from megatron_davinci.rl.grading import LEVEL_NAMES
+from megatron_davinci.rl.difficulty import LEVEL_NAMES
+
+_Section = TypeVar("_Section", bound=Section)
+
+
+class _Stage(BaseModel):
+    objective: dict[str, Any] | None = None
+
+
+class _Data(BaseModel):
+    stages: list[_Stage]
+
+
+class _Recipe(BaseModel):
+    """The parts of a recipe, as a run has written it down, that say what was to be asked for."""
+
+    data: _Data
+    objective: dict[str, Any] = {}
 
 
 def budget_curves(run: RunData, prefix: str) -> list[ChartCurve]:
     """Mean length of thoughts, the budget of the prompts, and the ideal of Eq. 1."""
     if not run.values("budget"):
         return []
-    curves = [run.curve("thought_tokens", f"{prefix}thought"), run.curve("budget", f"{prefix}budget")]
-    ideal = {
-        step: token_budget(step - first, steps, budget.initial, budget.gamma, budget.min)
-        for first, steps, objective in _stages(run)
-        if (budget := _section(Budget, objective, "budget")) is not None
-        for step in range(first, first + steps)
-    }
-    return [*curves, *_over(run, f"{prefix}Eq. 1", ideal)]
+    measured = [run.curve(metric, f"{prefix}{metric.replace('_', ' ')}") for metric in ("thought_tokens", "budget")]
+    ideal = _ideal(run, Budget, "budget", lambda b, step, steps: token_budget(step, steps, b.initial, b.gamma, b.min))
+    return [*measured, *_drawn(run, ideal, f"{prefix}Eq. 1")]
 
 
 def mix_curves(run: RunData, prefix: str) -> list[ChartCurve]:
@@ -31,48 +45,49 @@ def mix_curves(run: RunData, prefix: str) -> list[ChartCurve]:
     names = [f"positions_{level}" for level in LEVEL_NAMES]
     if not any(run.values(name) for name in names):
         return []
-    mixes = {
-        step: difficulty_mix(step - first, steps, mix.early, mix.late, mix.start, mix.end)
-        for first, steps, objective in _stages(run)
-        if (mix := _section(Curriculum, objective, "curriculum")) is not None
-        for step in range(first, first + steps)
-    }
+    mixes = _ideal(
+        run,
+        Curriculum,
+        "curriculum",
+        lambda c, step, steps: difficulty_mix(step, steps, c.early, c.late, c.start, c.end),
+    )
+    counts = [[number_of(line, name) or 0.0 for name in names] for line in run.steps]
     curves = []
     for level, name in enumerate(LEVEL_NAMES):
-        curves.append(_shares(run, f"{prefix}{name}", names, level))
-        curves += _over(run, f"{prefix}{name}, Eq. 3", {step: mix[level] for step, mix in mixes.items()})
+        shares = [of_step[level] / sum(of_step) if sum(of_step) else None for of_step in counts]
+        curves.append(run.mean_curve(shares, f"{prefix}{name}"))
+        curves += _drawn(run, [mix and mix[level] for mix in mixes], f"{prefix}{name}, Eq. 3")
     return curves
 
 
-def _shares(run: RunData, label: str, names: Sequence[str], level: int) -> ChartCurve:
-    """Prompts of one level over all, of the steps of each bucket together."""
-    shares = []
-    for bucket in run.buckets:
-        counts = [sum(number_of(run.steps[at], name) or 0.0 for at in bucket) for name in names]
-        shares.append(counts[level] / sum(counts) if sum(counts) else None)
-    return ChartCurve(label, run.axis, shares)
+def _ideal(run: RunData, kind: type[_Section], name: str, of: Callable[[_Section, int, int], Any]) -> list[Any]:
+    """What a formula (section, step of the stage from 0, steps of the stage) gives for each step of the run.
+
+    None where the recipe has no such section, or is of another version.
+    """
+    stages = list(_stages(run, kind, name))
+    found = []
+    for line in run.steps:
+        step = line["step"] - 1
+        inside = ((first, steps, section) for first, steps, section in stages if first <= step < first + steps)
+        first, steps, section = next(inside, (0, 0, None))
+        found.append(None if section is None else of(section, step - first, steps))
+    return found
 
 
-def _over(run: RunData, label: str, ideal: Mapping[int, float]) -> Iterator[ChartCurve]:
-    """A dashed curve of what the step of each point should have; `ideal` is by steps from 0."""
-    values = [ideal.get(int(step) - 1) for step in run.axis.step]
-    if any(value is not None for value in values):
-        yield ChartCurve(label, run.axis, values, dashed=True)
+def _drawn(run: RunData, ideal: list[float | None], label: str) -> Iterator[ChartCurve]:
+    if any(value is not None for value in ideal):
+        yield run.mean_curve(ideal, label, dashed=True)
 
 
-def _stages(run: RunData) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """(first step, steps, objective section) of each stage, as the run was started last."""
-    if not run.starts:
-        return
-    start = run.starts[-1]
-    given = start.recipe.get("data", {}).get("stages", [])
-    for stage, section in zip(start.stages, given, strict=False):
-        yield stage.first_step, stage.steps, section.get("objective") or start.recipe.get("objective", {})
-
-
-def _section(kind: Any, objective: dict[str, Any], name: str) -> Any:
-    found = objective.get(name)
-    try:
-        return None if found is None else kind.model_validate(found)
-    except ValidationError:  # of another version
-        return None
+def _stages(run: RunData, kind: type[_Section], name: str) -> Iterator[tuple[int, int, _Section]]:
+    """(first step, steps, section of the objective) of each stage that has one, as the run was started last."""
+    for start in run.starts[-1:]:
+        try:
+            recipe = _Recipe.model_validate(start.recipe)
+            for stage, given in zip(start.stages, recipe.data.stages, strict=False):
+                section = (given.objective or recipe.objective).get(name)
+                if section is not None:
+                    yield stage.first_step, stage.steps, kind.model_validate(section)
+        except (ValidationError, InputError):  # of another version
+            return

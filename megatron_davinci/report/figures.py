@@ -15,8 +15,7 @@ from data_prep.corpus import Annotation, Corpus
 from data_prep.io.files import PART
 from megatron_davinci.config.objectives import Difficulty
 from megatron_davinci.report.metrics_file import read_metrics
-from megatron_davinci.rl.difficulty import NONE, levels_of
-from megatron_davinci.rl.grading import LEVEL_NAMES
+from megatron_davinci.rl.difficulty import LEVEL_NAMES, NONE, levels_of
 
 # Title, metrics, and whether the axis is one of powers.
 _PANELS: tuple[tuple[str, tuple[str, ...], bool], ...] = (

@@ -7,6 +7,7 @@ takes titles and units from it. A metric that an objective of your own reports i
 import re
 import sys
 from dataclasses import dataclass
+from functools import cache
 
 GROUPS = {
     "loss": "What is minimized.",
@@ -16,6 +17,22 @@ GROUPS = {
     "data": "What the step consumed.",
     "time": "Where the seconds went, and how fast it was.",
     "objective": "What an objective of your own reports.",
+}
+
+
+PHASES = {
+    "data": "Reading documents, packing, and for rmt and grpo reading and grading rollouts.",
+    "rollout": "The engine answers prompts.",
+    "reference": "The reference model scores the answers.",
+    "grading": "Final answers are compared, where that takes processes of its own.",
+    "forward_backward": "Forward and backward passes.",
+    "reduce_gradients": "Reduction of gradients over ranks, inside forward_backward.",
+    "optimizer": "Clipping and the update.",
+    "component_norms": "Gradient norms of single losses; not part of `seconds`.",
+    "evaluation": "Held-out loss, before this step; not part of `seconds`.",
+    "checkpoint": "Checkpoints, as far as training waits for them, before this step; not part of `seconds`.",
+    "answers": "The same prompts as at every checkpoint, before this step; not part of `seconds`.",
+    "report": "The page, before this step; not part of `seconds`.",
 }
 
 
@@ -59,9 +76,9 @@ METRIC_FIELDS = tuple(
         ("thought_tokens", "rollout", "tokens", "Mean length of a thought."),
         ("response_tokens", "rollout", "tokens", "Mean length of a response."),
         ("truncated_fraction", "rollout", "share", "Responses that were cut off at max_tokens."),
-        ("unclosed_fraction", "rollout", "share", "Responses without </think>."),
+        ("unclosed_fraction", "rollout", "share", "Responses without `</think>`."),
         ("policy_entropy", "rollout", "nats", "Entropy of the policy, mean over response tokens."),
-        ("rollout_log_prob_diff", "rollout", "nats", "Log-probability, engine against trainer: mean |difference|."),
+        ("rollout_log_prob_diff", "rollout", "nats", "Log-probabilities, engine less trainer: mean absolute value."),
         ("rollout_log_prob_diff_rms", "rollout", "nats", "The same, root mean square."),
         ("policy_tokens", "rollout", "tokens", "Response tokens that the step trained on."),
         ("prefix_sharing_ratio", "rollout", "times", "Rows without shared prefixes, over rows with them."),
@@ -73,8 +90,8 @@ METRIC_FIELDS = tuple(
         ("tokens", "data", "tokens", "Tokens of the global batch, with responses; no padding."),
         ("labels", "data", "tokens", "Those of them that are predicted."),
         ("padding_fraction", "data", "share", "Rows that were computed and hold no token."),
-        ("seconds", "time", "s", "The whole step, without evaluation and checkpoint."),
-        ("seconds_{phase}", "time", "s", "One phase of it; evaluation and checkpoint are those before the step."),
+        ("seconds", "time", "s", "The whole step; see the phases below for what is no part of it."),
+        ("seconds_{phase}", "time", "s", "One phase of it."),
         ("tokens_per_second", "time", "tokens/s", "tokens over seconds, of all ranks together."),
         ("tflops_per_second_per_rank", "time", "TFLOP/s", "FLOPs of the model, recomputation not counted, per rank."),
         ("mfu", "time", "share", "The same over the peak of the GPU; of known GPUs only."),
@@ -86,6 +103,7 @@ METRIC_FIELDS = tuple(
 )  # fmt: skip
 
 
+@cache
 def find_field(metric: str) -> MetricField:
     """The field of a metric. One that nobody has described is of group `objective`."""
     known = (field for field in METRIC_FIELDS if field.matches(metric))
@@ -98,9 +116,10 @@ def curve_names(values: dict[str, object]) -> dict[str, float]:
     for name, value in values.items():
         group = find_field(name).group
         if isinstance(value, dict):
-            found |= {f"{group}/{name}/{corpus}": number for corpus, number in value.items()}
-        elif isinstance(value, (int, float)):
-            found[f"{group}/{name}"] = value
+            each = {f"{group}/{name}/{corpus}": number for corpus, number in value.items()}
+        else:
+            each = {f"{group}/{name}": value}
+        found |= {curve: number for curve, number in each.items() if isinstance(number, (int, float))}
     return found
 
 
@@ -111,14 +130,17 @@ def as_markdown() -> str:
         "",
         "Made from the code by `python -m megatron_davinci.report.metric_fields`. `metrics.jsonl` in the run's",
         "directory has a line for each optimizer step: `step` (from 1), `stage` (its name), and the fields below, each",
-        "where it was measured. TensorBoard and Weights & Biases name the curves GROUP/FIELD, and held-out loss",
-        "`held_out/CORPUS`.",
+        "where it was measured. A share is from 0 to 1; `losses` and `rewards` are objects with a number for each",
+        "corpus; `{level}` is easy, medium or hard. TensorBoard and Weights & Biases name the curves GROUP/FIELD",
+        "(`loss/losses/CORPUS` for those by corpus), and held-out loss `held_out/CORPUS`.",
     ]
     for group, said in GROUPS.items():
         fields = [field for field in METRIC_FIELDS if field.group == group]
         if fields:
             lines += ["", f"## {group}", "", said, "", "| field | unit | meaning |", "|---|---|---|"]
             lines += [f"| `{field.name}` | {field.unit} | {field.meaning} |" for field in fields]
+    lines += ["", "## Phases", "", "| phase | meaning |", "|---|---|"]
+    lines += [f"| `{phase}` | {said} |" for phase, said in PHASES.items()]
     return "\n".join(lines) + "\n"
 
 

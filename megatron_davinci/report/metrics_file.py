@@ -1,7 +1,8 @@
-"""RUN/metrics.jsonl and RUN/evaluation.jsonl: written a line at a time, and read back. Torch-free."""
+"""JSON Lines of a run (metrics, evaluation, answers, starts): written a line at a time, and read back. Torch-free."""
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,7 +10,8 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from data_prep import InputError
-from data_prep.io.files import part_of
+from data_prep.io.errors import first_mistake
+from data_prep.io.files import check_regular_file, part_of
 
 Line = TypeVar("Line", bound=BaseModel)
 
@@ -36,24 +38,36 @@ class JsonLines:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The steps reported so far; a last line that a killed run left unfinished is not counted."""
-    if not path.is_file():
-        return []
-    lines = path.read_bytes().split(b"\n")[:-1]
-    try:
-        return [orjson.loads(line) for line in lines]
-    except orjson.JSONDecodeError:
-        raise InputError(f"{path} has a damaged line: remove it, and start again") from None
+    """The lines of a file so far, each an object with the `step` it is about; none where there is no file.
+
+    A last line that a killed run left unfinished is not counted. Raises InputError for another that is damaged.
+    """
+    return [_parse(path, number, line) for number, line in _whole_lines(path)]
 
 
-def read_lines(path: Path, line: type[Line]) -> list[Line]:
-    """The lines of another such file. Raises InputError for one that is of another form."""
+def read_lines(path: Path, form: type[Line]) -> list[Line]:
+    """The lines of a file as a model of their form. Raises InputError for a line of another form."""
     found = []
-    for number, each in enumerate(read_metrics(path), 1):
+    for number, line in _whole_lines(path):
+        _parse(path, number, line)
         try:
-            found.append(line.model_validate(each))
+            found.append(form.model_validate_json(line, strict=True))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the whole"
-            raise InputError(f"{path}, line {number}: {where}: {first['msg']}; remove the line") from None
+            raise InputError(f"{path}, line {number}: {first_mistake(error)}; remove the line") from None
     return found
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    if os.path.lexists(path):
+        check_regular_file(path)
+        yield from enumerate(path.read_bytes().split(b"\n")[:-1], 1)
+
+
+def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        held = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        held = None
+    if not isinstance(held, dict) or type(held.get("step")) is not int or held["step"] < 0:
+        raise InputError(f"{path}, line {number}, is no JSON object with a step from 0 on: remove the line")
+    return held

@@ -6,6 +6,7 @@ the page's own policy lets no other script run.
 
 import base64
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,35 +15,61 @@ from typing import Any
 import orjson
 from jinja2 import Environment, FileSystemLoader
 
-from data_prep.io.files import part_of
+from data_prep import InputError
+from data_prep.io.files import PART, make_parent
 from megatron_davinci import __version__
 from megatron_davinci.report.blocks import Axis, Chart, ChartCurve, PageSection
 from megatron_davinci.report.numbers import number_text
 
+_BEGINNING = b"<!doctype html>"
 _HERE = Path(__file__).parent
 _MOST_CHARACTERS, _MOST_BEFORE = 4000, 600  # of a text, and of what comes before one
 
 
 @dataclass(frozen=True)
 class PagePart:
-    """Sections about the same runs, or the same corpus; `number` tells a page's parts apart."""
+    """Sections about the same runs, or the same corpus."""
 
     title: str
     sections: Sequence[PageSection]
-    number: int = 0
 
 
 def write_html(title: str, parts: Sequence[PagePart], out: Path) -> None:
-    """Write one HTML file, which appears by rename."""
-    part = part_of(out)
-    part.write_bytes(render(title, parts).encode(errors="backslashreplace"))
-    part.replace(out)
+    """Write one HTML file, which appears by rename. Raises InputError where it cannot be written.
+
+    A report that is there is replaced; any other file, a directory or a device is not.
+    """
+    try:
+        target = out.resolve()
+        if target.exists() and not _is_page(target):
+            raise InputError(f"{out} is there, and is no report: name another file with --out")
+        _replace(target, render(title, parts))
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}): name another file with --out") from None
+
+
+def _replace(target: Path, page: str) -> None:
+    make_parent(target)
+    part = target.with_name(f"{target.name}.{os.getpid()}{PART}")  # a run and a person may write the same page
+    try:
+        with part.open("xb") as file:  # a link of this name is not followed
+            file.write(page.encode(errors="backslashreplace"))
+        part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _is_page(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_BEGINNING)) == _BEGINNING
 
 
 def render(title: str, parts: Sequence[PagePart]) -> str:
     """The page as text."""
-    numbered = [PagePart(part.title, part.sections, number) for number, part in enumerate(parts)]
-    charts = [chart for part in numbered for section in part.sections for chart in section.charts]
+    charts = [chart for part in parts for section in part.sections for chart in section.charts]
     script = _file("uplot/uPlot.iife.min.js") + "\n" + _file("page_files/page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     places = {id(chart): number for number, chart in enumerate(charts)}
@@ -57,7 +84,7 @@ def render(title: str, parts: Sequence[PagePart]) -> str:
     }
     page = environment.get_template("page.html").render(
         title=title,
-        parts=numbered,
+        parts=parts,
         version=__version__,
         style=_file("uplot/uPlot.min.css") + _file("page_files/page.css"),
         script=script,
@@ -105,7 +132,9 @@ def _cut(text: str) -> str:
 
 def _ending(text: str) -> str:
     """The end of a text, which is what a prompt is about."""
-    return text if len(text) <= _MOST_BEFORE else f"[...] {text[-_MOST_BEFORE:]}"
+    if len(text) <= _MOST_BEFORE:
+        return text
+    return f"[... {len(text) - _MOST_BEFORE:,} characters before ...]\n{text[-_MOST_BEFORE:]}"
 
 
 def _spoken(chart: Chart) -> str:

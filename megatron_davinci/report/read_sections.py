@@ -1,12 +1,13 @@
 """The sections of a run's report that are texts to read. Torch-free."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import yaml
 
 from megatron_davinci.report.blocks import PageSection, Paragraph, Prompt, ShownResponse, Table, Text
-from megatron_davinci.report.rollouts import prompt_block
+from megatron_davinci.report.numbers import counted
+from megatron_davinci.report.rollouts import heading_of, prompt_block
 from megatron_davinci.report.run_data import Answer, RunData
 from megatron_davinci.rl.scored_rollouts import ScoredPrompt, read_scored, scored_steps
 
@@ -18,14 +19,18 @@ def run_rollouts(runs: Sequence[RunData]) -> PageSection | None:
     """Responses of a few steps from the first to the last: of each prompt the best and the worst."""
     blocks: list[Any] = []
     for run in runs:
-        for step in evenly(scored_steps(run.directory), _STEPS):
-            source = f"{run.name}/scored_rollouts: step {step}"
-            prompts = read_scored(run.directory, step)
-            blocks += [prompt_block(step, each, _best_and_worst(each), source) for each in _teaching_first(prompts)]
+        known = [step for step in scored_steps(run.directory) if step <= run.steps[-1]["step"]]
+        chosen = evenly(known, _STEPS)
+        if chosen:
+            blocks.append(Paragraph(f"{_named(run, runs)}{len(chosen)} of {len(known):,} steps with rollouts."))
+        for step in chosen:
+            blocks += _rollouts_of(run, runs, step)
     if not blocks:
         return None
     said = "The truth is marked. Of each prompt: the response with the highest reward, and the one with the lowest."
-    return PageSection("Rollouts to read", [Paragraph(said), *blocks])
+    return PageSection(
+        "Rollouts to read", [Paragraph(f"{said} All of a step: davinci rmt show RUN --step N."), *blocks]
+    )
 
 
 def evenly(values: Sequence[int], count: int) -> list[int]:
@@ -35,9 +40,14 @@ def evenly(values: Sequence[int], count: int) -> list[int]:
     return [values[round(number * (len(values) - 1) / (count - 1))] for number in range(count)]
 
 
-def _teaching_first(prompts: Sequence[ScoredPrompt]) -> list[ScoredPrompt]:
-    """Prompts whose responses differ in reward before the others."""
-    return sorted(prompts, key=lambda prompt: len({each.reward for each in prompt.responses}) < 2)[:_PROMPTS]
+def _rollouts_of(run: RunData, runs: Sequence[RunData], step: int) -> Iterator[Prompt]:
+    prompts = read_scored(run.directory, step)
+    # those whose responses differ in reward teach something: they come first
+    ordered = sorted(prompts, key=lambda prompt: len({each.reward for each in prompt.responses}) < 2)
+    for prompt in ordered[:_PROMPTS]:
+        title = f"{_named(run, runs)}step {step}, one of {counted(len(prompts), 'prompt')}: {heading_of(prompt)}"
+        source = f"{run.name}/scored_rollouts: step {step}"
+        yield prompt_block(title, prompt, _best_and_worst(prompt), source)
 
 
 def _best_and_worst(prompt: ScoredPrompt) -> list[int]:
@@ -47,28 +57,33 @@ def _best_and_worst(prompt: ScoredPrompt) -> list[int]:
 
 def run_answers(runs: Sequence[RunData]) -> PageSection | None:
     """Answers of each checkpoint's model to the same prompts."""
-    blocks = [block for run in runs for block in _answers_of(run, len(runs) > 1)]
+    blocks = [block for run in runs for block in _answers_of(run, runs)]
     if not blocks:
         return None
     said = "The truth is marked. Each answer takes the likeliest token always, up to report.max_tokens of them."
     return PageSection("The same prompts at each checkpoint", [Paragraph(said), *blocks])
 
 
-def _answers_of(run: RunData, named: bool) -> list[Prompt]:
-    steps = set(evenly(sorted({line.step for line in run.answers}), _ANSWERED))
-    by_prompt: dict[int, list[Answer]] = {}
+def _answers_of(run: RunData, runs: Sequence[RunData]) -> Iterator[Any]:
+    steps = sorted({line.step for line in run.answers})
+    chosen = evenly(steps, _ANSWERED)
+    if len(chosen) < len(steps):
+        yield Paragraph(f"{_named(run, runs)}{len(chosen)} of {len(steps)} checkpoints; all are in answers.jsonl.")
+    by_prompt: dict[tuple[str, int], list[Answer]] = {}
     for line in run.answers:
-        if line.step in steps:
-            by_prompt.setdefault(line.prompt, []).append(line)
-    return [
-        Prompt(
-            title=f"{run.name + ': ' if named else ''}{lines[0].where}",
-            before=lines[0].before,
-            truth=lines[0].truth,
-            replies=[ShownResponse(f"after step {line.step}", "", line.text, [], None) for line in lines],
-        )
-        for _, lines in sorted(by_prompt.items())
-    ]
+        if line.step in chosen:
+            by_prompt.setdefault((line.stage, line.prompt), []).append(line)
+    for lines in by_prompt.values():
+        replies = [ShownResponse(_after(line), "", line.text, [], None) for line in lines]
+        yield Prompt(f"{_named(run, runs)}{lines[0].where}", lines[0].before, lines[0].truth, replies)
+
+
+def _after(line: Answer) -> str:
+    return f"after step {line.step}" + ("" if line.finished else " (cut off)")
+
+
+def _named(run: RunData, runs: Sequence[RunData]) -> str:
+    return "" if len(runs) == 1 else f"{run.name}: "
 
 
 def run_setup(runs: Sequence[RunData]) -> PageSection | None:

@@ -20,17 +20,11 @@ def rollout_rows(prompts: Sequence[ScoredPrompt], most: int) -> list[list[Any]]:
     return [list(row) for row in islice(_rows(prompts), most)]
 
 
-def prompt_block(step: int, prompt: ScoredPrompt, chosen: Sequence[int], source: str) -> Prompt:
-    """A prompt of a step, and the responses whose numbers are `chosen`."""
-    return Prompt(
-        title=f"step {step}: {heading_of(prompt)}",
-        before=prompt.before,
-        truth=prompt.truth,
-        replies=[
-            _reply(f"response {number + 1}", prompt.responses[number], f"{source}: {heading_of(prompt)}")
-            for number in chosen
-        ],
-    )
+def prompt_block(title: str, prompt: ScoredPrompt, chosen: Sequence[int], source: str) -> Prompt:
+    """A prompt, and the responses whose numbers are `chosen`; `source` names the file."""
+    where = f"{source}: {heading_of(prompt)}"
+    replies = [_reply(f"response {number + 1}", prompt.responses[number], where) for number in chosen]
+    return Prompt(title, prompt.before, prompt.truth, replies)
 
 
 def heading_of(prompt: ScoredPrompt) -> str:

@@ -8,11 +8,11 @@ from megatron_davinci.report.curriculum_curves import budget_curves, mix_curves
 from megatron_davinci.report.metric_fields import find_field
 from megatron_davinci.report.numbers import at_end, at_first, at_step, in_middle, shown, summed
 from megatron_davinci.report.run_data import RunData
-from megatron_davinci.rl.grading import LEVEL_NAMES
+from megatron_davinci.rl.difficulty import LEVEL_NAMES
 
 Runs = Sequence[RunData]
 _INSIDE = ("reduce_gradients",)  # phases that are part of another one
-_EXTRA = ("evaluation", "checkpoint", "answers", "report", "component_norms")  # phases that are no part of `seconds`
+_EXTRA = ("component_norms", "evaluation", "checkpoint", "answers", "report")  # and that are no part of `seconds`
 
 
 def run_summary(runs: Runs) -> PageSection:
@@ -51,7 +51,7 @@ _SUMMARY: tuple[tuple[str, Callable[[RunData], Cell]], ...] = (
     ("TFLOP/s per rank, median", lambda run: in_middle(run, "tflops_per_second_per_rank")),
     ("MFU, median", lambda run: in_middle(run, "mfu")),
     ("time in steps", lambda run: summed(run, "seconds")),
-    ("rank-hours in steps", lambda run: _rank_hours(run)),
+    ("hours in steps, times ranks", lambda run: _rank_hours(run)),
     ("most memory of the main rank", lambda run: at_step(run, "peak_memory_bytes", run.steps[-1]["step"])),
 )
 
@@ -65,11 +65,12 @@ def _rank_hours(run: RunData) -> ShownNumber | None:
     """Cost: seconds of each step times the ranks of the start that it belongs to."""
     if not run.starts:
         return None
-    total, starts = 0.0, sorted(run.starts, key=lambda start: start.step)
+    total = 0.0
     for step, seconds in run.values("seconds"):
-        ranks = next((start.ranks for start in reversed(starts) if start.step < step), starts[0].ranks)
+        # the last start before a step is the one whose line it is: a run may have gone back
+        ranks = next((start.ranks for start in reversed(run.starts) if start.step < step), run.starts[0].ranks)
         total += seconds * ranks / 3600
-    return ShownNumber(total, f"{total:.3g}", f"{run.name}/metrics.jsonl: seconds, rank-hours")
+    return ShownNumber(total, f"{total:.3g}", f"{run.name}/metrics.jsonl: seconds, times ranks, in hours")
 
 
 def run_loss(runs: Runs) -> PageSection | None:
@@ -82,7 +83,7 @@ def run_loss(runs: Runs) -> PageSection | None:
             _chart("parts of the loss", runs, ("policy_loss", "ntp_loss", "kl")),
             _chart("gradient norm", runs, ("grad_norm", "grad_norm_policy", "grad_norm_ntp"), logarithmic=True),
             _chart("learning rate", runs, ("lr",)),
-            _chart("clipped", runs, ("clip_fraction",)),
+            _chart("clip fraction", runs, ("clip_fraction",)),
         ],
     )
 
@@ -93,9 +94,10 @@ def run_held_out(runs: Runs) -> PageSection | None:
     rows: list[list[Cell]] = []
     for run in runs:
         steps = [line.step for line in run.evaluations]
+        axis = run.axis_at(steps)
         for name in dict.fromkeys(name for line in run.evaluations for name in line.losses):
             values = [line.losses.get(name) for line in run.evaluations]
-            curves.append(ChartCurve(f"{_of(run, runs)}{name}", run.axis_at(steps), values))
+            curves.append(ChartCurve(f"{_of(run, runs)}{name}", axis, values))
             ends = [(step, value) for step, value in zip(steps, values, strict=True) if value is not None]
             if ends:
                 cells = [
@@ -118,9 +120,13 @@ def run_reward(runs: Runs) -> PageSection | None:
             _chart("reward", runs, ("reward", "length_reward")),
             _by_corpus("reward by corpus", runs, "rewards"),
             _chart("accuracy", runs, ("accuracy", *(f"accuracy_{level}" for level in LEVEL_NAMES))),
-            _chart("groups", runs, ("zero_advantage_fraction", "zero_accuracy_variance_fraction")),
+            _chart("groups without a difference", runs, ("zero_advantage_fraction", "zero_accuracy_variance_fraction")),
             _chart("entropy of the policy", runs, ("policy_entropy",)),
-            _chart("engine against trainer", runs, ("rollout_log_prob_diff", "rollout_log_prob_diff_rms")),
+            _chart(
+                "log-probabilities: engine against trainer",
+                runs,
+                ("rollout_log_prob_diff", "rollout_log_prob_diff_rms"),
+            ),
         ],
     )  # fmt: skip
 
@@ -171,7 +177,9 @@ def _phases(run: RunData, runs: Runs) -> Bars | None:
     for name in names:
         phase, total = name.removeprefix("seconds_"), summed(run, name)
         if total is not None:
-            inside = " (in forward_backward)" if phase in _INSIDE else " (beside the steps)" if phase in _EXTRA else ""
+            inside = (
+                " (in forward_backward)" if phase in _INSIDE else " (not part of a step)" if phase in _EXTRA else ""
+            )
             rows.append((phase + inside, total))
     rows.sort(key=lambda row: -row[1].value)
     return Bars(f"{_of(run, runs)}seconds by phase, all steps", rows) if rows else None
@@ -184,29 +192,23 @@ def run_data(runs: Runs) -> PageSection | None:
         [
             _chart("padding", runs, ("padding_fraction",)),
             _chart("tokens of a step", runs, ("tokens", "labels")),
-            _chart("rows saved by shared prefixes", runs, ("prefix_sharing_ratio",)),
-            _chart("passes over the blend", runs, ("epoch",)),
+            _chart("prefix sharing ratio", runs, ("prefix_sharing_ratio",)),
+            _chart("epochs of the blend", runs, ("epoch",)),
         ],
     )
-
-
-_TOLD = {
-    "loss", "losses", "policy_loss", "ntp_loss", "kl", "grad_norm", "grad_norm_policy", "grad_norm_ntp", "lr",
-    "clip_fraction", "skipped", "reward", "rewards", "length_reward", "accuracy", "zero_advantage_fraction",
-    "zero_accuracy_variance_fraction", "policy_entropy", "rollout_log_prob_diff", "rollout_log_prob_diff_rms",
-    "budget", "thought_tokens", "response_tokens", "truncated_fraction", "unclosed_fraction", "policy_tokens",
-    "empty_levels", "unboxable_positions", "documents_without_prompt", "seconds", "tokens_per_second",
-    "rollout_tokens_per_second", "tflops_per_second_per_rank", "mfu", "slowest_over_median", "slowest_rank",
-    "peak_memory_bytes", "padding_fraction", "tokens", "labels", "prefix_sharing_ratio", "epoch", "consumed_tokens",
-    *(f"{what}_{level}" for what in ("accuracy", "positions") for level in LEVEL_NAMES),
-}  # fmt: skip
 
 
 def run_others(runs: Runs) -> PageSection | None:
     """Every metric that no other section shows: those of an objective of one's own."""
     names = dict.fromkeys(name for run in runs for name in run.metrics())
-    rest = [name for name in names if name not in _TOLD and not name.startswith("seconds_")]
-    return _section("Other metrics", [_chart(name, runs, (name,)) for name in rest])
+    rest = [name for name in names if find_field(name).group == "objective"]
+    drawn = {name: _chart(name, runs, (name,)) or _by_corpus(name, runs, name) for name in rest}
+    section = _section("Other metrics", list(drawn.values()))
+    missing = [name for name, chart in drawn.items() if chart is None]
+    if not missing:
+        return section
+    said = Paragraph(f"Not drawn, for they are no numbers: {', '.join(missing)}.")
+    return PageSection("Other metrics", [said, *([] if section is None else section.blocks)])
 
 
 def _section(title: str, charts: Sequence[Chart | None]) -> PageSection | None:

@@ -1,23 +1,22 @@
 """`davinci rmt show`: scored rollouts on a console. Torch-free."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import orjson
-
 from data_prep import InputError
 from data_prep.io.errors import printable
-from megatron_davinci.report.numbers import number_text
+from megatron_davinci.report.numbers import counted, number_text
 from megatron_davinci.report.rollouts import facts_of, heading_of
 from megatron_davinci.rl.scored_rollouts import ScoredPrompt, ScoredResponse, read_scored, scored_steps
 
 
 def rollouts_as_lines(run: Path, step: int | None) -> Iterator[str]:
-    """A line of JSON for each prompt of a step, the latest by default. Raises InputError where there is none."""
+    """A line of ASCII JSON for each prompt of a step, the latest by default. Raises InputError where there is none."""
     chosen = _step(run, step)
     for prompt in read_scored(run, chosen):
-        yield orjson.dumps({"step": chosen, **asdict(prompt)}).decode()
+        yield json.dumps({"step": chosen, **asdict(prompt)})
 
 
 def rollouts_as_text(run: Path, step: int | None, most: int) -> str:
@@ -27,8 +26,8 @@ def rollouts_as_text(run: Path, step: int | None, most: int) -> str:
     shown = prompts[: most or None]
     parts = [_prompt(chosen, prompt) for prompt in shown]
     if len(shown) < len(prompts):
-        parts.append(f"{len(prompts) - len(shown)} more prompts: --prompts 0")
-    return "\n\n".join(parts)
+        parts.append(f"{counted(len(prompts) - len(shown), 'more prompt')}: --prompts 0")
+    return "\n\n".join(parts) or f"step {chosen} has no prompt"
 
 
 def _step(run: Path, step: int | None) -> int:
@@ -39,19 +38,24 @@ def _step(run: Path, step: int | None) -> int:
 
 
 def _prompt(step: int, prompt: ScoredPrompt) -> str:
-    truth = "" if prompt.truth is None else f"\n  truth: {_visible(prompt.truth)!r}"
-    head = f"--- step {step}: {_visible(heading_of(prompt))}\n{_visible(prompt.before)}⟦?⟧{truth}"
-    return "\n".join([head, *(_response(number, each) for number, each in enumerate(prompt.responses, 1))])
+    head = f"--- step {step}: {printable(heading_of(prompt))}\n{_indented(prompt.before)}"
+    truth = [] if prompt.truth is None else [f"  truth: {_line(prompt.truth)}"]
+    return "\n".join([head, *truth, *(_response(number, each) for number, each in enumerate(prompt.responses, 1))])
 
 
 def _response(number: int, response: ScoredResponse) -> str:
     facts = (
-        f"{name} {_visible(value) if isinstance(value, str) else number_text(value, '')}"
+        f"{name} {_line(value) if isinstance(value, str) else number_text(value, '')}"
         for name, value in facts_of(response).items()
     )
-    return f"\n  response {number}: {', '.join(facts)}\n{_visible(response.text)}"
+    return f"\n  response {number}: {', '.join(facts)}\n{_indented(response.text)}"
 
 
-def _visible(text: str) -> str:
-    """Others' text as a terminal may have it: lines stay lines, control characters are spelled."""
-    return "\n".join(printable(line, len(line)) for line in text.split("\n"))
+def _line(text: str) -> str:
+    """Others' text inside a line of ours."""
+    return printable(text, len(text)).strip()
+
+
+def _indented(text: str) -> str:
+    """Others' text: its lines stay lines, behind a mark that none of ours has; control characters are spelled."""
+    return "\n".join(f"    | {printable(line, len(line))}" for line in text.expandtabs(4).split("\n"))

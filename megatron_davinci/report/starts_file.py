@@ -1,5 +1,6 @@
 """RUN/starts.jsonl: a line for each time that a run was started. Torch-free."""
 
+import os
 import platform
 import shlex
 import sys
@@ -9,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, NonNegativeInt, PositiveInt
 
 from megatron_davinci import __version__
 from megatron_davinci.config import Recipe
@@ -23,20 +24,20 @@ class StartedStage(BaseModel):
 
     name: str
     objective: str
-    first_step: int
-    steps: int
+    first_step: NonNegativeInt
+    steps: NonNegativeInt
 
 
 class Start(BaseModel):
     """One start of a run, at `time` (UTC), after `step` steps; `recipe` as it was resolved."""
 
     time: str
-    step: int
+    step: NonNegativeInt
     command: str
-    ranks: int
+    ranks: PositiveInt
     device: str
     versions: dict[str, str]
-    num_steps: int
+    num_steps: NonNegativeInt
     stages: list[StartedStage]
     recipe: dict[str, Any]
 
@@ -46,7 +47,7 @@ def append_start(run: Path, recipe: Recipe, step: int, stages: Sequence[StartedS
     start = Start(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         step=step,
-        command=shlex.join(["davinci", *sys.argv[1:]]),
+        command=_command(),
         ranks=ranks,
         device=device,
         versions=_versions(),
@@ -66,6 +67,12 @@ def read_starts(run: Path) -> list[Start]:
 
 def _file(run: Path) -> Path:
     return run / "starts.jsonl"
+
+
+def _command() -> str:
+    """What was typed, as far as a process knows it; a launcher's own options are its own."""
+    launched = ["torchrun", "...", "-m", "megatron_davinci"] if "TORCHELASTIC_RUN_ID" in os.environ else ["davinci"]
+    return shlex.join([*launched, *sys.argv[1:]])
 
 
 def _versions() -> dict[str, str]:

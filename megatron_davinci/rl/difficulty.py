@@ -14,7 +14,8 @@ from megatron_davinci.rl.curriculum import Mix, over_levels_with_candidates
 
 Levels = npt.NDArray[np.int8]
 NONE = -1
-NUM_LEVELS = 3  # easy, medium, hard
+LEVEL_NAMES = ("easy", "medium", "hard")
+NUM_LEVELS = len(LEVEL_NAMES)
 
 
 class Drawn(NamedTuple):

@@ -7,19 +7,18 @@ from itertools import chain
 from megatron_davinci.config.objectives import RolloutOptions
 from megatron_davinci.core.losses.policy import group_advantages
 from megatron_davinci.rl.answers import read_response
-from megatron_davinci.rl.difficulty import NONE
+from megatron_davinci.rl.difficulty import LEVEL_NAMES, NONE
 from megatron_davinci.rl.prompt_source import Grader
 from megatron_davinci.rl.rewards import length_reward, reward
 from megatron_davinci.rl.rollout_files import Group, Response
 from megatron_davinci.rl.token_bytes import TokenBytes
 
-LEVEL_NAMES = ("easy", "medium", "hard")
-
 
 @dataclass(frozen=True)
 class Score:
-    """One response. `thought_tokens`: see `answers.Reading`."""
+    """What one response is worth. `answer`, `closed`, `thought_tokens`: see `answers.Reading`."""
 
+    answer: bytes | None
     correct: bool
     length_reward: float
     reward: float
@@ -50,7 +49,7 @@ def _score(response: Response, budget: int, grader: Grader, options: RolloutOpti
     correct = grader(response, reading.answer)
     for_length = length_reward(reading.thought_tokens, budget, options.paper.max_length_reward)
     value = reward(correct, for_length, rules.length_weight, rules.length_only_if_correct)
-    return Score(correct, for_length, value, reading.closed, reading.thought_tokens)
+    return Score(reading.answer, correct, for_length, value, reading.closed, reading.thought_tokens)
 
 
 def group_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:

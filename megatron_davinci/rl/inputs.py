@@ -22,7 +22,6 @@ from megatron_davinci.weights.paths import weights_fingerprint
 
 # Fields that change how a step is computed, or from which files, but not which prompts there are.
 _NOT_IDENTITY = {"share_prefix", "rollouts", "component_norms_interval", "reference"}
-_SHOWN = 200  # tokens of the document before the position, for people
 
 
 class RolloutInputs(ObjectiveInputs):
@@ -81,16 +80,13 @@ class RolloutInputs(ObjectiveInputs):
         source = self.prompt_source
         found: list[SamplePrompt] = []
         for document in source.prompts(0):
-            _, number = self.stage.documents.place_of(document.span.document)
-            name = self.stage.corpus_names[self.stage.documents.prefix_index(document.span.document)]
-            ids = document.ids.tolist()
+            corpus, number = self.stage.name_document(document.span.document)
             for spec in document.specs[: count - len(found)]:
-                before = b"".join(self.texts.of(ids[max(0, spec.position - _SHOWN) : spec.position]))
                 found.append(
                     SamplePrompt(
-                        f"document {number} of {name}, position {spec.position}",
-                        source.prompt(ids, spec.position, spec.budget),
-                        before.decode(errors="replace"),
+                        f"document {number} of {corpus}, position {spec.position}",
+                        source.prompt(document.ids.tolist(), spec.position, spec.budget),
+                        self.texts.before(document.ids, spec.position),
                         source.truth(document, spec),
                     )
                 )

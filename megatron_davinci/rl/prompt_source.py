@@ -123,7 +123,7 @@ class NextTokenPrompts(PromptSource[Rmt]):
 
     def truth(self, document: DocumentPrompts, spec: PromptSpec) -> str:
         """See PromptSource."""
-        return self._texts.of([int(document.ids[spec.position])])[0].decode(errors="replace")
+        return self._texts.text_of([int(document.ids[spec.position])])
 
     def _mix(self, batch: int) -> Mix | None:
         curriculum, steps = self.options.curriculum, self._stage.num_batches

@@ -5,25 +5,22 @@ header {"format": 1, "step": N, "stage": name}, then a line for each prompt, the
 decoded for people: bytes that are no UTF-8 become U+FFFD. The ids lie in the files of `rollout_files`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from data_prep import InputError
+from data_prep.io.errors import first_mistake
 from data_prep.io.files import jsonl_writer, read_jsonl
-from megatron_davinci.data.batches import StageBatches
-from megatron_davinci.rl.answers import CLOSE, read_response
-from megatron_davinci.rl.difficulty import NONE
-from megatron_davinci.rl.grading import LEVEL_NAMES, Score, ScoredGroup
-from megatron_davinci.rl.prompt_source import DocumentPrompts, PromptSource
-from megatron_davinci.rl.rollout_files import Response, rollout_file
-from megatron_davinci.rl.token_bytes import TokenBytes
+from megatron_davinci.rl.rollout_files import rollout_file
 
 SCORED_FORMAT = 1
-_BEFORE, _AFTER = 200, 40  # tokens of the document that are shown around the position
+_FILE = re.compile(r"step_([0-9]{7,})\.jsonl\.zst")
 
 
 @dataclass(frozen=True)
@@ -42,11 +39,6 @@ class ScoredResponse:
     length_reward: float
     reward: float
     advantage: float
-
-    @property
-    def thought(self) -> str:
-        """What stands before </think>: all of it where there is none."""
-        return self.text.partition(CLOSE.decode())[0]
 
 
 @dataclass(frozen=True)
@@ -78,86 +70,40 @@ def scored_directory(run: Path) -> Path:
 
 def scored_steps(run: Path) -> list[int]:
     """The steps, as metrics.jsonl counts them, whose scored rollouts a run has, ascending."""
-    names = (path.name for path in scored_directory(run).glob("step_*.jsonl.zst"))
-    return sorted(int(number) for name in names if (number := name[len("step_") :].partition(".")[0]).isdecimal())
+    directory = scored_directory(run)
+    names = (_FILE.fullmatch(path.name) for path in directory.iterdir()) if directory.is_dir() else ()
+    steps = sorted(int(found[1]) for found in names if found is not None)
+    return [step for step in steps if rollout_file(directory, step).is_file()]
 
 
-def write_scored(run: Path, step: int, stage: StageBatches, prompts: Iterable[ScoredPrompt]) -> None:
-    """Write the file of one step, which appears by rename."""
+def write_scored(run: Path, step: int, stage: str, prompts: Iterable[ScoredPrompt]) -> None:
+    """Write the file of one step of the stage with this name; the file appears by rename."""
     with jsonl_writer(rollout_file(scored_directory(run), step)) as writer:
-        writer.write({"format": SCORED_FORMAT, "step": step, "stage": stage.name})
+        writer.write({"format": SCORED_FORMAT, "step": step, "stage": stage})
         for prompt in prompts:
             writer.write(asdict(prompt))
 
 
 def read_scored(run: Path, step: int) -> list[ScoredPrompt]:
-    """The prompts of one step. Raises InputError where a run has none of it, or the file is none of these."""
-    path = rollout_file(scored_directory(run), step)
-    if not path.is_file():
-        known = scored_steps(run)
-        has = f"it has those of steps {known[0]} to {known[-1]}" if known else "it has none"
+    """The prompts of one step. Raises InputError where a run has none of it, or the file is of another form."""
+    known = scored_steps(run)
+    if step not in known:
+        has = f"it has those of {len(known)} steps from {known[0]} to {known[-1]}" if known else "it has none"
         raise InputError(f"{run} has no scored rollouts of step {step}: {has}; name a run of objective rmt or grpo")
+    path = rollout_file(scored_directory(run), step)
     lines = read_jsonl(path)
-    if next(lines, {}).get("format") != SCORED_FORMAT:
-        raise InputError(f"{path} does not begin with a header of scored rollouts (format {SCORED_FORMAT}): remove it")
-    return [_prompt(path, number, line) for number, line in enumerate(lines, 2)]
-
-
-def describe_prompts(
-    document: DocumentPrompts,
-    groups: Sequence[ScoredGroup],
-    stage: StageBatches,
-    source: PromptSource[Any],
-    texts: TokenBytes,
-) -> Iterator[ScoredPrompt]:
-    """The prompts about one document, each with its scored responses."""
-    _, number = stage.documents.place_of(document.span.document)
-    corpus = stage.corpus_names[stage.documents.prefix_index(document.span.document)]
-    for spec, scored in zip(document.specs, groups, strict=True):
-        at = spec.position
-        yield ScoredPrompt(
-            corpus=corpus,
-            document=number,
-            epoch=spec.epoch,
-            position=at,
-            level=None if spec.level == NONE else LEVEL_NAMES[spec.level],
-            budget=spec.budget,
-            before=_text(texts, document.ids[max(0, at - _BEFORE) : at].tolist()),
-            truth=source.truth(document, spec),
-            after=_text(texts, document.ids[at : at + _AFTER].tolist()),
-            responses=[
-                _response(texts, *each)
-                for each in zip(scored.group.responses, scored.scores, scored.advantages, strict=True)
-            ],
+    header = next(lines, {})
+    if type(header.get("format")) is not int or header["format"] != SCORED_FORMAT or header.get("step") != step:
+        raise InputError(
+            f"{path} does not begin with a header of scored rollouts of step {step} (format {SCORED_FORMAT}): remove it"
         )
-
-
-def _response(texts: TokenBytes, response: Response, score: Score, advantage: float) -> ScoredResponse:
-    tokens = texts.of(response.tokens)
-    answer = read_response(tokens).answer
-    return ScoredResponse(
-        text=b"".join(tokens).decode(errors="replace"),
-        answer=None if answer is None else answer.decode(errors="replace"),
-        finished=response.finished,
-        tokens=len(response.tokens),
-        thought_tokens=score.thought_tokens,
-        correct=score.correct,
-        length_reward=score.length_reward,
-        reward=score.reward,
-        advantage=advantage,
-    )
-
-
-def _text(texts: TokenBytes, ids: Sequence[int]) -> str:
-    return b"".join(texts.of(ids)).decode(errors="replace")
+    return [_prompt(path, number, line) for number, line in enumerate(lines, 2)]
 
 
 def _prompt(path: Path, number: int, line: dict[str, Any]) -> ScoredPrompt:
     try:
-        return _PROMPT.validate_python(line)
+        return _PROMPT.validate_json(orjson.dumps(line), strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
         raise InputError(
-            f"{path}, line {number}, is no scored prompt ({where}: {first['msg']}): remove the file"
+            f"{path}, line {number}, is no scored prompt ({first_mistake(error)}): remove the file"
         ) from None

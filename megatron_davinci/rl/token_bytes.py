@@ -8,9 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep import InputError
+from data_prep.io.arrays import Int64s
 from data_prep.tokenizers import load_tokenizer, tokenizer_file
 from megatron_davinci.rl.answers import can_be_boxed
 from megatron_davinci.rl.rewards import TokenGrader
+
+_SHOWN = 200  # tokens
 
 
 class TokenBytes:
@@ -45,6 +48,14 @@ class TokenBytes:
     def of(self, ids: Sequence[int]) -> list[bytes]:
         """The bytes of each id; none for ids that pad the vocabulary."""
         return [self.texts[id_] if id_ < len(self.texts) else b"" for id_ in ids]
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Ids as text for people: bytes that are no UTF-8 become U+FFFD."""
+        return b"".join(self.of(ids)).decode(errors="replace")
+
+    def before(self, ids: Int64s, position: int) -> str:
+        """The end of the text before a position, for people."""
+        return self.text_of(ids[max(0, position - _SHOWN) : position].tolist())
 
     def encode(self, template: str) -> list[int]:
         """Ids of a template's text, in which <think> is the token of that name where there is one.

@@ -125,9 +125,9 @@ class TrainLoop:
         self._objectives: dict[int, Objective] = {index: run.inputs[index].start(trainer) for index in stages}
         for objective in self._objectives.values():
             objective.resume(run.step)
+        self._answers = SampleAnswers(run, trainer, stages)
         self._skipped, self._saved = run.skipped, run.step
         self._metrics: Metrics | None = None
-        self._answers = SampleAnswers(run, trainer)
         self.stopped_by = 0
         """The signal that ended the run before its end, 0 for none."""
 
@@ -165,12 +165,15 @@ class TrainLoop:
                 raise
             except FloatingPointError:  # on every rank
                 self._checkpoints.finish()
+                self._report(step)
                 raise
             except OSError as fault:  # metrics find a full disk as well as checkpoints do
                 if not is_full_disk(fault):
                     raise
                 raise self._checkpoints.not_written(fault) from None
             self._checkpoints.finish()
+            if self.stopped_by:
+                self._report(step)
         if self._metrics is not None:
             self._metrics.close()
         return step
@@ -260,17 +263,31 @@ class TrainLoop:
         self._saved = step
         with self._trainer.timers("checkpoint"), gathered_weights(self._trainer.chunks):
             self._checkpoints.save(step, {**self._run.identity, "step": step, **self._progress()})
-        if not self.stopped_by:  # who stops a run wants it to end soon
+        if not self.stopped_by:  # who stops a run wants its checkpoint first
             self._show_answers(step)
+            self._report(step)
+
+    def _show_answers(self, step: int) -> None:
+        """What the model says to the same prompts as before; where it cannot, that is said."""
+        lines: list[dict[str, Any]] = []
+        with self._trainer.timers("answers"), self._only_said("prompts could not be answered"):
+            lines = self._answers.after(step)
+        if self._metrics is not None:
+            self._metrics.report_answers(lines)
+
+    def _report(self, step: int) -> None:
         if self._metrics is not None:
             with self._trainer.timers("report"):
                 self._metrics.report_checkpoint(step)
 
-    def _show_answers(self, step: int) -> None:
-        with self._trainer.timers("answers"):
-            lines = self._answers.after(step)
-        if self._metrics is not None:
-            self._metrics.report_answers(lines)
+    @contextmanager
+    def _only_said(self, what: str) -> Iterator[None]:
+        """Say what is wrong on every rank, and go on: it is nothing that training needs."""
+        try:
+            yield
+        except (InputError, FloatingPointError) as error:
+            if is_main_rank():
+                print(f"{what}: {error}", file=sys.stderr, flush=True)
 
     def _progress(self) -> dict[str, Any]:
         return {"ledger": self._ledger.entries(), "skipped": self._skipped}

@@ -2,13 +2,14 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 from xxhash import xxh3_64
 
+from data_prep import InputError
 from megatron_davinci.core import device
 from megatron_davinci.core.step import StepResult
 from megatron_davinci.models.flops import dense_peak, training_flops
@@ -21,6 +22,12 @@ from megatron_davinci.rl.scored_rollouts import read_scored, scored_steps
 from megatron_davinci.train.prepare import RunState
 
 _ROLLOUTS = 50  # responses in a table of Weights & Biases
+_PROGRESS = (
+    ("reward", "reward", "{:.3f}"),
+    ("accuracy", "accuracy", "{:.1%}"),
+    ("length", "response_tokens", "{:.1f}"),
+    ("truncated", "truncated_fraction", "{:.1%}"),
+)
 
 
 class Metrics:
@@ -71,19 +78,23 @@ class Metrics:
         self._say(f"step {step}  held out  " + "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items()))
 
     def report_answers(self, lines: Sequence[dict[str, Any]]) -> None:
-        """Answers to the same prompts as at every checkpoint."""
+        """Write lines of answers.jsonl."""
         for line in lines:
             self._answers.write(line)
 
     def report_checkpoint(self, step: int) -> None:
-        """The page, and rollouts to read, as far as `step`. What goes wrong with them is said, and ends no run."""
-        if not self._run.recipe.report.at_checkpoints:
-            return
+        """Write the page, and log rollouts, as far as `step`. What goes wrong with either is said, and ends no run."""
+        if self._run.recipe.report.at_checkpoints:
+            self._try("the report could not be written", lambda: write_run_report(self._directory))
+        self._try("rollouts could not be logged", lambda: self._log_rollouts(step))
+
+    def _try(self, what: str, work: Callable[[], None]) -> None:
         try:
-            write_run_report(self._directory)
-            self._log_rollouts(step)
+            work()
         except Exception as error:
-            self._say(f"the report could not be written: {type(error).__name__}: {error}")
+            self._say(
+                f"{what}: {error}" if isinstance(error, InputError) else f"{what}: {type(error).__name__}: {error}"
+            )
 
     def close(self) -> None:
         """Flush everything."""
@@ -141,9 +152,8 @@ def _progress(values: Mapping[str, Any]) -> str:
     """What a step came to: the loss or, where responses were rewarded, what they were worth."""
     if "reward" not in values:
         return f"loss {values['loss']:.4f}"
-    return (
-        f"reward {values['reward']:.3f}  accuracy {values['accuracy']:.1%}  length {values['response_tokens']:.1f}  "
-        f"truncated {values['truncated_fraction']:.1%}"
+    return "  ".join(
+        f"{word} {spelled.format(values[metric])}" for word, metric, spelled in _PROGRESS if metric in values
     )
 
 

@@ -1,11 +1,14 @@
 """The same prompts, answered by the model as it is at each checkpoint: for people to read side by side."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from data_prep.tokenizers import load_tokenizer, tokenizer_file
+from data_prep.tokenizers import Tokenizer, load_tokenizer, tokenizer_file
 from megatron_davinci.config.objectives import MegatronRollouts
+from megatron_davinci.core.groups import sync_errors
 from megatron_davinci.core.step import Trainer
 from megatron_davinci.data.objective import SamplePrompt
 from megatron_davinci.rl.engines.base import GenerationRequest, RequestBranch, Sampling
@@ -14,42 +17,68 @@ from megatron_davinci.rl.inputs import read_stop_token_ids
 from megatron_davinci.train.prepare import RunState
 
 
-class SampleAnswers:
-    """Lines of answers.jsonl, made by all ranks together: each replica answers every prompt."""
+@dataclass(frozen=True)
+class _Asked:
+    """The prompts of one stage, and who answers them."""
 
-    def __init__(self, run: RunState, trainer: Trainer) -> None:
-        self._run, self._trainer, self._options = run, trainer, run.recipe.report
-        self._prompts: dict[int, list[SamplePrompt]] = {}
+    stage: str
+    prompts: Sequence[SamplePrompt]
+    tokenizer: Tokenizer
+    engine: MegatronEngine
+
+
+class SampleAnswers:
+    """Answers prompts of the stages in this layout. All ranks make it and call it together; each replica answers all.
+
+    Everything is read when it is made. Raises InputError on every rank where a prompt or its tokenizer cannot be had.
+    """
+
+    def __init__(self, run: RunState, trainer: Trainer, stages: range) -> None:
+        self._run, self._options = run, run.recipe.report
+        with sync_errors():
+            self._asked = {index: self._ask(index, trainer) for index in stages if self._options.prompts}
 
     def after(self, step: int) -> list[dict[str, Any]]:
-        """The answers of the model that has taken `step` steps, to the prompts of the stage it is in."""
-        if not self._options.prompts:
+        """Lines of answers.jsonl, by the model that has taken `step` steps, about the stage it is in."""
+        asked = self._asked.get(self._run.batches.stage_of(max(0, step - 1)))
+        if asked is None:
             return []
-        index = self._run.batches.stage_of(max(0, step - 1))
-        inputs = self._run.inputs[index]
-        prompts = self._prompts.setdefault(index, inputs.sample_prompts(self._options.prompts))
-        tokenizer = inputs.find_tokenizer()
-        engine = MegatronEngine.of(
-            self._trainer.chunks,
-            self._trainer.device,
-            inputs.stage.recipe,
-            MegatronRollouts(),
-            read_stop_token_ids(tokenizer, self._run.batches.tokenizer["eod"]),
-            self._trainer.timers.moved,
-        )
         draws = np.zeros((1, self._options.max_tokens))
-        requests = [GenerationRequest(prompt.ids, [RequestBranch(len(prompt.ids), [], draws)]) for prompt in prompts]
-        answered = engine.generate(requests, Sampling(temperature=0.0))
-        decode = load_tokenizer(tokenizer_file(tokenizer))[0].decode
+        requests = [
+            GenerationRequest(prompt.ids, [RequestBranch(len(prompt.ids), [], draws)]) for prompt in asked.prompts
+        ]
+        with sync_errors():
+            answered = asked.engine.generate(requests, Sampling(temperature=0.0))
         return [
             {
                 "step": step,
+                "stage": asked.stage,
                 "prompt": number,
                 "where": prompt.where,
                 "before": prompt.before,
                 "truth": prompt.truth,
-                "text": decode(list(response.tokens)),
+                "text": _text(asked.tokenizer, response.tokens),
                 "finished": response.finished,
             }
-            for number, (prompt, [[response]]) in enumerate(zip(prompts, answered, strict=True))
+            for number, (prompt, [[response]]) in enumerate(zip(asked.prompts, answered, strict=True))
         ]
+
+    def _ask(self, index: int, trainer: Trainer) -> _Asked:
+        inputs = self._run.inputs[index]
+        directory = inputs.find_tokenizer()
+        stop_token_ids = read_stop_token_ids(directory, self._run.batches.tokenizer["eod"])
+        engine = MegatronEngine.of(
+            trainer.chunks,
+            trainer.device,
+            inputs.stage.recipe,
+            MegatronRollouts(),
+            stop_token_ids,
+            trainer.timers.moved,
+        )
+        tokenizer, _ = load_tokenizer(tokenizer_file(directory))
+        return _Asked(inputs.stage.name, inputs.sample_prompts(self._options.prompts), tokenizer, engine)
+
+
+def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """Ids as text; a model may have more ids than its tokenizer, and an untrained one may say them."""
+    return tokenizer.decode([id_ for id_ in ids if id_ < tokenizer.vocab_size])

@@ -84,9 +84,14 @@ def value_of(source: str, places: dict[str, Path]) -> float:
         return _rollout(places[name], said)
     if file.endswith("summary.json"):
         return _summary(places[name] / "summary.json", said)
-    if file.endswith(".manifest.json"):
-        return float(json.loads(places[name].with_name(f"{places[name].name}.manifest.json").read_text())[said])
+    if file.endswith(".json"):
+        return _leakage(places[name], said)
+    if file.endswith(".loss_mask.bin"):
+        return float(sum(places[name].with_name(f"{places[name].name}.loss_mask.bin").read_bytes()))
     if file.endswith(".idx"):
+        corpus = Corpus(places[name])
+        if said in ("documents", "tokens"):
+            return float({"documents": len(corpus), "tokens": sum(len(corpus[n]) for n in range(len(corpus)))}[said])
         least = int(said.split()[2])
         return float(sum(least <= length < 2 * least for length in Corpus(places[name]).lengths.tolist()))
     if file.endswith("evaluation.jsonl"):
@@ -107,7 +112,7 @@ def _metric(run: Path, said: str) -> float:
     if steps := re.fullmatch(r"(mean|median) of steps (\d+) to (\d+)", how):
         inside = [value for step, value in known if int(steps[2]) <= step <= int(steps[3])]
         return float({"mean": fmean, "median": median}[steps[1]](inside))
-    if how == "rank-hours":
+    if how == "times ranks, in hours":
         [start] = [json.loads(line) for line in (run / "starts.jsonl").read_text().splitlines()]
         return float(sum(values) * start["ranks"] / 3600)
     if how == "number of steps":
@@ -137,7 +142,28 @@ def _summary(path: Path, said: str) -> float:
     if rows := re.fullmatch(r"documents of (\d+) tokens or more", said):
         return float(next(row["documents"] for row in held["lengths"] if row["from"] == int(rows[1])))
     key, of, label = said.partition(" of ")
-    return float(held[key][label] if of else held[key])
+    if not of:
+        return float(held[key])
+    counts = {**held.get(key, {}), **held.get("collected", {}).get(key, {})}
+    if others := re.fullmatch(r"(\d+) others", label):
+        return float(sum(sorted(counts.values())[: int(others[1])]))
+    return float(counts[label])
+
+
+def _leakage(path: Path, said: str) -> float:
+    benchmarks = json.loads(path.read_text())["benchmarks"]
+    if said == "contaminated, all benchmarks":
+        return float(sum(each["contaminated"] for each in benchmarks))
+    file, key = said.rsplit(", ", 1)
+    return float(next(each[key] for each in benchmarks if each["file"] == file))
+
+
+OTHER_CURVES = {"Eq. 1", *(f"{level}{of}" for level in ("easy", "medium", "hard") for of in ("", ", Eq. 3"))}
+
+
+def _part(line: dict[str, Any], metric: str, label: str) -> float | None:
+    value = line.get(metric)
+    return value.get(label) if isinstance(value, dict) else value
 
 
 def check_curves(page: Path, run: Path, most_points: int = 1000) -> int:
@@ -147,15 +173,17 @@ def check_curves(page: Path, run: Path, most_points: int = 1000) -> int:
     width = max(1, -(-len(lines) // most_points))
     groups = [lines[at : at + width] for at in range(0, len(lines), width)]
     metrics = {name.replace("_", " "): name for line in lines for name in line}
-    metrics |= {"thought": "thought_tokens"}
     compared = 0
     for chart in data["charts"]:
         for curve in chart["curves"]:
-            metric = metrics.get(curve["label"])
-            if metric is None:
-                continue
+            label = curve["label"]
+            of_corpus = [metric for metric in ("losses", "rewards") if label in lines[0].get(metric, {})]
+            if label in OTHER_CURVES or len(curve["mean"]) != len(groups):
+                continue  # those have tests of their own
+            metric = metrics[label] if label in metrics else of_corpus[0]
             assert data["axes"][curve["axis"]]["step"] == [group[-1]["step"] for group in groups]
-            known = [[line[metric] for line in group if line.get(metric) is not None] for group in groups]
+            every = [[_part(line, metric, label) for line in group] for group in groups]
+            known = [[value for value in values if value is not None] for values in every]
             for means, values, at in zip(curve["mean"], known, range(len(known)), strict=True):
                 assert (means is None) == (not values)
                 assert not values or np.isclose(means, fmean(values), rtol=1e-6 if width > 1 else 0, atol=0), metric

@@ -37,7 +37,7 @@ def write_run(run: Path, steps: int, text: str = "some text", name: str = "docs"
         "recipe": {**RECIPE, "tokenizer": text},
     }
     _write_lines(run / "starts.jsonl", [start])
-    answer = {"prompt": 0, "where": name, "before": text, "truth": text, "text": text, "finished": False}
+    answer = {"stage": name, "prompt": 0, "where": name, "before": text, "truth": text, "text": text, "finished": False}
     _write_lines(run / "answers.jsonl", [{"step": step, **answer} for step in (0, steps)])
     for step in (1, steps):
         with jsonl_writer(run / "scored_rollouts" / f"step_{step:07d}.jsonl.zst") as writer:

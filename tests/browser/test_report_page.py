@@ -1,18 +1,24 @@
 """The report in a real browser: it is quiet, true, safe, usable by all, and fits every screen."""
 
+import base64
+import hashlib
 import json
+import shutil
+import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser import chromium, opened, see_all
-from conftest import EFFORT
+from conftest import EFFORT, of_acceptance
 from page_twin import check_curves, check_numbers, read_page
 from run_files import write_run
 
 from megatron_davinci.report.write import write_report, write_run_report
 
+UPLOT = Path(__file__).parents[2] / "megatron_davinci" / "report" / "uplot"
 HOSTILE = (
     "</script><script>window.attacked = 1</script><img src=x onerror='window.attacked = 1'>"
     "</style><style>body { display: none }</style>{{ 7 * 7 }}{% raw %}&lt;b&gt; \u202e \u2028 \x1b[31m \x07 "
@@ -76,11 +82,37 @@ def test_quiet_and_usable_by_all(browser: Any, page_file: Path, width: int, sche
         ] == []
 
 
-def test_curves_can_be_worked_with(browser: Any, page_file: Path) -> None:
+def test_axe_sees_a_planted_fault(browser: Any, page_file: Path) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
     with opened(browser, page_file) as page:
+        page.evaluate("document.querySelector('main p').style.color = '#e0e0e0'")
+        assert "color-contrast" in {each["id"] for each in Axe().run(page).response["violations"]}
+
+
+@of_acceptance
+def test_the_plotting_library_is_the_authors(tmp_path: Path) -> None:
+    """What lies in report/uplot is the package that npm gives, whose integrity the README there holds."""
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm")
+    told = (UPLOT / "README.md").read_text()
+    version, integrity = told.split()[2], told.partition("`sha512-")[2].partition("`")[0]
+    subprocess.run(["npm", "pack", "--silent", f"uplot@{version}"], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    [package] = tmp_path.glob("uplot-*.tgz")
+    assert base64.b64encode(hashlib.sha512(package.read_bytes()).digest()).decode() == integrity
+    with tarfile.open(package) as archive:
+        for name in ("dist/uPlot.iife.min.js", "dist/uPlot.min.css", "LICENSE"):
+            held = archive.extractfile(f"package/{name}")
+            assert held is not None and held.read() == (UPLOT / Path(name).name).read_bytes()
+
+
+def test_curves_can_be_worked_with(browser: Any, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", 300)
+    write_run_report(run)
+    with opened(browser, run / "report.html") as page:
         see_all(page)
         chart = page.locator(".chart", has=page.get_by_text("loss", exact=True)).first
-        steps = [json.loads(line) for line in (page_file.parent / "metrics.jsonl").read_text().splitlines()]
+        steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         value = chart.locator("output")
         assert float(value.inner_text()) == pytest.approx(steps[-1]["loss"], rel=1e-3)  # where no one points: the last
         chart.locator(".legend").scroll_into_view_if_needed()

@@ -88,7 +88,7 @@ def test_a_report_that_cannot_be_written_ends_no_run(taught: Path, tmp_path: Pat
     recipe = write_recipe(tmp_path, "run", toy_recipe(taught, 2, "run"))
     (tmp_path / "run" / "report.html").mkdir(parents=True)
     (tmp_path / "run" / "report.html" / "x").touch()
-    assert "the report could not be written: IsADirectoryError" in finish(start(recipe, 1))
+    assert "the report could not be written: " in finish(start(recipe, 1))
     assert (tmp_path / "run" / "latest").is_file()
     (tmp_path / "off").mkdir()
     finish(start(write_recipe(tmp_path, "off", toy_recipe(taught, 1, "off"), report={"at_checkpoints": False}), 1))

@@ -23,21 +23,21 @@ def measure(recipes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def measure_alone(values: dict[str, Any]) -> dict[str, float]:
-    """The loss of the first batch's documents of each corpus, in batches of their own."""
+def measure_alone(values: dict[str, Any]) -> tuple[dict[str, float], dict[str, int]]:
+    """The loss of the first batch's documents of each corpus, in batches of their own, and their labels."""
     recipe = parse_recipe(values)
     with world(), model_parallel(recipe.stage(0), seed=0) as device:
         stage = RunBatches(recipe).stages[0]
         trainer = build_trainer(recipe, stage.recipe, load_model_config(recipe.model), device)
-        found = {}
+        losses, labels = {}, {}
         for number, name in enumerate(stage.corpus_names):
             ours = [
                 [span for span in sequence if stage.documents.prefix_index(span.document) == number]
                 for sequence in stage.sequences(0)
             ]
             batch = pack_next_token_batch(stage.documents, ours, stage.recipe, stage.alignment, device)
-            found[name] = trainer.gradients(batch)["loss"]
-        return found
+            losses[name], labels[name] = trainer.gradients(batch)["loss"], batch.counts.labels
+        return losses, labels
 
 
 def _measure_one(recipe: Any, device: torch.device) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def random_step(seed: int) -> list[ScoredDocument]:
         groups = []
         for spec in specs:
             responses = [respond(draw.choice([0, 1, 4, 9])) for _ in range(draw.choice([2, 4]))]
-            score = Score(True, 0.5, 0.0, True, 1)
+            score = Score(None, True, 0.5, 0.0, True, 1)
             advantages = [draw.gauss(0, 1) for _ in responses]
             groups.append(ScoredGroup(Group(spec, responses), [score] * len(responses), advantages))
         predicted = torch.ones(length, dtype=torch.bool)

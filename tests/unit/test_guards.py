@@ -83,7 +83,7 @@ def test_a_box_holds_balanced_braces_alone(text: bytes, can: bool) -> None:
 
 def test_shares_of_responses_are_of_those_that_were_cut_off_or_never_closed() -> None:
     responses = [Response([1], [0.0], finished) for finished in (True, True, True, False)]
-    scores = [Score(True, 0.0, 1.0, closed, 1) for closed in (True, False, False, False)]
+    scores = [Score(None, True, 0.0, 1.0, closed, 1) for closed in (True, False, False, False)]
     group = ScoredGroup(Group(PromptSpec(0, 0, 1, 0, 0, "-"), responses), scores, [0.0] * 4)
     told = group_metrics([group])
     assert (told["truncated_fraction"], told["unclosed_fraction"]) == (0.25, 0.75)

@@ -41,7 +41,7 @@ def answered(length: int, asked: dict[int, list[tuple[int, float]]], level: int 
     groups = []
     for spec, responses in zip(specs, asked.values(), strict=True):
         written = [Response([10 + n] * size, [-0.5] * size, True) for n, (size, _) in enumerate(responses)]
-        scores = [Score(advantage > 0, 0.5, 0.0, True, 1) for _, advantage in responses]
+        scores = [Score(None, advantage > 0, 0.5, 0.0, True, 1) for _, advantage in responses]
         groups.append(ScoredGroup(Group(spec, written), scores, [advantage for _, advantage in responses]))
     predicted = torch.ones(length, dtype=torch.bool)
     predicted[0] = False

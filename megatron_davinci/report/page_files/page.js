@@ -70,7 +70,9 @@
         series.push(edge, { ...edge });
       }
     }
-    const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 }, font: "11px system-ui" };
+    const line = { stroke: colour("--line"), width: 1 };
+    const axis = { stroke: colour("--soft"), grid: line, ticks: line, font: "11px system-ui" };
+    const sparse = { filter: powers, grid: { ...line, filter: powers }, ticks: { ...line, filter: powers } };
     const place = figure.querySelector(".plot");
     place.textContent = "";
     const plot = new uPlot({
@@ -80,7 +82,7 @@
       scales: { x: { time: false }, y: { distr: chart.logarithmic ? 3 : 1 } },
       axes: [
         { ...axis, size: 30, values: (_, ticks) => ticks.map(short) },
-        { ...axis, size: 56, ...(chart.logarithmic ? { filter: powers } : {}), values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : short(tick))) },
+        { ...axis, size: 56, ...(chart.logarithmic ? sparse : {}), values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : short(tick))) },
       ],
       hooks: { setCursor: [(self) => tell(figure, lines, self)] },
     }, uPlot.join(tables), place);

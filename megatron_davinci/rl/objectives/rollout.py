@@ -1,5 +1,6 @@
 """Objectives that learn from rollouts: a step's documents with their rollouts as trees (Eq. 9)."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,12 +20,13 @@ from megatron_davinci.core.objective import Objective
 from megatron_davinci.core.step import GlobalBatch, Trainer
 from megatron_davinci.data.batches import shard_microbatches
 from megatron_davinci.rl.batch import ScoredDocument, grow_trees, pack_trees
+from megatron_davinci.rl.describe_rollouts import describe_prompts
 from megatron_davinci.rl.grading import group_metrics, score_group
 from megatron_davinci.rl.inputs import RolloutInputs
 from megatron_davinci.rl.objectives.sampler import Sampler
 from megatron_davinci.rl.policy_step import REPORTS, policy_forward_step
 from megatron_davinci.rl.rollout_files import remove_after
-from megatron_davinci.rl.scored_rollouts import describe_prompts, scored_directory, write_scored
+from megatron_davinci.rl.scored_rollouts import scored_directory, write_scored
 from megatron_davinci.rl.tree import Tree, TreeBatch, pack_row, unshare
 
 LOSSES = ("policy", "ntp")
@@ -91,13 +93,19 @@ class RolloutObjective(Objective):
         return found
 
     def _write_scored(self, step: int, scored: Sequence[ScoredDocument]) -> None:
-        """For people: what this step trains on, under the number that metrics.jsonl gives the step."""
+        """For people: what this step trains on, under the number that metrics.jsonl gives the step.
+
+        Other ranks wait for this one meanwhile: what goes wrong is said, and ends no run.
+        """
         described = (
             describe_prompts(document.prompts, document.groups, self.stage, self._source, self.inputs.texts)
             for document in scored
         )
         number = self.inputs.first_step + step + 1
-        write_scored(self._run_directory, number, self.stage, chain.from_iterable(described))
+        try:
+            write_scored(self._run_directory, number, self.stage.name, chain.from_iterable(described))
+        except Exception as error:
+            print(f"scored rollouts of step {number} could not be written: {error}", file=sys.stderr, flush=True)
 
     def _pack(self, step: int, scored: Sequence[ScoredDocument], sampled: dict[str, float]) -> GlobalBatch:
         options, recipe, device = self._options, self.stage.recipe, self.trainer.device
