@@ -116,7 +116,7 @@ def test_damaged_progress_and_metrics(recipe: Path, tmp_path: Path) -> None:
     metrics = tmp_path / "run" / "metrics.jsonl"
     whole = metrics.read_text()
     metrics.write_text("{" + whole)
-    assert "metrics.jsonl has a damaged line" in refuse("train", recipe, *changes, cwd=tmp_path)
+    assert "metrics.jsonl, line 1, is no JSON object with a step" in refuse("train", recipe, *changes, cwd=tmp_path)
     metrics.write_text(whole)
     (tmp_path / "run" / "step_0000001" / "progress.json").write_text("{}")
     assert "has no checkpoint that is whole" in refuse_training(recipe, *changes)
