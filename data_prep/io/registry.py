@@ -22,7 +22,7 @@ def import_path(path: str) -> Any:
         ) from None
     except Exception as error:  # whatever somebody's code raises
         raise InputError(
-            f"{path} cannot be imported: {module} fails with {type(error).__name__}: {error}; mend it"
+            f"{path} cannot be imported: {module} fails with {type(error).__name__}: {error}; fix it"
         ) from error
     for name in attribute.split("."):
         if not hasattr(found, name):

@@ -10,7 +10,7 @@ from megatron_davinci.report import blocks
 from megatron_davinci.report.write import write_report
 
 
-def tell(out: Path, facts: dict[str, Any], console: Console) -> None:
+def write_results(out: Path, facts: dict[str, Any], console: Console) -> None:
     """Write OUT/index.html, and print the table."""
     rows = _rows(facts)
     places = [

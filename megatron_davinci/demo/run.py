@@ -58,9 +58,9 @@ def run_demo(repo: Path | None, out: Path) -> dict[str, Any]:
     facts |= _export(out, recipe)
     facts |= _reinforce(out / "toy_language")
     write_json(out / "facts.json", facts)
-    from megatron_davinci.demo.report import tell
+    from megatron_davinci.demo.report import write_results
 
-    tell(out, facts, console)
+    write_results(out, facts, console)
     return facts
 
 

@@ -29,10 +29,10 @@ def at_first(run: RunData, metric: str) -> ShownNumber | None:
 
 def at_end(run: RunData, metric: str) -> ShownNumber | None:
     """The mean over the last steps at which a metric was measured, all of one stage."""
-    return mean_of(run, metric, last_steps(run, metric))
+    return mean_of(run, metric, _last_steps(run, metric))
 
 
-def last_steps(run: RunData, metric: str) -> list[tuple[int, float]]:
+def _last_steps(run: RunData, metric: str) -> list[tuple[int, float]]:
     """(step, value) of the last steps at which a metric was measured, all of one stage."""
     for lines in reversed(run.stages):
         values = [(line["step"], value) for line in lines if (value := number_of(line, metric)) is not None]
@@ -49,7 +49,7 @@ def mean_of(run: RunData, metric: str, values: Sequence[tuple[int, float]]) -> S
     return shown(fmean(value for _, value in values), metric, source)
 
 
-def in_middle(run: RunData, metric: str) -> ShownNumber | None:
+def median_of(run: RunData, metric: str) -> ShownNumber | None:
     """The median over all steps."""
     values = [value for _, value in run.values(metric)]
     return shown(median(values), metric, f"{_file(run)}: {metric}, median of all steps") if values else None
@@ -83,7 +83,7 @@ def number_text(value: float, unit: str) -> str:
 
 
 def plural(count: int, what: str) -> str:
-    """The word for so many: "spike" for 1, "spikes" for others."""
+    """A word in the number that a count asks for: "spike" for 1, "spikes" for others."""
     return what if count == 1 else f"{what}s"
 
 

@@ -6,7 +6,7 @@ the page's own policy lets no other script run.
 
 import base64
 import hashlib
-import os
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +50,8 @@ def write_html(title: str, parts: Sequence[PagePart], out: Path) -> None:
 
 def _replace(target: Path, page: str) -> None:
     make_parent(target)
-    part = target.with_name(f"{target.name}.{os.getpid()}{PART}")  # a run and a person may write the same page
+    # a run and a person may write the same page, and a killed writer may have left its part
+    part = target.with_name(f"{target.name}.{secrets.token_hex(4)}{PART}")
     try:
         with part.open("xb") as file:  # a link of this name is not followed
             file.write(page.encode(errors="backslashreplace"))

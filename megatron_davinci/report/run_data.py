@@ -76,7 +76,7 @@ class RunData:
 
     @property
     def num_steps(self) -> int | None:
-        """Steps that the recipe asks for, where the run has written them down."""
+        """Optimizer steps of the recipe; None where the run has no starts.jsonl."""
         return self.starts[-1].num_steps if self.starts else None
 
     @property

@@ -6,7 +6,7 @@ from megatron_davinci.report.alarms import alarms_of
 from megatron_davinci.report.blocks import Bars, Cell, Chart, ChartCurve, PageSection, Paragraph, ShownNumber, Table
 from megatron_davinci.report.curriculum_curves import budget_curves, mix_curves
 from megatron_davinci.report.metric_fields import find_field
-from megatron_davinci.report.numbers import at_end, at_first, at_step, in_middle, shown, summed
+from megatron_davinci.report.numbers import at_end, at_first, at_step, median_of, shown, summed
 from megatron_davinci.report.run_data import RunData
 from megatron_davinci.rl.difficulty import LEVEL_NAMES
 
@@ -47,9 +47,9 @@ _SUMMARY: tuple[tuple[str, Callable[[RunData], Cell]], ...] = (
     ("truncated, last steps", lambda run: at_end(run, "truncated_fraction")),
     ("tokens of documents consumed", lambda run: at_step(run, "consumed_tokens", run.steps[-1]["step"])),
     ("epochs of the last stage", lambda run: at_step(run, "epoch", run.steps[-1]["step"])),
-    ("tokens/s, median", lambda run: in_middle(run, "tokens_per_second")),
-    ("TFLOP/s per rank, median", lambda run: in_middle(run, "tflops_per_second_per_rank")),
-    ("MFU, median", lambda run: in_middle(run, "mfu")),
+    ("tokens/s, median", lambda run: median_of(run, "tokens_per_second")),
+    ("TFLOP/s per rank, median", lambda run: median_of(run, "tflops_per_second_per_rank")),
+    ("MFU, median", lambda run: median_of(run, "mfu")),
     ("time in steps", lambda run: summed(run, "seconds")),
     ("hours in steps, times ranks", lambda run: _rank_hours(run)),
     ("most memory of the main rank", lambda run: at_step(run, "peak_memory_bytes", run.steps[-1]["step"])),
@@ -177,12 +177,15 @@ def _phases(run: RunData, runs: Runs) -> Bars | None:
     for name in names:
         phase, total = name.removeprefix("seconds_"), summed(run, name)
         if total is not None:
-            inside = (
-                " (in forward_backward)" if phase in _INSIDE else " (not part of a step)" if phase in _EXTRA else ""
-            )
-            rows.append((phase + inside, total))
+            rows.append((phase + _place_of(phase), total))
     rows.sort(key=lambda row: -row[1].value)
     return Bars(f"{_of(run, runs)}seconds by phase, all steps", rows) if rows else None
+
+
+def _place_of(phase: str) -> str:
+    if phase in _INSIDE:
+        return " (in forward_backward)"
+    return " (not part of a step)" if phase in _EXTRA else ""
 
 
 def run_data(runs: Runs) -> PageSection | None:

@@ -177,7 +177,7 @@ def test_a_registered_name_is_as_good_as_a_path(recipe_values: dict[str, Any], m
         ({"kind": "unfinished:Objective"}, "unfinished:Objective lacks objective_class, which every subclass of Obj"),
         ({"kind": "unfinished:Rollouts"}, "lacks prompt_source_class, template, budget, reward, ntp_lambda, compon"),
         ({"kind": "rmt", "rollouts": {"engine": "unfinished:Engine"}}, "unfinished:Engine lacks engine_class"),
-        ({"kind": "broken:X"}, "broken:X cannot be imported: broken fails with SyntaxError: .*; mend it"),
+        ({"kind": "broken:X"}, "broken:X cannot be imported: broken fails with SyntaxError: .*; fix it"),
         ({"kind": "needy:X"}, r"needy:X cannot be imported \(No module named 'no_such_dependency'\)"),
         ({"kind": "grpo", "paper": {"ntp_context": "prefix"}}, "objective.paper.ntp_context has nothing to do in obje"),
         ({"kind": "rmt", "rollouts": {"engine": "vlm"}}, "rollout engine 'vlm' is unknown"),

@@ -70,6 +70,7 @@ def test_a_signal_saves_and_ends(write: Write, whole: Path, tmp_path: Path, numb
     process.send_signal(number)
     said = finish(process)
     step = progress(tmp_path / "stopped")["step"]
+    assert f"After step {step} of {STEPS}" in (tmp_path / "stopped" / "report.html").read_text()
     assert 4 <= step < STEPS and f"stopped by {number.name}: step {step} is done and saved" in said
     finish(start(stopped, 1))
     equal(tmp_path / "stopped", whole)
@@ -100,6 +101,7 @@ def test_a_launchers_signal_reaches_ranks_that_have_saved_before(write: Write, t
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     step = progress(tmp_path / "stopped")["step"]
+    assert f"After step {step} of {STEPS}" in (tmp_path / "stopped" / "report.html").read_text()
     assert step == len(read_metrics(tmp_path / "stopped" / "metrics.jsonl")) < STEPS
     assert f"step {step} is done and saved".encode() in said and b"could not be written" not in said
     finish(start(stopped, 2))
@@ -201,6 +203,8 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(write: Write, tmp_pat
     refused = start(write("strict", **changes), 1)
     _, error = refused.communicate()
     assert refused.returncode == 1 and b"1 step(s) in a row: nothing of this one is saved" in error
+    reached = len(read_metrics(tmp_path / "strict" / "metrics.jsonl"))
+    assert f"After step {reached} of {STEPS}" in (tmp_path / "strict" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("layout", ["one", "DP2"])
