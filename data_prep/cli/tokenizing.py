@@ -14,16 +14,20 @@ from data_prep.io.summary import print_summary
 def tokenize(
     inputs: Annotated[
         list[str],
-        typer.Argument(help="JSON Lines (.jsonl, .gz, .zst), Parquet, saved datasets, directories of these, patterns."),
+        typer.Argument(help="JSON Lines or arrays (also .gz, .zst), Parquet, saved datasets, directories, patterns."),
     ],
     tokenizer: Annotated[
         Path, typer.Option(help="tokenizer.json, a directory with one, a Qwen .tiktoken or a SentencePiece .model.")
     ],
     out: Annotated[Path, typer.Option(help="PREFIX of PREFIX.bin, .idx, .manifest.json; several keys: PREFIX_KEY.")],
-    json_key: Annotated[list[str] | None, typer.Option(help="Field that holds the text; may be repeated.")] = None,
+    json_key: Annotated[
+        list[str] | None, typer.Option(help="Field that holds the text, or OUTER.INNER; may be repeated.")
+    ] = None,
     append_eod: Annotated[bool, typer.Option("--append-eod", help="End each document with the EOD token.")] = False,
+    prepend_bos: Annotated[bool, typer.Option("--prepend-bos", help="Begin each text with the BOS token.")] = False,
     chat: Annotated[
-        bool, typer.Option("--chat", help="Fields hold messages (default: 'messages'); writes a loss mask too.")
+        bool,
+        typer.Option("--chat", help="Conversations (messages, ShareGPT, prompt/completion), with a loss mask."),
     ] = False,
     chat_template: Annotated[
         Path | None, typer.Option(help="Jinja template, implies --chat; default: the tokenizer's own.")
@@ -54,6 +58,7 @@ def tokenize(
         tokenizer=tokenizer,
         outputs=outputs_of(out, keys),
         append_eod=append_eod,
+        prepend_bos=prepend_bos,
         conversations=chat,
         chat_template=chat_template,
         split_sentences=split_sentences,
@@ -79,7 +84,8 @@ def shards(
     option: ExecutorOptions = None,
     json_key: Annotated[str | None, typer.Option(help="Field that holds the text.")] = None,
     append_eod: Annotated[bool, typer.Option("--append-eod", help="End each document with the EOD token.")] = False,
-    chat: Annotated[bool, typer.Option("--chat", help="The field holds messages; writes a loss mask too.")] = False,
+    prepend_bos: Annotated[bool, typer.Option("--prepend-bos", help="Begin each text with the BOS token.")] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="Records hold conversations; writes a loss mask too.")] = False,
     chat_template: Annotated[Path | None, typer.Option(help="Jinja template; implies --chat.")] = None,
 ) -> None:
     """Tokenize many files as tasks of datatrove, then merge. Started again, finished tasks are not repeated.
@@ -109,6 +115,7 @@ def shards(
         tokenizer=tokenizer.absolute(),
         outputs={key: out.absolute()},
         append_eod=append_eod,
+        prepend_bos=prepend_bos,
         conversations=chat,
         chat_template=chat_template and chat_template.absolute(),
     )

@@ -8,30 +8,30 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.corpus.indexed import Corpus
+from data_prep.corpus.record_notes import added_up
 from data_prep.corpus.writer import CorpusWriter
 
 TOKENS_PER_COPY = 4 << 20
-MAX_EXAMPLES = 20  # of records that a manifest names
 
 
-def merge_corpora(corpora: Sequence[Corpus], prefix: Path) -> dict[str, Any]:
-    """Write the documents of all corpora, in order, as a new corpus; returns its manifest."""
+def merge_corpora(
+    corpora: Sequence[Corpus], prefix: Path, without_documents: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """Write the documents of all corpora, in order, as a new corpus; returns its manifest.
+
+    `without_documents` are the provenances of inputs that gave none: what was left out of them counts too.
+    """
     everything = [np.arange(len(corpus)) for corpus in corpora]
-    merged = {"merged": [str(corpus.prefix) for corpus in corpora], **_notes_of(corpora)}
+    merged = {"merged": [str(corpus.prefix) for corpus in corpora], **_notes_of(corpora, without_documents)}
     return copy_documents(corpora, everything, prefix, merged)
 
 
-def _notes_of(corpora: Sequence[Corpus]) -> dict[str, Any]:
+def _notes_of(corpora: Sequence[Corpus], without_documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What was left out or changed on the way into the corpora, added up."""
     manifests = [corpus.manifest for corpus in corpora]
-    noted = [manifest["provenance"] for manifest in manifests if "examples" in manifest["provenance"]]
-    examples = {
-        kind: [text for notes in noted for text in notes["examples"][kind]][:MAX_EXAMPLES]
-        for kind in ("broken", "changed")
-    }
-    counts = {name: sum(notes[name] for notes in noted) for name in ("broken_records", "changed_turns")}
     dropped = sum(manifest["empty_documents_dropped"] for manifest in manifests)
-    return {**counts, "examples": examples, "empty_documents_dropped_before": dropped}
+    notes = added_up([*(manifest["provenance"] for manifest in manifests), *without_documents]).as_dict()
+    return {**notes, "empty_documents_dropped_before": dropped}
 
 
 def copy_documents(

@@ -13,7 +13,11 @@ class WorkFailed(RuntimeError):
 
 
 class NoDocuments(InputError):
-    """The input is well formed and holds nothing."""
+    """The input holds nothing that can be used; `notes` count by reason what it held."""
+
+    def __init__(self, message: str, notes: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.notes = notes or {}
 
 
 def is_full_disk(error: BaseException) -> bool:

@@ -80,10 +80,15 @@ def collect_candidates(
     writer = CorpusWriter(prefix, references.description)
     with ThreadPoolExecutor(1) as parser, ThreadPoolExecutor(threads) as searcher:
         parsed = in_order(parser, partial(parse, encoding=encoding), chunks, ahead=1)
-        for chunk, numbers in in_order(searcher, lambda chunk: (chunk, choose(chunk.values[key])), parsed, threads):
+
+        def search(chunk: ParsedChunk) -> tuple[ParsedChunk, list[str], Sequence[int]]:
+            texts = ["".join(value) if isinstance(value, list) else value for value in chunk.values[key]]
+            return chunk, texts, choose(texts)
+
+        for chunk, texts, numbers in in_order(searcher, search, parsed, threads):
             found.count(chunk)
             if numbers:
-                ids, lengths = references.encoder.encode([chunk.values[key][number] for number in numbers])
+                ids, lengths = references.encoder.encode([texts[number] for number in numbers])
                 writer.add_flat(ids, lengths)
                 kept = zip(numbers, lengths.tolist(), strict=True)  # the writer drops what is empty
                 found.places += [(chunk.path, chunk.records[number]) for number, length in kept if length]

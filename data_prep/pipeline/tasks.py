@@ -42,8 +42,9 @@ def tokenize_shard(job: TokenizeJob, out: Path, rank: int, tasks: int) -> dict[s
         return manifest
     try:
         return tokenize(replace(job, inputs=tuple(map(str, inputs)), outputs={key: prefix}))[key]
-    except NoDocuments:
-        empty = {"documents": 0, "tokens": 0, "provenance": {"inputs": [path.name for path in inputs]}}
+    except NoDocuments as nothing:
+        provenance = {"inputs": [path.name for path in inputs], **nothing.notes}
+        empty = {"documents": 0, "tokens": 0, "provenance": provenance}
         write_json(note, empty)
         return empty
 
@@ -76,4 +77,6 @@ def merge_shards(out: Path, tasks: int, prefix: Path) -> dict[str, Any]:
     files = corpus_files(prefix, masked=False)
     if files["idx"].exists():
         return read_json(files["manifest.json"])
-    return merge_corpora(shards_of(out, tasks), prefix)
+    shards = shards_of(out, tasks)
+    empty = [_empty_note(shard_prefix(out, rank, tasks)) for rank in range(tasks)]
+    return merge_corpora(shards, prefix, [read_json(note)["provenance"] for note in empty if note.exists()])

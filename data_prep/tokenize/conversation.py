@@ -1,27 +1,27 @@
-"""Conversations to text by a model's chat template, and which of it the assistant wrote.
+"""Conversations in the forms that datasets have, brought to the one that chat templates read.
 
-The whole conversation is rendered once. Control tokens count only where the template wrote them: in a message they stay
-text. Marks for this are noncharacters of Unicode (U+FDD0...), which the conversation must not hold.
+Forms of a record: OpenAI's `messages`, ShareGPT's `conversations`, and `prompt` with `completion`.
 """
 
-import itertools
 import json
-import re
-from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
-
-import jinja2
-from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from data_prep.io.errors import InputError
-
-_NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
-_QUOTE, _OPEN, _CLOSE = _NONCHARACTERS[:3]
+from typing import Any
 
 Message = dict[str, Any]
+
+DEFAULT_KEY = "messages"
+CONVERSATION_FIELDS = (DEFAULT_KEY, "conversations", "prompt", "completion")
+_ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "observation": "tool",
+    "function": "tool",
+    "function_call": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+}
+_TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 class ConversationError(ValueError):
@@ -29,191 +29,186 @@ class ConversationError(ValueError):
 
 
 @dataclass(frozen=True)
-class Rendered:
-    """`pieces` are texts and control or markup tokens in turn: (text, token id or None). `spans` are the ranges
-    [start, end) of their concatenation that the assistant wrote, its closing token included. `changed_turns` are the
-    messages of the assistant that the template did not render as they are.
+class ChatConversation:
+    """Messages as chat templates read them: each has a role and, as one text, a content; a tool call's arguments are
+    an object. `untrained` are the numbers of the assistant's messages whose weight is 0.
     """
 
-    pieces: list[tuple[str, int | None]]
-    spans: list[tuple[int, int]]
-    changed_turns: list[int]
+    messages: list[Message]
+    tools: list[Any] | None = None
+    untrained: frozenset[int] = frozenset()
 
 
-class _GenerationBlock(Extension):
-    """{% generation %}: where a template says itself what the assistant writes."""
+def conversation_of(record: dict[str, Any], key: str = DEFAULT_KEY) -> ChatConversation:
+    """The conversation of a record; with the default key, in whichever form it has one. Raises ConversationError."""
+    try:
+        said, prompt_messages = _messages_of(record, key)
+        messages, weights = [], []
+        for number, each in enumerate(said):
+            message, weight = _message(each)
+            messages.append(message)
+            weights.append(0 if number < prompt_messages else weight)
+        untrained = frozenset(number for number, weight in enumerate(weights) if weight == 0)
+        return ChatConversation(messages, tools_of(record.get("tools")), untrained)
+    except RecursionError:
+        raise ConversationError("is nested too deeply") from None
 
-    tags = {"generation"}  # noqa: RUF012, Jinja declares it so
 
-    def parse(self, parser: Any) -> jinja2.nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return jinja2.nodes.CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
+def _messages_of(record: dict[str, Any], key: str) -> tuple[list[Any], int]:
+    """The messages of a record, and how many of them are a prompt, of which nothing is trained."""
+    if key in record:
+        return _list(record[key], key), 0
+    if key == DEFAULT_KEY and "conversations" in record:
+        system = record.get("system")
+        opening = [{"role": "system", "content": system}] if isinstance(system, str) and system else []
+        return opening + _list(record["conversations"], "conversations"), 0
+    if key == DEFAULT_KEY and {"prompt", "completion"} <= record.keys():
+        prompt = _said_by("user", record["prompt"], "prompt")
+        return prompt + _said_by("assistant", record["completion"], "completion"), len(prompt)
+    lists = ", ".join(name for name, value in record.items() if isinstance(value, list)) or "none"
+    forms = " (nor 'conversations', nor 'prompt' with 'completion')" if key == DEFAULT_KEY else ""
+    raise ConversationError(f"has no conversation under '{key}'{forms}; its lists are: {lists}")
 
-    def _mark(self, caller: Any) -> str:
-        return f"{_OPEN}{caller()}{_CLOSE}"
+
+def _said_by(role: str, value: Any, key: str) -> list[Any]:
+    """A prompt or a completion: a text, or messages."""
+    return [{"role": role, "content": value}] if isinstance(value, str) else _list(value, key)
 
 
-class ChatTemplate:
-    """A Jinja chat template, run in a sandbox, with the tokens of its model's tokenizer.
+def _list(value: Any, key: str) -> list[Any]:
+    """A list, or one as JSON text, as tables have it; null is an empty one."""
+    found = _from_json(value) if isinstance(value, str) else value
+    if found is None and value is None:
+        return []
+    if not isinstance(found, list):
+        raise ConversationError(f"holds a {type(value).__name__} under '{key}'; it must be a list of messages")
+    return found
 
-    `variables` are what the template may name beside the conversation: bos_token and its like.
-    Raises InputError for a template that is broken, or that does not show where the assistant's turns begin.
-    """
 
-    def __init__(
-        self,
-        source: str,
-        control_tokens: dict[str, int],
-        markup_tokens: dict[str, int],
-        variables: dict[str, str] | None = None,
-    ) -> None:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
-        )
-        # As transformers defines them; a template that asks for today's date gets none, so that it renders the same.
-        environment.filters["tojson"] = _to_json
-        environment.globals |= {**(variables or {}), "raise_exception": _refuse}
-        try:
-            self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
-            raise InputError(f"the chat template is not Jinja: {error}") from None
-        self._control_tokens = control_tokens
-        self._tokens = {**markup_tokens, **control_tokens}
-        self._any_token = _any_of(self._tokens)
-        self._any_control = _any_of(control_tokens)
-        self._says_itself = re.search(r"{%-?\s*generation\s*-?%}", source) is not None
-        if not self._says_itself:
-            self._header, self._closing = self._find_turn_markers()
-            # A turn ends with its closing token or where another begins; without closing tokens, at any control token.
-            role = self._any_control.search(self._header)
-            self._turn_end = _any_of([self._closing, role[0]]) if self._closing and role else self._any_control
-
-    def render(self, messages: list[Message], tools: list[Any] | None = None) -> Rendered:
-        """A conversation as text with the assistant's spans. Raises ConversationError."""
-        if not all(isinstance(message, dict) for message in messages):
-            raise ConversationError("holds a message that is no JSON object")
-        if any(
-            mark in json.dumps([messages, tools], ensure_ascii=False, default=str) for mark in (_QUOTE, _OPEN, _CLOSE)
-        ):
-            raise ConversationError("holds the noncharacters U+FDD0 to U+FDD2, which are needed as marks")
-        text = self._run(self._quote(messages), self._quote(tools))
-        spans = _marked_spans(text) if self._says_itself else self._turns(text, messages)
-        changed = _changed_turns(messages, [text[start:end].replace(_QUOTE, "") for start, end in spans])
-        return self._without_marks(text, spans, changed)
-
-    def _run(self, messages: Any, tools: Any = None, prompt: bool = False) -> str:
-        try:
-            return self._template.render(messages=messages, tools=tools, add_generation_prompt=prompt)
-        except (jinja2.TemplateError, TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
-            raise ConversationError(f"does not fit the chat template: {error}") from None
-
-    def _quote(self, value: Any) -> Any:
-        """The same value with every control token in its strings broken up by a mark."""
-        if isinstance(value, str):
-            return self._any_control.sub(lambda match: f"{match[0][0]}{_QUOTE}{match[0][1:]}", value)
-        if isinstance(value, list):
-            return [self._quote(item) for item in value]
-        if isinstance(value, dict):
-            return {self._quote(key): self._quote(item) for key, item in value.items()}
-        return value
-
-    def _find_turn_markers(self) -> tuple[str, str]:
-        """What stands before and after what the assistant writes, seen in a small conversation."""
-        ask, reply = ({"role": "user", "content": "Question"}, {"role": "assistant", "content": "Answer"})
-        try:
-            first_turn, last_turn = (
-                part.rpartition("Question")[2] for part in self._run([ask, reply, ask, reply]).split("Answer")[:2]
-            )
-            prompt = self._run([ask], prompt=True).rpartition("Question")[2]
-            after_question = self._run([ask]).rpartition("Question")[2]
-            after_first, after_last = self._run([ask, reply, ask, reply]).split("Answer")[1:3]
-        except (ConversationError, ValueError) as error:
-            raise InputError(f"the chat template does not render a plain conversation: {error}") from None
-        header = _common_prefix(prompt, first_turn, last_turn)
-        header = header[len(_common_prefix(header, after_question)) :]
-        if not self._any_control.search(header):
-            raise InputError(
-                f"the chat template begins the assistant's turns with {header!r}, which holds no control token of this "
-                "tokenizer: give the template of the tokenizer's own model, or one with {% generation %} blocks"
-            )
-        closing = self._any_control.match(after_last)
-        return header, closing[0] if closing and after_first.startswith(closing[0]) else ""
-
-    def _turns(self, text: str, messages: list[Message]) -> list[tuple[int, int]]:
-        spans = []
-        for match in re.finditer(re.escape(self._header), text):
-            end = self._turn_end.search(text, match.end())
-            stop = end.start() if end else len(text)
-            spans.append((match.end(), stop + (len(self._closing) if end and end[0] == self._closing else 0)))
-        expected = sum(message.get("role") == "assistant" for message in messages)
-        if len(spans) != expected:
-            raise ConversationError(f"has {expected} messages of the assistant, the chat template shows {len(spans)}")
-        return spans
-
-    def _without_marks(self, text: str, spans: list[tuple[int, int]], changed: list[int]) -> Rendered:
-        clean = re.compile(f"[{_QUOTE}{_OPEN}{_CLOSE}]")
-        pieces: list[tuple[str, int | None]] = []
-        at = 0
-        for match in self._any_token.finditer(text):
-            pieces += [(clean.sub("", text[at : match.start()]), None), (match[0], self._tokens[match[0]])]
-            at = match.end()
-        pieces.append((clean.sub("", text[at:]), None))
-        marks = [match.start() for match in clean.finditer(text)]
-        kept = [(start - bisect_left(marks, start), end - bisect_left(marks, end)) for start, end in spans]
-        return Rendered([piece for piece in pieces if piece[0]], kept, changed)
+def _from_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def tools_of(value: Any) -> list[Any] | None:
     """The tools of a record: a list, or one as JSON text, as tables have it. Raises ConversationError."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = json.loads(value) if value.strip() else None
         except ValueError:
             raise ConversationError("has tools that are neither a list nor JSON text") from None
     if value is not None and not isinstance(value, list):
         raise ConversationError(f"has a {type(value).__name__} for tools; it must be a list")
-    return value or None
+    tools = [_from_json(tool) if isinstance(tool, str) else tool for tool in value or []]
+    if not all(isinstance(tool, dict) for tool in tools):
+        raise ConversationError("has a tool that is no JSON object")
+    return tools or None
 
 
-def _common_prefix(*texts: str) -> str:
-    same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
-    return "".join(letters[0] for letters in same)
+def _message(said: Any) -> tuple[Message, int]:
+    """A message as templates read it, and its weight: 1 is trained, 0 is not."""
+    if not isinstance(said, dict):
+        raise ConversationError("holds a message that is no JSON object")
+    message = {name: value for name, value in said.items() if name not in _READ_HERE}
+    given = said.get("role", said.get("from"))
+    if not isinstance(given, str) or not given:
+        raise ConversationError("holds a message without a role")
+    content = said.get("content", said.get("value"))
+    calls = _tool_calls(said, content if given == "function_call" else None)
+    message["role"] = _ROLES.get(given, given)
+    message["content"] = "" if given == "function_call" else _content(message["role"], content)
+    if calls:
+        message["tool_calls"] = calls
+    reasoning = said.get("reasoning_content") or said.get("reasoning")
+    if reasoning is not None and not isinstance(reasoning, str):
+        raise ConversationError("has a reasoning that is no text")
+    if reasoning:
+        message["reasoning_content"] = reasoning
+    return message, _weight(said, message["role"])
 
 
-def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
-    """Matches any of the tokens, the longest where several begin; nothing where there are none."""
-    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
+_READ_HERE = frozenset(
+    {"role", "from", "content", "value", "tool_calls", "function_call", "weight", "reasoning", "reasoning_content"}
+)
 
 
-def _marked_spans(text: str) -> list[tuple[int, int]]:
-    return [match.span() for match in re.finditer(f"{_OPEN}[^{_CLOSE}]*{_CLOSE}", text)]
+def _weight(said: Message, role: str) -> int:
+    weight = said.get("weight")
+    if weight is None:
+        return 1
+    if isinstance(weight, bool) or weight not in (0, 1):
+        raise ConversationError(f"has a message of weight {weight!r}; a weight is 0 or 1")
+    if weight == 1 and role != "assistant":
+        raise ConversationError(f"has weight 1 on a message of the role {role}: only the assistant's are trained")
+    return int(weight)
 
 
-def _changed_turns(messages: list[Message], spans: list[str]) -> list[int]:
-    """Numbers of the assistant's messages whose words are not all in their span, white space aside."""
-    own = [number for number, message in enumerate(messages) if message.get("role") == "assistant"]
-    if len(own) != len(spans):
-        return []  # a template with blocks of its own may merge turns: nothing can be said
-    shown = ["".join(span.split()) for span in spans]
-    said = [_words_of(messages[number]) for number in own]
-    return [number for number, words, span in zip(own, said, shown, strict=True) if any(w not in span for w in words)]
+def _content(role: str, content: Any) -> str:
+    """A message's content as one text: plain, in parts, or none, as the assistant's and tools' messages may have it."""
+    if isinstance(content, str):
+        return content
+    if content is None and role in ("assistant", "tool"):
+        return ""
+    if not isinstance(content, list):
+        raise ConversationError(f"has a message of the role {role} whose content is {_kind(content)}, no text")
+    return "".join(map(_part, content))
 
 
-def _words_of(message: Message) -> list[str]:
-    """What a message says, without white space: its texts, and its reasoning where that stands apart."""
-    content = message.get("content") or ""
-    parts = (
-        [part.get("text", "") if isinstance(part, dict) else part for part in content]
-        if isinstance(content, list)
-        else [content]
-    )
-    return ["".join(str(part).split()) for part in [*parts, message.get("reasoning_content") or ""]]
+def _part(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    text = part.get("text") if isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS else None
+    if not isinstance(text, str):
+        kind = part.get("type") if isinstance(part, dict) else _kind(part)
+        raise ConversationError(f"has a part of a message that is no text: {kind}")
+    return text
 
 
-def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **others: Any) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **others)
+def _kind(value: Any) -> str:
+    return "null" if value is None else f"a {type(value).__name__}"
 
 
-def _refuse(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
+def _tool_calls(said: Message, as_content: Any) -> list[Any]:
+    """The calls of a message: `tool_calls`, the older `function_call`, or ShareGPT's, which is the content."""
+    calls = said.get("tool_calls") or []
+    if isinstance(calls, str):
+        calls = _from_json(calls)
+    if not isinstance(calls, list):
+        raise ConversationError("has tool calls that are no list")
+    older = said.get("function_call") if as_content is None else _from_json(str(as_content))
+    if as_content is not None and older is None:
+        raise ConversationError("has a function_call that is no JSON")
+    return [tool_call(call) for call in [*calls, *(older if isinstance(older, list) else [older] if older else [])]]
+
+
+def tool_call(call: Any) -> dict[str, Any]:
+    """A tool call with its arguments as an object, as templates write them. Raises ConversationError."""
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise ConversationError("has a tool call without a function's name")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):  # servers send them so
+        arguments = _from_json(arguments) if arguments.strip() else {}
+    elif arguments is None:
+        arguments = {}
+    if not isinstance(arguments, dict):
+        raise ConversationError("has a tool call whose arguments are no JSON object")
+    beside = {name: call[name] for name in ("id",) if call.get(name) is not None}
+    return {**beside, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
+
+
+def any_text(value: Any, found: Callable[[str], bool]) -> bool:
+    """Whether `found` is true of some string of a JSON value, keys included."""
+    pending = [value]
+    while pending:
+        at = pending.pop()
+        if isinstance(at, str):
+            if found(at):
+                return True
+        elif isinstance(at, dict):
+            pending += [*at, *at.values()]
+        elif isinstance(at, list):
+            pending += at
+    return False

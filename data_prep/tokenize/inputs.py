@@ -1,13 +1,13 @@
 """Input files in chunks: cheap to cut in one process, parsed where they are encoded.
 
 A path is a file (.jsonl, .json, plain or .gz or .zst; .parquet), a directory (one that `datasets` saved, else every
-such file below it) or a glob pattern.
+such file below it) or a glob pattern. A .json file holds lines, or one array of records.
 """
 
 import glob
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 2 << 20  # bounds memory and still keeps every core busy
 _MOST_ROWS = 1024
-OPTIONAL_COLUMNS = ("tools",)
 _BRACE = ord("{")
+_BRACKET = b"["
+_ARRAYS = (".json", ".json.gz", ".json.zst")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LINES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
 _SUFFIXES = (*_LINES, ".parquet")
@@ -50,7 +51,27 @@ class Chunk:
 
 
 class BrokenRecord(ValueError):
-    """A line that holds no JSON object."""
+    """Why a record cannot be used."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which fields of a record are read: all of one of the `alternatives`, and those of `optional` that are there.
+
+    A field may be OUTER.INNER, one level into an object.
+    """
+
+    alternatives: tuple[tuple[str, ...], ...]
+    optional: tuple[str, ...] = ()
+
+    def of_table(self, path: Path, known: Sequence[str]) -> list[str]:
+        """The columns of a table to read. Raises InputError where it lacks some of every alternative."""
+        for wanted in self.alternatives:
+            columns = [name if name in known else name.partition(".")[0] for name in wanted]
+            if all(column in known for column in columns):
+                return list(dict.fromkeys([*columns, *(name for name in self.optional if name in known)]))
+        missing = " nor ".join(repr(name) for name in self.alternatives[0] if name not in known)
+        raise InputError(f"{path} has no column {missing}; its columns are: {', '.join(known)}")
 
 
 def expand(arguments: list[str]) -> list[Path]:
@@ -92,20 +113,83 @@ def _is_saved_dataset(path: Path) -> bool:
     return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
 
 
-def read(paths: list[Path], columns: list[str], cursor: ReadCursor | None = None) -> Iterator[Chunk]:
+def read(paths: list[Path], columns: Columns, cursor: ReadCursor | None = None) -> Iterator[Chunk]:
     """Chunks of all inputs, from a place (`after` of a chunk) on."""
     cursor = cursor or ReadCursor()
     for number in range(cursor.input, len(paths)):
         yield from _read_one(paths[number], columns, cursor if number == cursor.input else ReadCursor(number))
 
 
-def _read_one(path: Path, columns: list[str], cursor: ReadCursor) -> Iterator[Chunk]:
+def _read_one(path: Path, columns: Columns, cursor: ReadCursor) -> Iterator[Chunk]:
     if path.is_dir():
         yield from _read_saved_dataset(path, columns, cursor)
     elif path.suffix == ".parquet":
         yield from _read_parquet(path, columns, cursor)
+    elif _is_array(path):
+        yield from _read_array(path, cursor)
     else:
         yield from _read_lines(path, cursor)
+
+
+def check_columns(paths: list[Path], columns: Columns) -> None:
+    """Raise InputError for a table without the columns: before hours of work, not after them."""
+    for path in paths:
+        if path.is_dir():
+            columns.of_table(path, _saved_dataset(path).column_names)
+        elif path.suffix == ".parquet":
+            from pyarrow import ArrowException
+            from pyarrow.parquet import read_schema
+
+            try:
+                names = read_schema(path).names
+            except (ArrowException, OSError) as error:
+                raise InputError(f"{path} is not a whole Parquet file: {error}") from None
+            columns.of_table(path, names)
+
+
+def _is_array(path: Path) -> bool:
+    """Whether a file holds one JSON array of records rather than lines."""
+    if not path.name.endswith(_ARRAYS):
+        return False
+    for block in read_chunks(path, CHUNK_BYTES):
+        if begun := block.removeprefix(_BYTE_ORDER_MARK).lstrip():
+            return begun.startswith(_BRACKET)
+    return False
+
+
+def _read_array(path: Path, cursor: ReadCursor) -> Iterator[Chunk]:
+    """The records of an array as lines; the cursor's offset counts records here."""
+    lines: list[bytes] = []
+    held = 0
+    for record in itertools.islice(_items_of_array(path), cursor.offset, None):
+        lines.append(json.dumps(record).encode())
+        held += len(lines[-1])
+        if held >= CHUNK_BYTES:
+            chunk = _records_from(path, cursor, lines)
+            yield chunk
+            cursor, lines, held = chunk.after, [], 0
+    if lines:
+        yield _records_from(path, cursor, lines)
+
+
+def _items_of_array(path: Path) -> Iterator[Any]:
+    import ijson
+
+    found: list[Any] = ijson.sendable_list()
+    parser = ijson.items_coro(found, "item", use_float=True)
+    try:
+        for number, block in enumerate(read_chunks(path, CHUNK_BYTES)):
+            parser.send(block if number else block.removeprefix(_BYTE_ORDER_MARK))
+            yield from found
+            found.clear()
+        parser.close()
+    except (ijson.JSONError, StopIteration) as error:
+        raise InputError(f"{path} is no whole JSON array of records: {error}") from None
+
+
+def _records_from(path: Path, cursor: ReadCursor, lines: list[bytes]) -> Chunk:
+    after = ReadCursor(cursor.input, cursor.offset + len(lines), cursor.record + len(lines))
+    return Chunk(path, cursor.record, after, lines=b"\n".join(lines))
 
 
 def _read_lines(path: Path, cursor: ReadCursor) -> Iterator[Chunk]:
@@ -127,16 +211,16 @@ def _lines_from(path: Path, cursor: ReadCursor, lines: bytes) -> Chunk:
     return Chunk(path, cursor.record, after, lines=lines)
 
 
-def _read_parquet(path: Path, columns: list[str], cursor: ReadCursor) -> Iterator[Chunk]:
+def _read_parquet(path: Path, columns: Columns, cursor: ReadCursor) -> Iterator[Chunk]:
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
     try:
         file = ParquetFile(path, pre_buffer=False, buffer_size=CHUNK_BYTES)  # else it holds a whole row group
-        columns = _columns_there(path, columns, file.schema_arrow.names)
+        names = columns.of_table(path, file.schema_arrow.names)
         groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
         rows = _rows_per_batch(sum(group.total_byte_size for group in groups), file.metadata.num_rows)
-        yield from _number_rows(path, file.iter_batches(rows, columns=columns), cursor)
+        yield from _number_rows(path, file.iter_batches(rows, columns=names), cursor)
     except ArrowException as error:
         raise InputError(f"{path} is not a whole Parquet file: {error}") from None
 
@@ -146,7 +230,15 @@ def _rows_per_batch(total_bytes: int, rows: int) -> int:
     return max(1, min(_MOST_ROWS, CHUNK_BYTES * rows // max(total_bytes, 1)))
 
 
-def _read_saved_dataset(path: Path, columns: list[str], cursor: ReadCursor) -> Iterator[Chunk]:
+def _read_saved_dataset(path: Path, columns: Columns, cursor: ReadCursor) -> Iterator[Chunk]:
+    loaded = _saved_dataset(path)
+    names = columns.of_table(path, loaded.column_names)
+    rows = _rows_per_batch(loaded.data.nbytes, len(loaded.data))
+    tables = loaded.select_columns(names).with_format("arrow").iter(batch_size=rows)
+    yield from _number_rows(path, (batch for table in tables for batch in table.to_batches()), cursor)
+
+
+def _saved_dataset(path: Path) -> Any:
     from datasets import DatasetDict, load_from_disk
 
     loaded = load_from_disk(path)
@@ -156,18 +248,7 @@ def _read_saved_dataset(path: Path, columns: list[str], cursor: ReadCursor) -> I
                 f"{path} holds the splits {', '.join(loaded)}: give one, as in {path / next(iter(loaded))}"
             )
         [loaded] = loaded.values()
-    columns = _columns_there(path, columns, loaded.column_names)
-    rows = _rows_per_batch(loaded.data.nbytes, len(loaded.data))
-    tables = loaded.select_columns(columns).with_format("arrow").iter(batch_size=rows)
-    yield from _number_rows(path, (batch for table in tables for batch in table.to_batches()), cursor)
-
-
-def _columns_there(path: Path, columns: list[str], known: list[str]) -> list[str]:
-    """The columns to read: all must be there but the optional ones."""
-    for column in columns:
-        if column not in known and column not in OPTIONAL_COLUMNS:
-            raise InputError(f"{path} has no column '{column}'; its columns are: {', '.join(known)}")
-    return [column for column in columns if column in known]
+    return loaded
 
 
 def _number_rows(path: Path, batches: Iterator["pyarrow.RecordBatch"], cursor: ReadCursor) -> Iterator[Chunk]:
@@ -182,10 +263,7 @@ def _number_rows(path: Path, batches: Iterator["pyarrow.RecordBatch"], cursor: R
 def records_of(chunk: Chunk) -> Iterator[tuple[int, dict[str, Any] | BrokenRecord]]:
     """Each record with its number; for a line that is no JSON object, what is wrong with it. Empty lines are none."""
     if chunk.rows is not None:
-        try:
-            yield from enumerate(chunk.rows.to_pylist(), chunk.first)
-        except UnicodeDecodeError as error:
-            raise InputError(f"{chunk.path}, from record {chunk.first} on, is not UTF-8: {error}") from None
+        yield from enumerate(_rows_of(chunk.rows), chunk.first)
         return
     assert chunk.lines is not None
     lines, start = memoryview(chunk.lines), 0  # nothing is copied on the way to the parser
@@ -199,6 +277,31 @@ def records_of(chunk: Chunk) -> Iterator[tuple[int, dict[str, Any] | BrokenRecor
         if end < 0:
             return
         start = end + 1
+
+
+def _rows_of(rows: "pyarrow.RecordBatch") -> Iterator[dict[str, Any] | BrokenRecord]:
+    try:
+        yield from map(_without_nulls, rows.to_pylist())
+    except UnicodeDecodeError:
+        for number in range(rows.num_rows):
+            try:
+                [row] = rows.slice(number, 1).to_pylist()
+                yield _without_nulls(row)
+            except UnicodeDecodeError as error:
+                yield BrokenRecord(f"is not UTF-8: {error}")
+
+
+def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose values lack the fields that are null: a column of messages gives each all the fields of any."""
+    return {name: _lean(value) if isinstance(value, list | dict) else value for name, value in row.items()}
+
+
+def _lean(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_lean(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _lean(item) for key, item in value.items() if item is not None or key == "content"}
+    return value
 
 
 def _parse(line: memoryview) -> dict[str, Any] | BrokenRecord:

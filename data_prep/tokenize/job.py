@@ -17,6 +17,7 @@ class TokenizeJob:
     tokenizer: Path
     outputs: dict[str, Path]
     append_eod: bool = False
+    prepend_bos: bool = False
     conversations: bool = False
     chat_template: Path | None = None
     split_sentences: bool = False

@@ -13,38 +13,52 @@ State = dict[str, Any]
 
 
 class ResumeJournal:
-    """The last known state of a run beside its unfinished output. `settings` tell one run from another."""
+    """The last known state of a run beside its unfinished output, and the state at the beginning of its last input.
 
-    def __init__(self, prefix: Path, settings: State) -> None:
+    `settings` tell one run from another; `files` (a name and stamps of each input) one input. A state holds a `place`,
+    which says the `input` and the `offset` where it goes on.
+    """
+
+    def __init__(self, prefix: Path, settings: State, files: list[Any]) -> None:
         self._path = prefix.with_name(f"{prefix.name}.journal{PART}")
-        self._settings = settings
+        self._settings, self._files = settings, files
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
     def read(self) -> State | None:
-        """The state that an earlier run with the same settings left, if any."""
+        """The latest state that an earlier run left with these settings, and with these inputs as far as it had read.
+
+        An input that was corrected since, or left out, is read anew; those before it are not.
+        """
         try:
             entry = read_json(self._path)
         except InputError:  # there is none, or it is not ours
             return None
-        same = isinstance(entry, dict) and entry.get("settings") == self._settings
-        return entry["state"] if same else None
+        if not isinstance(entry, dict) or entry.get("settings") != self._settings:
+            return None
+        states = (entry["state"], entry["at_input"])
+        return next((state for state in states if state and self._was_read(state["place"], entry["files"])), None)
 
-    def write(self, state: State, files: Sequence[Path]) -> None:
-        """Put `files` and then the state on disk, in the background; skipped while an earlier write is under way."""
+    def _was_read(self, place: State, files: list[Any]) -> bool:
+        read = place["input"] + (place["offset"] > 0)
+        return bool(self._files[:read] == files[:read])
+
+    def write(self, state: State, at_input: State | None, files: Sequence[Path]) -> None:
+        """Put `files` and then the states on disk, in the background; skipped while an earlier write is under way."""
         if self._writing is not None and not self._writing.done():
             return
         self.settle()
-        self._writing = self._thread.submit(self._write, state, files)
+        self._writing = self._thread.submit(self._write, state, at_input, files)
 
-    def _write(self, state: State, files: Sequence[Path]) -> None:
+    def _write(self, state: State, at_input: State | None, files: Sequence[Path]) -> None:
         for path in files:
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        write_json(self._path, {"settings": self._settings, "state": state})
+        entry = {"settings": self._settings, "files": self._files, "state": state, "at_input": at_input}
+        write_json(self._path, entry)
 
     def settle(self) -> None:
         """Wait for a write under way, and raise what went wrong in it."""

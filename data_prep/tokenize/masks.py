@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.corpus.indexed import Corpus
-from data_prep.tokenize.conversation import Rendered
+from data_prep.tokenize.turns import Rendered
 from data_prep.tokenizers.base import Tokenizer
 
 

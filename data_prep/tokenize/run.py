@@ -8,7 +8,7 @@ from typing import Any
 
 from xxhash import xxh3_64
 
-from data_prep.corpus.merge import MAX_EXAMPLES
+from data_prep.corpus.record_notes import RecordNotes
 from data_prep.corpus.writer import CorpusWriter
 from data_prep.io.errors import InputError, NoDocuments
 from data_prep.io.files import part_of, refuse_existing
@@ -23,11 +23,12 @@ class TokenizeRun:
 
     def __init__(self, job: TokenizeJob, encoding: Encoding, tokenizer: dict[str, Any], inputs: list[Path]) -> None:
         self._job = job
-        self._end = tokenizer["eod"] if job.append_eod else None
+        self._end = tokenizer["eod"] if job.append_eod and not job.conversations else None
         first = next(iter(job.outputs.values()))
         self._provenance = {
             "inputs": [path.name for path in inputs],
             "append_eod": job.append_eod,
+            "prepend_bos": job.prepend_bos,
             "chat_template": _digest(encoding.chat_template),
             "punkt": _digest_of_directory(job.punkt) if job.punkt else None,
             "split_sentences": job.split_sentences,
@@ -38,9 +39,8 @@ class TokenizeRun:
         if job.split_sentences and job.punkt is None:
             refuse_existing(self._punkt)
         outputs = {key: str(prefix) for key, prefix in job.outputs.items()}
-        files = [_stamps(path) for path in inputs]
-        settings = {"tokenizer": tokenizer, **self._provenance, "outputs": outputs, "files": files}
-        self._journal = ResumeJournal(first, settings)
+        settings = {"tokenizer": tokenizer, **self._provenance, "inputs": None, "outputs": outputs}
+        self._journal = ResumeJournal(first, settings, [[path.name, *_stamps(path)] for path in inputs])
         self._open(self._journal.read(), tokenizer)
 
     def _open(self, state: State | None, tokenizer: dict[str, Any]) -> None:
@@ -56,8 +56,8 @@ class TokenizeRun:
                 raise
             return self._open(None, tokenizer)  # the files hold less than the journal says: begin anew
         self.cursor = ReadCursor(**state["place"]) if state else ReadCursor()
-        self._notes: dict[str, Any] = state["notes"] if state else {"broken_records": 0, "changed_turns": 0}
-        self._examples: dict[str, list[str]] = state["examples"] if state else {"broken": [], "changed": []}
+        self._notes = RecordNotes(state["notes"] if state else None)
+        self._at_input: State | None = None
         self._unsaved = 0
         return None
 
@@ -77,32 +77,28 @@ class TokenizeRun:
         if chunk.broken and self._job.strict:
             number, reason = chunk.broken[0]
             raise InputError(f"{chunk.path}, record {number}, {reason}")
+        if chunk.after.input != self.cursor.input:
+            self._at_input = self._state(ReadCursor(chunk.after.input))
         for key, documents in chunk.documents.items():
             self._writers[key].add_flat(
                 documents.ids, documents.lengths, documents.sequences_per_document, self._end, documents.loss_mask
             )
             self._unsaved += documents.ids.nbytes
-        self._note("broken", "broken_records", [f"{chunk.path.name}, record {n}, {why}" for n, why in chunk.broken])
-        self._note(
-            "changed", "changed_turns", [f"{chunk.path.name}, record {n}, message {m}" for n, m in chunk.changed]
-        )
+        name = chunk.path.name
+        self._notes.add("broken", [f"{name}, record {n}, {why}" for n, why in chunk.broken])
+        self._notes.add("untrained", [f"{name}, record {n}" for n in chunk.untrained])
+        self._notes.add("changed", [f"{name}, record {n}, message {m}" for n, m in chunk.changed])
         self.cursor = chunk.after
         if self._unsaved >= journal_every_bytes:
             self._save()
 
-    def _note(self, kind: str, counter: str, examples: list[str]) -> None:
-        self._notes[counter] += len(examples)
-        self._examples[kind] += examples[: MAX_EXAMPLES - len(self._examples[kind])]
+    def _state(self, place: ReadCursor) -> State:
+        positions = {key: writer.position for key, writer in self._writers.items()}
+        return {"positions": positions, "place": asdict(place), "notes": self._notes.as_dict()}
 
     def _save(self) -> None:
         files = [path for writer in self._writers.values() for path in writer.flush()]
-        state = {
-            "positions": {key: writer.position for key, writer in self._writers.items()},
-            "place": asdict(self.cursor),
-            "notes": dict(self._notes),
-            "examples": {kind: list(examples) for kind, examples in self._examples.items()},
-        }
-        self._journal.write(state, files)
+        self._journal.write(self._state(self.cursor), self._at_input, files)
         self._unsaved = 0
 
     def commit(self) -> dict[str, dict[str, Any]]:
@@ -117,16 +113,28 @@ class TokenizeRun:
         return manifests
 
     def _prepare(self, key: str, writer: CorpusWriter) -> dict[str, Any]:
-        provenance = {**self._provenance, "json_key": key, **self._notes, "examples": self._examples}
+        notes = self._notes.as_dict()
         try:
-            return writer.prepare(provenance)
+            return writer.prepare({**self._provenance, "json_key": key, **notes})
         except NoDocuments:
-            if self._examples["broken"]:
-                raise InputError(f"no record under '{key}' could be used: {self._examples['broken'][0]}") from None
-            raise NoDocuments(f"the input holds no document with text under '{key}'") from None
+            first = self._notes.first("broken")
+            if first:
+                raise NoDocuments(f"no record under '{key}' could be used: {first}", notes) from None
+            raise NoDocuments(f"the input holds no document with text under '{key}'", notes) from None
+
+    def stop(self) -> bool:
+        """Leave what is written so that the same job goes on right here; False where there is nothing to keep."""
+        if self.cursor == ReadCursor():
+            self.discard()
+            return False
+        self._journal.settle()
+        self._save()
+        self._journal.settle()
+        self.suspend()
+        return True
 
     def suspend(self) -> None:
-        """Leave what is written, for the same job to go on with."""
+        """Leave what is written, for the same job to go on with where the journal says."""
         for writer in self._writers.values():
             writer.suspend()
 

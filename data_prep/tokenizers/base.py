@@ -10,13 +10,16 @@ import numpy.typing as npt
 class Tokenizer(Protocol):
     """A tokenizer whose control tokens stay text where they occur in a text.
 
-    `vocab_size` is one more than the largest id; `eod` the id that ends a document. `control_tokens` (turn markers) and
-    `markup_tokens` (such as <think>) are text to id: a conversation's template writes the first, its messages may hold
-    the second. `lost_bytes`: those that no token stands for; texts with them are not spelled whole.
+    `vocab_size` is one more than the largest id; `eod` the id that ends a document; `bos` the one that begins it, and
+    `adds_bos` whether the tokenizer puts it before a text by itself, as its model was trained. `control_tokens` (turn
+    markers) and `markup_tokens` (such as <think>) are text to id: a conversation's template writes the first, its
+    messages may hold the second. `lost_bytes`: those that no token stands for; texts with them are not spelled whole.
     """
 
     vocab_size: int
     eod: int | None
+    bos: int | None
+    adds_bos: bool
     control_tokens: dict[str, int]
     markup_tokens: dict[str, int]
     lost_bytes: frozenset[int]

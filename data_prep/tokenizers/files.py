@@ -28,11 +28,23 @@ def tokenizer_file(path: Path) -> Path:
 
 def special_tokens_beside(path: Path) -> dict[str, str]:
     """bos_token, eos_token and their like of the tokenizer_config.json beside a tokenizer: templates name them."""
+    named = {name: value for name, value in _config_beside(path).items() if name.endswith("_token") and value}
+    texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in named.items()}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def adds_bos_beside(path: Path) -> bool | None:
+    """What the tokenizer_config.json beside a tokenizer says of BOS before texts; None where it says nothing."""
+    said = _config_beside(path).get("add_bos_token")
+    return said if isinstance(said, bool) else None
+
+
+def _config_beside(path: Path) -> dict[str, Any]:
     config = tokenizer_file(path).with_name("tokenizer_config.json")
     declared = read_json(config) if config.is_file() else {}
-    named = {name: value for name, value in declared.items() if name.endswith("_token") and value}
-    texts = {name: value["content"] if isinstance(value, dict) else value for name, value in named.items()}
-    return {name: text for name, text in texts.items() if isinstance(text, str)}
+    if not isinstance(declared, dict):
+        raise InputError(f"{config} holds no JSON object")
+    return declared
 
 
 def tokenizer_fingerprint(file: Path) -> str:

@@ -14,7 +14,7 @@ from data_prep.io.errors import InputError
 from data_prep.io.files import read_json
 from data_prep.tokenizers.byte_level import BYTE_OF, is_byte_level, lost_bytes
 from data_prep.tokenizers.encoder import has_unassigned
-from data_prep.tokenizers.files import special_tokens_beside
+from data_prep.tokenizers.files import adds_bos_beside, special_tokens_beside
 
 _END_OF_DOCUMENT = "<|endoftext|>"
 
@@ -26,6 +26,7 @@ class HuggingFaceTokenizer:
         self._definition = read_json(path)
         if not isinstance(self._definition, dict):
             raise InputError(f"{path} is not a Hugging Face tokenizer.json: it holds no JSON object")
+        first = _first_special_token(self._definition.get("post_processor"))
         # Templates that add a BOS, or trim offsets: documents are encoded as they are.
         self._definition["post_processor"] = None
         added = self._definition.get("added_tokens") or []
@@ -49,8 +50,13 @@ class HuggingFaceTokenizer:
         self.lost_bytes = lost_bytes(self._definition)
         # Instruct variants declare the end of a turn as eos_token; documents still end with <|endoftext|>.
         self.eod = self._tokenizer.token_to_id(_END_OF_DOCUMENT)
-        if self.eod is None and (declared := special_tokens_beside(path).get("eos_token")):
-            self.eod = self._tokenizer.token_to_id(declared)
+        declared = special_tokens_beside(path)
+        if self.eod is None and "eos_token" in declared:
+            self.eod = self._tokenizer.token_to_id(declared["eos_token"])
+        begins = first or declared.get("bos_token")
+        self.bos = None if begins is None else self._tokenizer.token_to_id(begins)
+        says = adds_bos_beside(path)
+        self.adds_bos = self.bos is not None and (first is not None if says is None else says)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [item.ids for item in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
@@ -81,6 +87,20 @@ class HuggingFaceTokenizer:
 
         # It recognises added tokens in every text; without them none is left to recognise.
         return Tokenizer.from_json(orjson.dumps({**self._definition, "added_tokens": []}))
+
+
+def _first_special_token(processor: Any) -> str | None:
+    """The token that a post-processor puts before a single text, if any: BOS in Llama 3's, [CLS] in BERT's."""
+    if not isinstance(processor, dict):
+        return None
+    for each in processor.get("processors") or ():  # a Sequence of several
+        if found := _first_special_token(each):
+            return found
+    single = processor.get("single")
+    opening = single[0] if isinstance(single, list) and single and isinstance(single[0], dict) else {}
+    token = opening.get("SpecialToken")
+    name = token.get("id") if isinstance(token, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def surely_nfc(text: str) -> bool:

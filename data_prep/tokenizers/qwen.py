@@ -36,6 +36,8 @@ class QwenTiktokenTokenizer:
         )
         self.vocab_size = self._encoding.max_token_value + 1
         self.eod: int | None = self.control_tokens["<|endoftext|>"]
+        self.bos: int | None = None
+        self.adds_bos = False
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return self._encoding.encode_ordinary_batch(list(map(self.normalize, texts)))

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import sentencepiece
 
 from data_prep.io.errors import InputError
+from data_prep.tokenizers.files import adds_bos_beside
 
 
 class SentencePieceTokenizer:
@@ -22,6 +23,8 @@ class SentencePieceTokenizer:
             raise InputError(f"{path} is not a SentencePiece model: {error}") from None
         self.vocab_size: int = self._model.vocab_size()
         self.eod: int | None = self._model.eos_id() if self._model.eos_id() >= 0 else None
+        self.bos: int | None = self._model.bos_id() if self._model.bos_id() >= 0 else None
+        self.adds_bos = self.bos is not None and bool(adds_bos_beside(path))
         controls = [number for number in range(self.vocab_size) if self._model.is_control(number)]
         self.control_tokens = {self._model.id_to_piece(number): number for number in controls}
         self.markup_tokens: dict[str, int] = {}

@@ -15,9 +15,10 @@ from data_prep import InputError
 from data_prep.corpus import Corpus
 from data_prep.corpus.merge import merge_corpora
 from data_prep.corpus.verify import verify_corpus
-from data_prep.tokenize.conversation import ChatTemplate, ConversationError
+from data_prep.tokenize.conversation import ChatConversation, ConversationError, conversation_of
 from data_prep.tokenize.masks import encode_rendered, masked_text
 from data_prep.tokenize.tokenize import TokenizeJob, tokenize
+from data_prep.tokenize.turns import Rendered, TurnRenderer
 from data_prep.tokenizers import load_tokenizer
 
 CONTROL = {"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645}
@@ -56,8 +57,12 @@ def tokenizer_json(qwen_json: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return path
 
 
-def spans_of(template: ChatTemplate, messages: list[dict[str, Any]]) -> tuple[list[str], list[int]]:
-    rendered = template.render(messages)
+def render(template: TurnRenderer, messages: list[Any], tools: list[Any] | None = None) -> Rendered:
+    return template.render(conversation_of({"messages": messages, "tools": tools}))
+
+
+def spans_of(template: TurnRenderer, messages: list[dict[str, Any]]) -> tuple[list[str], list[int]]:
+    rendered = render(template, messages)
     text = "".join(piece for piece, _ in rendered.pieces)
     return [text[start:end] for start, end in rendered.spans], rendered.changed_turns
 
@@ -70,7 +75,7 @@ def spans_of(template: ChatTemplate, messages: list[dict[str, Any]]) -> tuple[li
         ("Qwen-QwQ-32B", ["Hello <|im_end|> é<|im_end|>"], [2]),
         ("Qwen3-Coder", ["<think>\nearlier thought\n</think>\n\nHello <|im_end|> é<|im_end|>"], []),
         ("Qwen3.5-4B", ["Hello <|im_end|> é<|im_end|>"], [2]),
-        ("GLM-4.6", ["\n<think></think>\nHello <|im_end|> é"], [2]),
+        ("GLM-4.6", ["\n<think></think>\nHello <|im_end|> é<|user|>"], [2]),
     ],
 )
 def test_the_assistants_turns_are_found_in_published_templates(
@@ -78,10 +83,10 @@ def test_the_assistants_turns_are_found_in_published_templates(
 ) -> None:
     glm = name.startswith("GLM")
     controls = {**GLM, "<|observation|>": 5, "<|im_end|>": 6} if glm else CONTROL
-    template = ChatTemplate((templates / f"{name}.jinja").read_text(), controls, MARKUP)
+    template = TurnRenderer((templates / f"{name}.jinja").read_text(), controls, MARKUP)
     spans, changed_turns = spans_of(template, CONVERSATION)
     assert len(spans) == 3 and spans[:1] == expected and changed_turns == changed
-    assert "ls" in spans[1] and spans[1].endswith("" if glm else "<|im_end|>")
+    assert "ls" in spans[1] and spans[1].endswith("<|observation|>" if glm else "<|im_end|>")
     assert "One file." in spans[2] and "forged" not in "".join(spans)
 
 
@@ -92,8 +97,8 @@ def test_ids_equal_those_of_transformers(templates: Path, tokenizer_json: Path, 
     source = (templates / f"{name}.jinja").read_text()
     theirs = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_json), chat_template=source)
     tokenizer, _ = load_tokenizer(tokenizer_json)
-    template = ChatTemplate(source, tokenizer.control_tokens, tokenizer.markup_tokens)
-    ids, mask = encode_rendered(template.render(harmless, tools), tokenizer)
+    template = TurnRenderer(source, tokenizer.control_tokens, tokenizer.markup_tokens)
+    ids, mask = encode_rendered(render(template, harmless, tools), tokenizer)
     assert ids.tolist() == theirs.apply_chat_template(harmless, tools=tools, tokenize=True, return_dict=False)
     assert 0 < mask.sum() < len(ids)
     assert tokenizer.control_tokens["<|im_end|>"] in ids[mask == 1]
@@ -104,8 +109,8 @@ def test_blocks_of_the_template_equal_the_mask_of_transformers(tokenizer_json: P
     theirs = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_json), chat_template=SMALL)
     expected = theirs.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
     tokenizer, _ = load_tokenizer(tokenizer_json)
-    template = ChatTemplate(SMALL, tokenizer.control_tokens, tokenizer.markup_tokens)
-    ids, mask = encode_rendered(template.render(messages), tokenizer)
+    template = TurnRenderer(SMALL, tokenizer.control_tokens, tokenizer.markup_tokens)
+    ids, mask = encode_rendered(render(template, messages), tokenizer)
     assert ids.tolist() == expected["input_ids"] and mask.tolist() == expected["assistant_masks"]
 
 
@@ -113,8 +118,8 @@ def test_control_tokens_in_messages_stay_text(templates: Path, tokenizer_json: P
     source = (templates / "Qwen-Qwen2.5-7B-Instruct.jinja").read_text()
     for path in (tokenizer_json, shared_data / "tokenizers" / "qwen.tiktoken"):
         tokenizer, _ = load_tokenizer(path)
-        template = ChatTemplate(source, tokenizer.control_tokens, tokenizer.markup_tokens)
-        ids, mask = encode_rendered(template.render(CONVERSATION), tokenizer)
+        template = TurnRenderer(source, tokenizer.control_tokens, tokenizer.markup_tokens)
+        ids, mask = encode_rendered(render(template, CONVERSATION), tokenizer)
         rendered_turns = 7  # a tool's answer is a turn of the user
         assert (ids == CONTROL["<|im_start|>"]).sum() == (ids == CONTROL["<|im_end|>"]).sum() == rendered_turns
         assert (ids[mask == 1] == CONTROL["<|im_end|>"]).sum() == 3
@@ -168,17 +173,19 @@ def test_a_corpus_of_conversations_has_a_mask_that_megatron_reads(
 )
 def test_a_template_that_cannot_be_masked_is_refused(source: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        ChatTemplate(source, CONTROL, {})
+        TurnRenderer(source, CONTROL, {})
 
 
 def test_a_conversation_that_cannot_be_masked_is_refused(templates: Path) -> None:
-    template = ChatTemplate((templates / "Qwen-Qwen2.5-7B-Instruct.jinja").read_text(), CONTROL, MARKUP)
+    template = TurnRenderer((templates / "Qwen-Qwen2.5-7B-Instruct.jinja").read_text(), CONTROL, MARKUP)
     with pytest.raises(ConversationError, match="noncharacters"):
-        template.render([{"role": "user", "content": "\ufdd0"}])
+        render(template, [{"role": "user", "content": "\ufdd0"}])
     with pytest.raises(ConversationError, match="no JSON object"):
-        template.render(["hello"])
+        render(template, ["hello"])
+    with pytest.raises(ConversationError, match="role user whose content is a dict, no text"):
+        render(template, [{"role": "user", "content": {"a": 1}}])
     with pytest.raises(ConversationError, match="does not fit the chat template"):
-        template.render([{"role": "user", "content": {"a": 1}}])
+        template.render(ChatConversation([{"role": "user", "content": 3}]))
 
 
 def test_a_tokenizer_without_a_template_needs_one(shared_data: Path, tmp_path: Path) -> None:
@@ -227,7 +234,7 @@ def test_reasoning_that_a_template_drops_is_reported(templates: Path) -> None:
     ]
     seen = {}
     for name in ("Qwen-Qwen3-0.6B", "Qwen-Qwen2.5-7B-Instruct", "Qwen3.5-4B"):
-        template = ChatTemplate((templates / f"{name}.jinja").read_text(), CONTROL, MARKUP)
+        template = TurnRenderer((templates / f"{name}.jinja").read_text(), CONTROL, MARKUP)
         plain = turns if name == "Qwen3.5-4B" else [*turns[:3], {"role": "assistant", "content": "d"}]
         seen[name] = spans_of(template, plain)[1]
     assert seen == {"Qwen-Qwen3-0.6B": [1], "Qwen-Qwen2.5-7B-Instruct": [1], "Qwen3.5-4B": [1]}
@@ -243,20 +250,20 @@ def test_templates_name_their_tokens_and_tokens_inside_a_turn_are_trained() -> N
     controls = {
         token: number for number, token in enumerate(["<bos>", "<|start|>", "<|stop|>", "<|eot|>", "<|python|>"])
     }
-    template = ChatTemplate(LLAMA, controls, {}, {"bos_token": "<bos>"})
+    template = TurnRenderer(LLAMA, controls, {}, {"bos_token": "<bos>"})
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "call": "c()"}]
     spans, changed = spans_of(template, messages)
     assert spans == ["b<|python|>c()<|eot|>"] and changed == []
-    assert template.render(messages).pieces[0] == ("<bos>", 0)
+    assert render(template, messages).pieces[0] == ("<bos>", 0)
 
 
 def test_the_mask_of_sentencepiece_counts_characters(shared_data: Path) -> None:
     tokenizer, _ = load_tokenizer(shared_data / "tokenizers" / "sentencepiece_testdata" / "botchan_en_bpe_1000.model")
     source = """{% for m in messages %}<s>{{ m.role }}:{{ m.content }}</s>{% endfor %}\
 {% if add_generation_prompt %}<s>assistant:{% endif %}"""
-    template = ChatTemplate(source, tokenizer.control_tokens, {})
+    template = TurnRenderer(source, tokenizer.control_tokens, {})
     messages = [{"role": "user", "content": "Ça été 東京 naïve"}, {"role": "assistant", "content": "The old man said"}]
-    ids, mask = encode_rendered(template.render(messages), tokenizer)
+    ids, mask = encode_rendered(render(template, messages), tokenizer)
     trained = tokenizer.decode(ids[mask == 1].tolist())
     assert trained.replace(" ", "") == "Theoldmansaid" and ids[mask == 1][-1] == tokenizer.control_tokens["</s>"]
 
@@ -265,6 +272,7 @@ def test_an_empty_conversation_is_counted(templates: Path, tokenizer_json: Path,
     lines = [
         {"messages": []},
         {"messages": None},
+        {"messages": CONVERSATION[:2]},
         {"messages": CONVERSATION[:3]},
         {"messages": CONVERSATION[:3], "tools": 3},
     ]
@@ -274,4 +282,5 @@ def test_an_empty_conversation_is_counted(templates: Path, tokenizer_json: Path,
                       chat_template=template)  # fmt: skip
     manifest = tokenize(job)["messages"]
     assert manifest["empty_documents_dropped"] == 2 and manifest["documents"] == 1
-    assert manifest["provenance"]["broken_records"] == 1
+    assert manifest["provenance"]["broken_records"] == manifest["provenance"]["untrained_conversations"] == 1
+    assert manifest["provenance"]["examples"]["untrained"] == ["in.jsonl, record 3"]

@@ -227,7 +227,7 @@ def test_broken_records_are_counted_and_named_or_stop(qwen: Path, tmp_path: Path
     "line, message",
     [
         ('{"content": "x", "n": 1}', "record 1, has no text under 'text'; its text fields are: content"),
-        ('{"text": 3}', "record 1, holds a int under 'text'; it must be a str"),
+        ('{"text": 3}', "record 1, holds a int under 'text'; it must be a text"),
         ('{"text": [{"role": "user"}]}', "for conversations give --chat"),
         ('{"text": ""}', "no document with text"),
         ("nonsense", "no record under 'text' could be used: in.jsonl, record 1, is not JSON"),
@@ -523,6 +523,141 @@ def test_large_cells_come_in_small_batches(tmp_path: Path) -> None:
     draw = random.Random(0)
     texts = [draw.randbytes(250_000).hex() for _ in range(40)]
     pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "in.parquet")
-    chunks = list(inputs.read([tmp_path / "in.parquet"], ["text"]))
+    chunks = list(inputs.read([tmp_path / "in.parquet"], inputs.Columns((("text",),))))
     assert [chunk.first for chunk in chunks][:2] != [1, 41]
     assert max(chunk.rows.nbytes for chunk in chunks if chunk.rows is not None) <= 4 * inputs.CHUNK_BYTES
+
+
+def test_lists_are_the_sequences_of_a_document_as_in_megatron(qwen: Path, tmp_path: Path) -> None:
+    documents = [["First part. ", "", "Second"], "one text", [], ["only"]]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": each}) + "\n" for each in documents))
+    manifest = tokenize(job_of(tmp_path / "in.jsonl", qwen, tmp_path / "corpus", append_eod=True))["text"]
+    tokenizer, _ = load_tokenizer(qwen)
+    builder = IndexedDatasetBuilder(str(tmp_path / "theirs.bin"), dtype=np.int32)
+    for document in (["First part. ", "Second"], ["one text"], ["only"]):
+        encoded = tokenizer.encode(document)
+        encoded[-1].append(tokenizer.eod)
+        builder.add_document(np.concatenate(encoded), [len(ids) for ids in encoded])
+    builder.finalize(str(tmp_path / "theirs.idx"))
+    for suffix in (".bin", ".idx"):
+        assert (tmp_path / f"corpus{suffix}").read_bytes() == (tmp_path / f"theirs{suffix}").read_bytes()
+    assert manifest["empty_documents_dropped"] == 1
+
+
+@pytest.mark.parametrize("suffix", [".json", ".json.gz", ".json.zst"])
+def test_a_json_array_is_read_as_its_lines_are(
+    qwen: Path, texts: list[str], tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "CHUNK_BYTES", 1 << 16)
+    records: list[object] = [*({"text": text, "n": 1.5} for text in texts), 7, {"text": None}]
+    array = b"\xef\xbb\xbf \n" + json.dumps(records, indent=1).encode()
+    pack = {".gz": gzip.compress, ".zst": zstandard.compress}.get(Path(suffix).suffix, bytes)
+    (tmp_path / f"in{suffix}").write_bytes(pack(array))
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    manifests = [
+        tokenize(job_of(tmp_path / f"in{end}", qwen, tmp_path / end / "c"))["text"] for end in (suffix, ".jsonl")
+    ]
+    assert digests(tmp_path / suffix, "c")["c.bin"] == digests(tmp_path / ".jsonl", "c")["c.bin"]
+    assert manifests[0]["provenance"]["broken_records"] == manifests[1]["provenance"]["broken_records"] == 1
+    chunks = list(inputs.read([tmp_path / f"in{suffix}"], inputs.Columns((("text",),))))
+    again = list(inputs.read([tmp_path / f"in{suffix}"], inputs.Columns((("text",),)), chunks[1].after))
+    assert len(chunks) > 3 and [chunk.lines for chunk in again] == [chunk.lines for chunk in chunks[2:]]
+
+
+def test_a_json_array_that_is_cut_off_is_named(qwen: Path, tmp_path: Path) -> None:
+    for content in ('[{"text": "a"}, {"tex', '[{"text": "a"}', '[{"text": "a"}] x'):
+        (tmp_path / "in.json").write_text(content)
+        with pytest.raises(InputError, match=r"in.json is no whole JSON array of records"):
+            tokenize(job_of(tmp_path / "in.json", qwen, tmp_path / "corpus"))
+        assert [path.name for path in tmp_path.iterdir()] == ["in.json"]
+
+
+def test_a_key_may_lie_one_level_down(qwen: Path, tmp_path: Path) -> None:
+    records = [{"meta": {"body": "one"}}, {"meta.body": "two", "meta": {"body": "not this"}}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"meta": {"body": "three"}}]), tmp_path / "in.parquet")
+    job = job_of(tmp_path / "in.*", qwen, tmp_path / "corpus")
+    tokenize(replace(job, outputs={"meta.body": tmp_path / "corpus"}))
+    tokenizer, _ = load_tokenizer(qwen)
+    assert [d.tolist() for d in Corpus(tmp_path / "corpus")] == tokenizer.encode(["one", "two", "three"])
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_bos_where_the_tokenizer_wants_it(qwen_json: Path, tmp_path: Path, split: bool) -> None:
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_bytes(qwen_json.read_bytes())
+    (folder / "tokenizer_config.json").write_text('{"bos_token": "<|im_start|>", "add_bos_token": true}')
+    tokenizer, _ = load_tokenizer(folder)
+    assert tokenizer.adds_bos and tokenizer.bos == tokenizer.control_tokens["<|im_start|>"]
+    source = write_lines(tmp_path / "in.jsonl", ["hello world", "", "It rained. Then it stopped. " * 9])
+    with pytest.warns(UserWarning, match="puts a token before texts .BOS., and these documents have none"):
+        tokenize(job_of(source, folder, tmp_path / "without", split_sentences=split))
+    tokenize(job_of(source, folder, tmp_path / "with", split_sentences=split, prepend_bos=True))
+    with_bos, without = Corpus(tmp_path / "with"), Corpus(tmp_path / "without")
+    assert [d.tolist() for d in with_bos] == [[tokenizer.bos, *d.tolist()] for d in without] and len(without) == 2
+    if split:
+        theirs = [IndexedDataset(str(tmp_path / name)) for name in ("with", "without")]  # they own what is read
+        ours, plain = (each.sequence_lengths.tolist() for each in theirs)
+        assert ours == [length + (number in (0, 1)) for number, length in enumerate(plain)] and len(plain) > 2
+
+
+def test_bos_that_is_not_there_is_refused(qwen: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="declares no token that begins a text: leave --prepend-bos out"):
+        tokenize(job_of(write_lines(tmp_path / "in.jsonl", ["a"]), qwen, tmp_path / "corpus", prepend_bos=True))
+
+
+def test_where_a_post_processor_says_what_begins_a_text(qwen_json: Path, tmp_path: Path) -> None:
+    definition = json.loads(qwen_json.read_bytes())
+    single = [{"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    template = {"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {}}
+    definition["post_processor"] = {"type": "Sequence", "processors": [{"type": "ByteLevel"}, template]}  # Llama 3's
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    tokenizer, _ = load_tokenizer(tmp_path)
+    assert tokenizer.adds_bos and tokenizer.bos == tokenizer.control_tokens["<|im_start|>"]
+    (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": false}')
+    assert not load_tokenizer(tmp_path)[0].adds_bos
+
+
+def late_damage(folder: Path, texts: list[str]) -> list[Path]:
+    """Three inputs, the last of them cut off."""
+    files = [write_lines(folder / f"{number}.jsonl.zst", texts * 3) for number in range(3)]
+    files[2].write_bytes(files[2].read_bytes()[:-2000])
+    return files
+
+
+@pytest.mark.parametrize("remedy", ["corrected", "left out"])
+def test_what_was_done_before_a_damaged_input_is_kept(
+    qwen: Path, texts: list[str], tmp_path: Path, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "CHUNK_BYTES", 1 << 16)
+    files = late_damage(tmp_path, texts)
+    job = replace(job_of("", qwen, tmp_path / "corpus"), inputs=tuple(map(str, files)))
+    with pytest.raises(InputError, match=r"2.jsonl.zst is cut off or damaged .*what was encoded before it is kept"):
+        tokenize(job)
+    assert not list(tmp_path.glob("corpus.idx"))
+    if remedy == "corrected":
+        write_lines(files[2], texts * 3)
+    else:
+        job = replace(job, inputs=job.inputs[:2])
+    read_again: list[int] = []
+    tokenize(job, on_progress=read_again.append)
+    assert sum(read_again) <= (len(job.inputs) - 2) * 3 * len(texts), "no input before the damaged one is read again"
+    tokenize(replace(job, outputs={"text": tmp_path / "fresh"}))
+    ours, fresh = digests(tmp_path), digests(tmp_path, "fresh")
+    assert [*ours.values()] == [*fresh.values()] and len(ours) == 3
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_column_that_is_missing_is_told_before_anything_is_read(qwen: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", ["a"])
+    pyarrow.parquet.write_table(pyarrow.table({"other": ["x"]}), tmp_path / "b.parquet")
+    progress: list[int] = []
+    with pytest.raises(InputError, match=r"b.parquet has no column 'text'; its columns are: other"):
+        tokenize(job_of(tmp_path / "[ab].*", qwen, tmp_path / "corpus"), on_progress=progress.append)
+    assert progress == [] and not list(tmp_path.glob("corpus*"))
+    with pytest.raises(InputError, match=r"b.parquet has no column 'messages'"):
+        chat = {"conversations": True, "chat_template": tmp_path / "chat.jinja"}
+        (tmp_path / "chat.jinja").write_text(CHAT)
+        job = replace(job_of(tmp_path / "b.parquet", qwen, tmp_path / "corpus"), **chat)
+        tokenize(replace(job, outputs={"messages": tmp_path / "corpus"}))
