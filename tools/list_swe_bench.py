@@ -1,4 +1,4 @@
-"""Write data_prep/samples/swe_bench_verified.json, numbers and base commits, from the benchmark's Parquet file.
+"""Write data_prep/changes/swe_bench_verified.json, numbers and base commits, from the benchmark's Parquet file.
 
 python tools/list_swe_bench.py SWE-bench_Verified_test.parquet
 """
@@ -10,7 +10,7 @@ from pyarrow.parquet import read_table
 
 from data_prep.io.files import write_json
 
-TARGET = Path(__file__).parents[1] / "data_prep" / "samples" / "swe_bench_verified.json"
+TARGET = Path(__file__).parents[1] / "data_prep" / "changes" / "swe_bench_verified.json"
 
 
 def main() -> None:

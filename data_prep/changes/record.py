@@ -12,6 +12,13 @@ from data_prep.io.errors import InputError
 RECORD_FORMAT = 2  # of records on disk; another one is refused
 MAX_BLOB_BYTES = 1 << 20  # larger files are named, not included
 SUBMODULE = "160000"
+_WHERE_KNOWN = (
+    "origin",
+    "landed_at",
+    "licenses",
+    "structure",
+    "of_swe_bench",
+)  # left out of records where they are not
 GHOST = "ghost"  # GitHub's name for an account that was deleted
 
 
@@ -47,7 +54,8 @@ class Commit:
 
 @dataclass(frozen=True)
 class RepositoryFacts:
-    """What the host says about a repository; `source` is the name of the one that a fork goes back to."""
+    """What the host says about a repository; `source` is the name of the one that a fork goes back to, `license` an
+    SPDX id."""
 
     description: str
     language: str | None
@@ -56,6 +64,7 @@ class RepositoryFacts:
     fork: bool
     topics: tuple[str, ...] = ()
     source: str | None = None
+    license: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,8 @@ class Change:
     `kind`: merge (merged with a merge commit), squash (squashed into one commit), rebase (its commits put on top),
     commit (no pull request at all). `blobs`: id -> bytes, or None for a file above MAX_BLOB_BYTES. `facts` and
     `conversation` are there where a host was asked. `origin` names a source that is neither git nor GitHub.
+    `landed_at` is when it came to the target branch, `licenses` are SPDX ids of the repository's licences, `structure`
+    the tree of its files at the base. `of_swe_bench`: the history holds commits that SWE-bench Verified starts from.
     """
 
     repository: str
@@ -137,6 +148,10 @@ class Change:
     conversation: Conversation | None = None
     enhancement: Enhancement | None = None
     origin: str | None = None
+    landed_at: str | None = None
+    licenses: tuple[str, ...] = ()
+    structure: str | None = None
+    of_swe_bench: bool = False
 
     @property
     def id(self) -> str:
@@ -153,14 +168,32 @@ class Change:
         """Every path that the change itself touches, before and after."""
         return {path for commit in self.own_commits for file in commit.files for path in (file.path, file.old_path)}
 
+    @property
+    def net_paths(self) -> set[str]:
+        """The paths of `paths` that hold something else at the end than at the base: what is added and taken away
+        again has no part in the difference.
+        """
+        before: dict[str, tuple[str | None, str | None]] = {}
+        after: dict[str, tuple[str | None, str | None]] = {}
+        for commit in self.commits:
+            # In one commit files may change places: all that it takes away goes before what it puts there.
+            for file in commit.files:
+                if file.status != "A":
+                    before.setdefault(file.old_path, (file.old_mode, file.old_blob))
+                    after[file.old_path] = (None, None)
+            for file in commit.files:
+                before.setdefault(file.path, (None, None))
+                after[file.path] = (file.new_mode, file.new_blob)
+        own = self.paths
+        return {path for path, state in after.items() if path in own and state != before[path]}
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object; contents that are not UTF-8 are kept as base64."""
         fields = asdict(self)
-        if self.origin is None:
-            del fields["origin"]
+        absent = [name for name in _WHERE_KNOWN if not fields[name]]
         return {
             "format": RECORD_FORMAT,
-            **fields,
+            **{name: value for name, value in fields.items() if name not in absent},
             "blobs": {key: _encode_blob(blob) for key, blob in self.blobs.items()},
         }
 
@@ -175,6 +208,7 @@ class Change:
         try:
             fields["commits"] = tuple(map(_commit, fields["commits"]))
             fields["blobs"] = {key: _decode_blob(blob) for key, blob in fields["blobs"].items()}
+            fields["licenses"] = tuple(fields.get("licenses", ()))
             if facts := fields.get("facts"):
                 fields["facts"] = RepositoryFacts(**{**facts, "topics": tuple(facts["topics"])})
             if conversation := fields.get("conversation"):

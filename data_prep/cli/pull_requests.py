@@ -25,16 +25,21 @@ CodeBy = Literal["git", "api"]
 @collect.command("git")
 def collect_git(
     path: Annotated[Path, typer.Argument(help="A clone, bare or not; refs/pull/*/head are used where it has them.")],
-    out: Annotated[Path, typer.Option(help="Directory to make: records/, summary.json.")],
+    out: Annotated[Path, typer.Option(help="Directory to make: records/, rejected/, summary.json.")],
+    name: Annotated[str | None, typer.Option(help="OWNER/NAME, where the clone's remote does not tell it.")] = None,
+    rebased: Annotated[
+        bool, typer.Option("--rebased/--no-rebased", help="Take pull requests known to have landed by their patches.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Merged pull requests of a clone, squashed ones, or plain commits where it has neither.
+    """Merged pull requests of a clone, squashed and rebased ones, or plain commits where it has none.
 
+    Each of refs/pull/*/head is counted: a record, rejected, or not landed as far as the history shows.
     Example: davinci data collect git ./pluggy --out records
     """
     from data_prep.sources.collect import collect_git
 
-    print_summary(collect_git(path, out), as_json)
+    print_summary(collect_git(path, out, name=name, rebased=rebased), as_json)
 
 
 @collect.command("source")

@@ -5,7 +5,7 @@ credential keeps its change out altogether.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from data_prep.changes.record import Change
 
@@ -26,7 +26,9 @@ TRAILER = re.compile(
     r"|mentored)-by:[ \t]*)(?P<name>[^<\n]{1,100})(?P<address><[^\n]*)?$",
     re.MULTILINE | re.IGNORECASE,
 )
-_WORD = r"(?<![\w@./-]){}(?![\w@/-]|\.\w)"
+_LONGEST_NAME = 100
+_FIRST_WORD = re.compile(rf"(?<![\w@./-])(?=(\S{{1,{_LONGEST_NAME}}})\s)")
+_AFTER_NAME = re.compile(r"(?![\w@/-]|\.\w)")
 _CODE = re.compile(r"(```.*?```|`[^`\n]*`)", re.DOTALL)  # in which @ makes decorators, not mentions
 _MENTION = re.compile(r"(?<![\w@/`.])@(?P<login>[A-Za-z\d](?:[A-Za-z\d-]{0,37}[A-Za-z\d])?)(?![\w@/(-]|\.\w)")
 
@@ -34,6 +36,29 @@ _MENTION = re.compile(r"(?<![\w@/`.])@(?P<login>[A-Za-z\d](?:[A-Za-z\d-]{0,37}[A
 def holds_credential(text: str) -> bool:
     """Whether a text holds a key or a token of one of the well-known kinds."""
     return _CREDENTIAL.search(text) is not None
+
+
+class FullNames:
+    """Names of two words or more, found in a text in time that does not grow with their number."""
+
+    def __init__(self, people: Iterable[str]) -> None:
+        self._names = {person for person in people if len(person.split()) > 1 and len(person) <= _LONGEST_NAME}
+        self._lengths: dict[str, set[int]] = {}
+        for name in self._names:
+            self._lengths.setdefault(name.split(maxsplit=1)[0], set()).add(len(name))
+
+    def replaced(self, text: str, name: Callable[[str], str]) -> str:
+        """The text with `name(person)` where a person is named; of several that begin at one place, the longest."""
+        parts, at = [], 0
+        for match in _FIRST_WORD.finditer(text) if self._names else ():
+            start = match.start()
+            for length in sorted(self._lengths.get(match[1], ()), reverse=True) if start >= at else ():
+                person = text[start : start + length]
+                if person in self._names and _AFTER_NAME.match(text, start + length):
+                    parts += [text[at:start], name(person)]
+                    at = start + length
+                    break
+        return "".join([*parts, text[at:]])
 
 
 class Anonymizer:
@@ -46,20 +71,22 @@ class Anonymizer:
     def __init__(self, change: Change, pseudonyms: bool = True) -> None:
         self._pseudonyms = pseudonyms
         self._names: dict[str, str] = {}
+        self._num_people = 0
         authors = {commit.author for commit in change.own_commits}
         if pseudonyms and change.conversation and len(authors) == 1:  # who opened it under a login is who wrote it
             self._names[authors.pop().casefold()] = self.name(change.conversation.author)
         for person in _people(change) if pseudonyms else ():
             self.name(person)
-        names = {person for person in _people(change) if " " in person} if pseudonyms else set()
-        full = "|".join(re.escape(name) for name in sorted(names, key=lambda name: (-len(name), name)))
-        self._full = re.compile(_WORD.format(f"(?:{full})")) if names else None
+        self._full = FullNames(_people(change) if pseudonyms else ())
 
     def name(self, person: str) -> str:
         """How a person is called here."""
         if not self._pseudonyms or not person:
             return person
-        return self._names.setdefault(person.casefold(), f"username_{len(set(self._names.values()))}")
+        if person.casefold() not in self._names:
+            self._names[person.casefold()] = f"username_{self._num_people}"
+            self._num_people += 1
+        return self._names[person.casefold()]
 
     def attributed(self, person: str, text: str) -> str:
         """A line, or more, that a person says."""
@@ -70,8 +97,7 @@ class Anonymizer:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         if self._pseudonyms:
             text = TRAILER.sub(lambda match: match["key"] + self.name(match["name"].strip()), text)
-            if self._full:
-                text = self._full.sub(lambda match: self.name(match[0]), text)
+            text = self._full.replaced(text, self.name)
             parts = _CODE.split(text)
             parts[::2] = [_MENTION.sub(lambda match: "@" + self.name(match["login"]), part) for part in parts[::2]]
             text = "".join(parts)

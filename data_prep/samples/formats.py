@@ -83,6 +83,17 @@ def _meta(change: Change) -> dict[str, object]:
         "number": change.number,
         "base": change.base,
         "head": change.head,
+        "licenses": _licenses(change),
+        "written_at": max((commit.authored_at for commit in change.own_commits), default=""),
+        "opened_at": change.conversation.created_at if change.conversation else None,
+        "landed_at": (change.conversation and change.conversation.merged_at) or change.landed_at,
         "commits": len(change.own_commits),
         "files": sorted({file.path for commit in change.own_commits for file in commit.files}),
     }
+
+
+def _licenses(change: Change) -> list[str]:
+    """SPDX ids, as the host has it, or as the files at the top of the repository say."""
+    if change.facts and change.facts.license:
+        return [change.facts.license]
+    return list(change.licenses)

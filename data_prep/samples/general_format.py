@@ -3,11 +3,15 @@
     <pr>Title: ...                        <pr_comment>username_1: ...        <pr_review>username_2: ...
     username_0: description               <pr_event_id>id                    <pr_event_id>id
     <pr_status>opened                                                        <pr_review_state>approved
-    <repo_name>owner/name                 <pr_diff>username_0: message       <pr_review_comment>username_2: ...
-    <pr_base>                             <pr_file>path                      <pr_event_id>id
-    <pr_file>path                         <pr_diff_hunk>                     <pr_in_reply_to_review_id>id
-    <pr_base_code>                        @@ -1,2 +1,2 @@                    <pr_in_reply_to_comment_id>id
-    complete content                      ...                                <pr_status>closed
+    <repo_name>owner/name                 <pr_diff>username_0: message       <pr_review_comment>
+    <pr_base>                             <pr_file>path                      <pr_in_reply_to_review_id>id
+    <pr_file>path                         <pr_diff_hunk>                     <pr_in_reply_to_comment_id>id
+    <pr_base_code>                        @@ -1,2 +1,2 @@                    <pr_file>path
+    complete content                      ...                                <pr_diff_hunk_comment_line>line
+                                                                             <pr_diff_hunk>
+                                                                             ...
+                                                                             <pr_comment>username_1: ...
+                                                                             <pr_status>closed
                                                                              <pr_is_merged>True
 
 Unlike The Stack v2 the files that the change touches are always there and complete, the comments of a review stand in
@@ -35,11 +39,12 @@ from data_prep.reconstruct.reconstruct import Reconstruction, Step
 from data_prep.reconstruct.replay_check import ParsedSample
 from data_prep.samples.anonymize import Anonymizer
 from data_prep.samples.python_format import message_of, one_line
+from data_prep.samples.told_once import body_of
 
 _TAGS = (
     "pr", "pr_status", "repo_name", "pr_base", "pr_file", "pr_base_code", "pr_diff", "pr_diff_hunk", "pr_comment",
     "pr_event_id", "pr_review", "pr_review_state", "pr_review_comment", "pr_in_reply_to_review_id",
-    "pr_in_reply_to_comment_id", "pr_is_merged",
+    "pr_in_reply_to_comment_id", "pr_diff_hunk_comment_line", "pr_is_merged",
 )  # fmt: skip
 _TAG_AT_LINE_START = re.compile(f"^<(?:{'|'.join(_TAGS)})>", re.MULTILINE)
 _WHAT = {"A": "added", "M": "changed", "D": "deleted", "R": "renamed", "T": "changed"}
@@ -70,7 +75,7 @@ def _block(tag: str, text: str) -> str:
 
 def _opening(change: Change, reconstruction: Reconstruction, anonymizer: Anonymizer) -> str:
     author = change.conversation.author if change.conversation else change.own_commits[0].author
-    said = [f"Title: {one_line(anonymizer.scrub(change.title))}", anonymizer.attributed(author, change.body)]
+    said = [f"Title: {one_line(anonymizer.scrub(change.title))}", anonymizer.attributed(author, body_of(change))]
     for issue in change.conversation.issues if change.conversation else ():
         where = "" if issue.repository in ("", change.repository) else issue.repository
         said.append(f"Closes issue {where}#{issue.number}: {one_line(anonymizer.scrub(issue.title))}")
@@ -168,25 +173,27 @@ def _speech(tag: str, event: Event, anonymizer: Anonymizer) -> str:
 
 
 def _thread(comments: list[Event], anonymizer: Anonymizer) -> str:
+    """The comments of a thread; the first one shows the place in the code."""
     parts = []
     for number, comment in enumerate(sorted(comments, key=lambda comment: (_utc(comment.at), comment.id))):
-        where = "" if number else _where(comment)
-        parts.append(_block("pr_review_comment", where + anonymizer.attributed(comment.author, comment.text)))
-        parts.append(_line("pr_event_id", str(comment.id)))
+        parts += [_line("pr_review_comment", ""), _line("pr_event_id", str(comment.id))]
         if comment.review is not None:
             parts.append(_line("pr_in_reply_to_review_id", str(comment.review)))
         if comment.reply_to is not None:
             parts.append(_line("pr_in_reply_to_comment_id", str(comment.reply_to)))
+        parts.append("" if number else _where(comment))
+        parts.append(_block("pr_comment", anonymizer.attributed(comment.author, comment.text)))
     return "".join(parts)
 
 
 def _where(comment: Event) -> str:
     """The place that a thread is about, and the code there."""
-    if comment.path is None:
+    if comment.path is None or "\ufffd" in comment.path or not comment.path.isprintable():
         return ""
+    line = _line("pr_diff_hunk_comment_line", str(comment.line)) if comment.line else ""
     lines = (comment.diff_hunk or "").split("\n")
     code = "".join(f"{line}\n" for line in lines[-_HUNK_LINES_SHOWN:] if line and not line.startswith("@@"))
-    return f"{comment.path}{f' line {comment.line}' if comment.line else ''}\n{code}"
+    return _line("pr_file", comment.path) + line + (_block("pr_diff_hunk", f"\n{code}") if code else "")
 
 
 def _closing(change: Change) -> str:
@@ -213,8 +220,10 @@ def read_general(text: str) -> ParsedSample:
     steps: list[FilePatch | _Shown] = []
     section, num_bases, path, rest = "", 0, "", ""
     for tag, body in _tagged(text):
-        if tag in ("pr_base", "pr_diff"):
+        if tag in ("pr_base", "pr_diff", "pr_review_comment"):
             section, num_bases = tag, num_bases + (tag == "pr_base")
+        elif section == "pr_review_comment":
+            continue  # the place that people speak of
         elif tag == "pr_file":
             path, _, rest = body.partition("\n")
             if rest == _GONE:

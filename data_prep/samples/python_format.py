@@ -24,6 +24,7 @@ from data_prep.reconstruct.edits import (
 from data_prep.reconstruct.reconstruct import Reconstruction, Step
 from data_prep.reconstruct.replay_check import ParsedSample
 from data_prep.samples.anonymize import Anonymizer
+from data_prep.samples.told_once import body_of, words_of
 
 _FILES, _SUMMARY, _EDITS = "# Relevant Files Found\n", "# Summary\n", "# Edits\n"
 _LANGUAGE = {".py": "python", ".pyi": "python", ".md": "markdown", ".rst": "rst"}
@@ -61,7 +62,8 @@ def _issues(change: Change, anonymizer: Anonymizer) -> Iterator[str]:
 
 
 def _pull_request(change: Change, anonymizer: Anonymizer) -> str:
-    body = f"\n{quote(anonymizer.scrub(change.body))}" if change.body.strip() else ""
+    told = body_of(change)
+    body = f"\n{quote(anonymizer.scrub(told))}" if told.strip() else ""
     return f"# Pull Request\n\nTitle: {one_line(anonymizer.scrub(change.title))}\n{body}"
 
 
@@ -94,7 +96,7 @@ def summary_of(change: Change, anonymizer: Anonymizer) -> str:
 def message_of(change: Change, step: Step, anonymizer: Anonymizer) -> str:
     """The message of a step's commit: the fuller one, where a model wrote one."""
     refined = change.enhancement.messages.get(step.commit.sha) if change.enhancement else None
-    return anonymizer.scrub(refined or step.commit.message)
+    return anonymizer.scrub(refined or words_of(step.commit, change))
 
 
 def _edits(reconstruction: Reconstruction, change: Change, anonymizer: Anonymizer) -> str:

@@ -1,70 +1,45 @@
 """Changes out of a git clone, without network: merged pull requests, squashed ones, or plain commits."""
 
-import re
-import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from data_prep.changes.record import MAX_BLOB_BYTES, SUBMODULE, Change, Commit, FileChange
-from data_prep.sources.git_command import GitClone
+from data_prep.changes.swe_bench import holds_swe_bench
+from data_prep.sources.git_command import GitClone, MissingObjects
 from data_prep.sources.git_graph import Chain, CommitGraph, NotReplayable
-
-_MERGE_SUBJECT = re.compile(r"Merge pull request #(\d+) from \S+")
-_SQUASH_SUBJECT = re.compile(r"(?P<title>.*\S)\s*\(#(?P<number>\d+)\)$")
-# A mark that no path can hold opens each commit among the raw diff entries; NUL separates everything.
-_MARK = f"davinci {secrets.token_hex(16)} /"
-_FORMAT = f"{_MARK}%H%x00%P%x00%an%x00%at%x00%B"
-
-
-Kind = Literal["merge", "squash", "rebase", "commit"]
-
-
-@dataclass(frozen=True)
-class PullRequest:
-    """What is known before the code is read: `target` is what the branch was, `landed` what it became, and `head` the
-    pull request's own last commit, where there is one."""
-
-    kind: Kind
-    number: int | None
-    title: str
-    body: str
-    target: str
-    landed: str
-    head: str | None
-
-
-@dataclass(frozen=True)
-class _LogEntry:
-    sha: str
-    parents: list[str]
-    author: str
-    authored_at: str
-    message: str
-    files: tuple[FileChange, ...]
-
-    @property
-    def subject(self) -> str:
-        return self.message.partition("\n")[0]
-
-    @property
-    def body(self) -> str:
-        return self.message.partition("\n")[2].strip()
+from data_prep.sources.git_log import LOG_FORMAT, LogEntry, log_entries
+from data_prep.sources.landings import NOT_LANDED, Kind, Landings, PullRequest
+from data_prep.sources.licenses import licenses_of
+from data_prep.sources.structure import Structures
 
 
 class GitSource:
-    """The changes of one clone. `skipped` counts, by reason, what cannot become a record; `on_skip` hears of each."""
+    """The changes of one clone. `skipped` counts, by reason, what cannot become a record; `on_skip` hears of each.
 
-    def __init__(self, path: Path | str) -> None:
+    `name` is OWNER/NAME where the clone's remote does not tell it. `rebased`: whether pull requests that are known to
+    have landed by their patches alone become records.
+    """
+
+    def __init__(self, path: Path | str, name: str | None = None, rebased: bool = True) -> None:
         self.on_skip: Callable[[str, str], None] = lambda name, reason: None
         self.git = GitClone(Path(path))
-        self.pull_heads = {int(ref.split("/")[2]): commit for ref, commit in self.git.refs("refs/pull/*/head").items()}
-        self.repository = self.git.repository_name()
+        self.pull_heads = {
+            int(number): commit
+            for ref, commit in self.git.refs("refs/pull/*/head").items()
+            if (number := ref.split("/")[2]).isdecimal() and len(number) < 10
+        }
+        self.repository = name or self.git.repository_name()
         self.skipped: Counter[str] = Counter()
+        self.heads: Counter[str] = Counter()
+        self.of_swe_bench = False
+        self._rebased = rebased
+        self._structures = Structures(self.git)
         self._graph: CommitGraph | None = None
+        self._num_records = 0
+        self._missing: MissingObjects | None = None
+        self._licenses: tuple[str, ...] | None = None
 
     @property
     def graph(self) -> CommitGraph:
@@ -73,19 +48,65 @@ class GitSource:
             lines = self.git.stream("log", "-z", "--format=%H %P", "--all", "HEAD")
             split = (line.split(" ") for line in lines)
             self._graph = CommitGraph(((sha, tuple(filter(None, parents))) for sha, *parents in split), self.git.head)
+            self.of_swe_bench = holds_swe_bench(self._graph.parents)
         return self._graph
 
+    @property
+    def licenses(self) -> tuple[str, ...]:
+        """SPDX ids of the licences that lie at the top of the newest version."""
+        if self._licenses is None:
+            self._licenses = licenses_of(self.git, MAX_BLOB_BYTES)
+        return self._licenses
+
     def changes(self) -> Iterator[Change]:
-        """Every merged pull request of the history, oldest first; where it has none, every plain commit."""
+        """Every merged pull request of the history, oldest first; where it has none, every plain commit.
+
+        Each of `pull_heads` is counted in `heads`: as a record, as rejected, or as not landed as far as it shows.
+        """
+        landings = self._landings()
         try:
-            planned = self._pull_requests() or self._plain_commits()
-            for pull_request in planned:
-                try:
-                    yield self.record(pull_request)
-                except NotReplayable as reason:
-                    self.skip(planned_id(self.repository, pull_request), str(reason))
+            planned = landings.planned(self._history())
+            ended = yield from self._records(planned.values())
+            for number, found in landings.unnamed(planned, self._chain_entries, self.git.patch_ids):
+                if isinstance(found, PullRequest):
+                    ended |= yield from self._records([found])
+                else:
+                    ended[number] = found
+                    self.skip(f"{self.repository}#{number}", found)
+            self.heads.update(_how(ended[number]) for number in self.pull_heads)
+            if not planned and "record" not in ended.values():
+                yield from self._plain_records(landings.refused)
+            if self._missing and not self._num_records:  # not some objects are lacking: it is a clone without contents
+                raise self._missing
         finally:
             self.git.close()
+
+    def pull_requests(self) -> list[PullRequest]:
+        """The pull requests that the history names, oldest first."""
+        return list(self._landings().planned(self._history()).values())
+
+    def _landings(self) -> Landings:
+        return Landings(self.graph, self.pull_heads, lambda what, reason: self.skip(self.repository + what, reason))
+
+    def _plain_records(self, refused: set[str]) -> Iterator[Change]:
+        yield from self._records(each for each in self._plain_commits() if each.landed not in refused)
+
+    def _records(self, planned: Iterable[PullRequest]) -> Generator[Change, None, dict[int | None, str]]:
+        """Records of pull requests; returns what became of each number."""
+        ended: dict[int | None, str] = {}
+        for pull_request in planned:
+            try:
+                if pull_request.kind == "rebase" and not self._rebased:
+                    raise NotReplayable("rebased")
+                yield self.record(pull_request)
+                ended[pull_request.number] = "record"
+                self._num_records += 1
+            except (NotReplayable, MissingObjects) as error:
+                self._missing = error if isinstance(error, MissingObjects) else self._missing
+                reason = str(error) if isinstance(error, NotReplayable) else "contents_missing"
+                ended[pull_request.number] = reason
+                self.skip(planned_id(self.repository, pull_request), reason)
+        return ended
 
     def skip(self, name: str, reason: str) -> None:
         """Count a change that is left out."""
@@ -94,43 +115,17 @@ class GitSource:
 
     def _plain_commits(self) -> Iterator[PullRequest]:
         for entry in self._history("--no-merges"):
-            yield PullRequest("commit", None, entry.subject, entry.body, "", entry.sha, None)
+            yield PullRequest("commit", None, entry.subject, entry.body, "", entry.sha, None, entry.landed_at)
 
-    def _pull_requests(self) -> list[PullRequest]:
-        """One entry per number, oldest first. A fork's history may bring numbers of its own: the main line's win."""
-        chosen: dict[int, tuple[bool, PullRequest]] = {}
-        for entry in self._history():
-            planned = self._pull_request(entry)
-            if planned is None or planned.number is None:
-                continue
-            on_main_line = self.graph.on_main_line(entry.sha)
-            if planned.number in chosen:
-                self.skip(f"{self.repository}#{planned.number}", "number_seen_before")
-            if planned.number not in chosen or (on_main_line and not chosen[planned.number][0]):
-                chosen[planned.number] = (on_main_line, planned)
-        return [planned for _, planned in chosen.values()]
-
-    def _history(self, *options: str) -> Iterator[_LogEntry]:
+    def _history(self, *options: str) -> Iterator[LogEntry]:
         fields = self.git.stream(
-            "log", "-z", "--topo-order", "--reverse", "--no-patch", f"--format={_FORMAT}", *options
+            "log", "-z", "--topo-order", "--reverse", "--no-patch", f"--format={LOG_FORMAT}", *options
         )
-        yield from _entries(fields)
+        yield from log_entries(fields)
 
-    def _pull_request(self, entry: _LogEntry) -> PullRequest | None:
-        """What `entry` brought in, where that was a pull request."""
-        merge = _MERGE_SUBJECT.match(entry.subject)
-        if merge and len(entry.parents) == 2:
-            title, _, body = entry.body.partition("\n")
-            target, head = entry.parents
-            return PullRequest("merge", int(merge[1]), title, body.strip(), target, entry.sha, head)
-        squash = _SQUASH_SUBJECT.match(entry.subject)
-        if squash and len(entry.parents) == 1:
-            number = int(squash["number"])
-            if self.pull_heads and number not in self.pull_heads:
-                return None  # "(#N)" names an issue, or a pull request of another repository
-            own = self.pull_heads.get(number)
-            return PullRequest("squash", number, squash["title"], entry.body, entry.parents[0], entry.sha, own)
-        return None
+    def _chain_entries(self, chain: Chain) -> list[LogEntry]:
+        """The commits of a chain without merges of the target branch."""
+        return [entry for entry in self._entries_of(chain.commits) if entry.sha not in chain.merges]
 
     def record(self, planned: PullRequest) -> Change:
         """The record of a pull request. Raises NotReplayable where its commits cannot be told one after the other."""
@@ -153,13 +148,17 @@ class GitSource:
             head=chain.commits[-1],
             commits=tuple(commits),
             blobs=self.git.blobs(list(blobs_of(commits)), MAX_BLOB_BYTES),
+            landed_at=planned.landed_at or None,
+            licenses=self.licenses,
+            structure=self._structures.of(chain.base),
+            of_swe_bench=self.of_swe_bench,
         )
 
     def blob_ids(self, planned: PullRequest) -> set[str]:
         """Ids of all file contents that the record of a pull request may need; asks for none of them."""
         try:
             chain = self._own_chain(planned)
-            pairs = [] if planned.kind == "merge" else [(planned.landed, self._alone(planned.landed).base)]
+            pairs = [] if planned.kind in ("merge", "rebase") else [(planned.landed, self._alone(planned.landed).base)]
         except NotReplayable:
             return set()
         for commit in chain.commits if chain else ():
@@ -171,14 +170,14 @@ class GitSource:
         if chain and (before := self._before_rebase(planned.landed, chain)):
             pairs.append((planned.landed, before))
         lines = [f"{new} {old}" for new, old in dict.fromkeys(pairs)]
-        entries = _entries(self.git.diffs(lines, _FORMAT, renames=False))
+        entries = log_entries(self.git.diffs(lines, LOG_FORMAT, renames=False))
         return {blob for entry in entries for file in entry.files for blob in _blobs_of_file(file)}
 
     def _landing(self, planned: PullRequest) -> tuple[Kind, Chain]:
         """How a pull request landed, and its own commits; those of a squash only where they make the same patch."""
         chain = self._own_chain(planned)
-        if planned.kind == "merge" and chain is not None:
-            return "merge", chain
+        if planned.kind in ("merge", "rebase") and chain is not None:
+            return planned.kind, chain
         alone = self._alone(planned.landed)
         if chain is None:
             return planned.kind, alone
@@ -208,7 +207,7 @@ class GitSource:
         try:
             return self.graph.chain(planned.target, planned.head)
         except NotReplayable:
-            if planned.kind == "merge":
+            if planned.kind in ("merge", "rebase"):
                 raise
             return None
 
@@ -223,7 +222,7 @@ class GitSource:
     def _same_patch(self, chain: Chain, old: str, new: str) -> bool:
         head = chain.commits[-1]
         pairs = [f"{head} {chain.base}", f"{new} {old}"]
-        own, landed = (set(entry.files) for entry in _entries(self.git.diffs(pairs, _FORMAT)))
+        own, landed = (set(entry.files) for entry in log_entries(self.git.diffs(pairs, LOG_FORMAT)))
         if own == landed:
             return True
         paths = [{path for file in files for path in (file.path, file.old_path)} for files in (own, landed)]
@@ -232,12 +231,12 @@ class GitSource:
         patch = self.git.patch_id(chain.base, head)  # the branch had moved on elsewhere in the same files
         return patch is not None and patch == self.git.patch_id(old, new)
 
-    def _entries_of(self, commits: Sequence[str]) -> Iterator[_LogEntry]:
+    def _entries_of(self, commits: Sequence[str]) -> Iterator[LogEntry]:
         """The commits with their files, each against its first parent."""
         lines = [f"{commit} {self.graph.parents[commit][0]}" for commit in commits]
-        yield from _entries(self.git.diffs(lines, _FORMAT))
+        yield from log_entries(self.git.diffs(lines, LOG_FORMAT))
 
-    def _merge_commit(self, entry: _LogEntry, touched: set[str]) -> Commit:
+    def _merge_commit(self, entry: LogEntry, touched: set[str]) -> Commit:
         """A merge of the target branch: what it did to the files that the change itself touches, without renames."""
         files = [file for change in entry.files for file in _without_rename(change) if file.path in touched]
         conflict = False
@@ -257,6 +256,11 @@ class GitSource:
             merge=True,
             conflict=conflict,
         )
+
+
+def _how(ended: str) -> str:
+    """What the summary of heads calls an end."""
+    return {"record": "records", NOT_LANDED: "not_landed"}.get(ended, "rejected")
 
 
 def planned_id(repository: str, planned: PullRequest) -> str:
@@ -279,53 +283,3 @@ def _without_rename(file: FileChange) -> list[FileChange]:
         return [file]
     gone = replace(file, status="D", path=file.old_path, new_mode=None, new_blob=None)
     return [gone, replace(file, status="A", old_path=file.path, old_mode=None, old_blob=None)]
-
-
-def _entries(fields: Iterator[str]) -> Iterator[_LogEntry]:
-    head: list[str] = []
-    raw: list[str] = []
-    for field in fields:
-        if field.startswith(_MARK):
-            if head:
-                yield _log_entry(head, raw)
-            head, raw = [field.removeprefix(_MARK)], []
-        elif len(head) < 5:
-            head.append(field)
-        else:
-            raw.append(field)
-    if head:
-        yield _log_entry(head, raw)
-
-
-def _log_entry(head: list[str], raw: list[str]) -> _LogEntry:
-    sha, parents, author, seconds, message = head
-    return _LogEntry(sha, parents.split(), author, _time(seconds), message, tuple(_file_changes(raw)))
-
-
-def _time(seconds: str) -> str:
-    """ISO 8601 in UTC; nothing for what no clock shows."""
-    try:
-        return datetime.fromtimestamp(int(seconds), UTC).isoformat()
-    except (ValueError, OverflowError, OSError):
-        return ""
-
-
-def _file_changes(raw: list[str]) -> Iterator[FileChange]:
-    """Parse ":old_mode new_mode old_blob new_blob status" NUL path [NUL new path]."""
-    fields = iter(raw)
-    for field in fields:
-        entry = field.lstrip("\n")
-        if not entry:  # what separates the message from the diff
-            continue
-        old_mode, new_mode, old_blob, new_blob, status = entry.removeprefix(":").split(" ")
-        old_path = next(fields)
-        path = next(fields) if status[0] in "RC" else old_path
-        yield FileChange(
-            status=status[0],  # type: ignore[arg-type]  # git's own letter
-            path=path,
-            old_path=old_path,
-            old_mode=None if status[0] == "A" else old_mode,
-            new_mode=None if status[0] == "D" else new_mode,
-            old_blob=None if status[0] == "A" else old_blob,
-            new_blob=None if status[0] == "D" else new_blob,
-        )

@@ -9,7 +9,7 @@ import secrets
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO
 
 from data_prep.io.errors import InputError
@@ -80,6 +80,26 @@ class GitClone:
             command = [*self._command("patch-id"), "--stable"]
             found = subprocess.run(command, stdin=diff.stdout, capture_output=True, check=True, env=self._environment)
         return found.stdout.decode().partition(" ")[0] if diff.returncode == 0 else None
+
+    def patch_ids(self, commits: Sequence[str]) -> dict[str, str]:
+        """Commit -> git's identity of its patch against its first parent, see `patch_id`; empty patches have none."""
+        with TemporaryFile() as names:
+            names.write("".join(f"{commit}\n" for commit in commits).encode())
+            names.seek(0)
+            options = ("--stdin", "-r", "-p", "--full-index", "--binary", "--no-ext-diff", "--no-textconv")
+            diffs = subprocess.Popen(
+                self._command("diff-tree", *options), stdin=names, stdout=subprocess.PIPE, env=self._environment
+            )
+            with diffs:
+                found = self._run([*self._command("patch-id"), "--stable"], stdin=diffs.stdout)
+        lines = (line.split(" ") for line in found.stdout.decode().splitlines())
+        return {commit: patch for patch, commit in lines}
+
+    def top_files(self) -> dict[str, str]:
+        """Name -> blob of the files that lie at the top of the newest version."""
+        listing = self._ask("ls-tree", "-z", self.head) or ""
+        entries = [entry.partition("\t") for entry in listing.split("\0") if entry]
+        return {name: facts.split(" ")[2] for facts, _, name in entries if facts.split(" ")[1] == "blob"}
 
     def stream(self, *arguments: str) -> Iterator[str]:
         """NUL-separated fields of a command's output, as they come; bytes that are not UTF-8 become U+FFFD."""
@@ -187,8 +207,8 @@ class GitClone:
         name, *rest = arguments
         return ["git", *_SAFE, "-C", str(self._path), name, *_NEVER_RUN.get(name, ()), *rest]
 
-    def _run(self, command: list[str]) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(command, capture_output=True, env=self._environment, check=False)
+    def _run(self, command: list[str], stdin: IO[bytes] | None = None) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(command, stdin=stdin, capture_output=True, env=self._environment, check=False)
 
     def _ask(self, *arguments: str) -> str | None:
         """A short answer, None when git says no."""

@@ -45,6 +45,14 @@ class CommitGraph:
         position = self._taken_in.get(commit)
         return position is not None and self.main_line[position] == commit
 
+    def has_landed(self, commit: str) -> bool:
+        """Whether the main line has a commit, itself or by a merge."""
+        return commit in self._taken_in
+
+    def landed_at(self, commit: str) -> int:
+        """The place on the main line at which it took a commit in."""
+        return self._taken_in[commit]
+
     def chain(self, target: str, head: str) -> Chain:
         """The commits from `head` back to what the target branch had when it was at `target`.
 

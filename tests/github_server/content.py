@@ -27,7 +27,7 @@ class Content:
         self.commit_example = examples["GET /repos/{owner}/{repo}/pulls/{pull_number}/commits"]["default"]["value"][0]
         self.repository_payload = payload(folder, "issue_comment/created.payload.json")["repository"]
         source = GitSource(clone)
-        planned = [plan for plan in source._pull_requests() if plan.head or plan.kind == "squash"][-count:]
+        planned = [plan for plan in source.pull_requests() if plan.head or plan.kind == "squash"][-count:]
         self.plans = {plan.number: plan for plan in planned}
         self.parents = source.graph.parents
         self.nodes = [self._node(plan, folder) for plan in planned]

@@ -24,12 +24,13 @@ from data_prep.changes.shards import read_changes
 from data_prep.io.files import read_json, read_jsonl
 from data_prep.io.shards import run_in_process
 from data_prep.samples.build import BuildJob
-from data_prep.sources.git import GitSource, PullRequest
+from data_prep.sources.git import GitSource
 from data_prep.sources.github import queries
 from data_prep.sources.github.client import GitHubClient
 from data_prep.sources.github.clone import RemoteClone
 from data_prep.sources.github.collect import GitHubJob, cache_of, remove_scratch
 from data_prep.sources.github.repositories import most_starred
+from data_prep.sources.landings import PullRequest
 
 SCHEMA = "@octokit/graphql-schema@15.26.1"
 TOKENS = ["ghp_" + letter * 36 for letter in "ab"]

@@ -21,12 +21,12 @@ from data_prep.sources.github.addresses import (
     RefusedAnswer,
     check_origin,
     clone_address,
-    is_repository_name,
     object_id,
     pull_number,
 )
 from data_prep.sources.github.client import GitHubClient
 from data_prep.sources.github.clone import CannotClone, RemoteClone, RepositoryMoved
+from data_prep.sources.repository_names import is_repository_name
 
 GITHUB = "https://api.github.com"
 

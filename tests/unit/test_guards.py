@@ -10,9 +10,11 @@ from test_git_source import Repository
 from test_samples import FACTS, TALK, change_of
 
 from data_prep import InputError
-from data_prep.samples.filters import MAX_PYTHON_FILES, MIN_STARS, reject_general, reject_python, swe_bench_verified
-from data_prep.sources.git import GitSource, PullRequest
+from data_prep.changes.swe_bench import swe_bench_verified
+from data_prep.samples.filters import MAX_PYTHON_FILES, MIN_STARS, reject_general, reject_python
+from data_prep.sources.git import GitSource
 from data_prep.sources.git_graph import NotReplayable
+from data_prep.sources.landings import PullRequest
 from megatron_davinci.config import parse_recipe
 from megatron_davinci.config.sections import Schedule
 from megatron_davinci.rl.answers import can_be_boxed

@@ -20,6 +20,7 @@ from pyarrow.parquet import read_table
 
 from data_prep import InputError
 from data_prep.changes.record import Change, Commit, Conversation, Event, FileChange, RepositoryFacts
+from data_prep.changes.swe_bench import swe_bench_verified
 from data_prep.io.files import read_json, read_jsonl
 from data_prep.io.shards import run_in_process
 from data_prep.reconstruct.contents import Rejected, opaque_paths
@@ -27,7 +28,7 @@ from data_prep.reconstruct.edits import TextFile
 from data_prep.reconstruct.patches import file_patch
 from data_prep.samples.anonymize import Anonymizer, holds_credential
 from data_prep.samples.build import BuildJob
-from data_prep.samples.filters import reject_general, swe_bench_verified
+from data_prep.samples.filters import reject_general
 from data_prep.samples.formats import SAMPLE_FORMATS, samples_of
 from data_prep.samples.general_format import read_general
 from data_prep.sources.collect import collect_git
@@ -127,6 +128,7 @@ def change_of(repository: str, **fields: Any) -> Change:
     commit = Commit("c" * 40, "Say it", "Jane Doe", "2024-01-01T00:00:00+00:00", (file,))
     blobs: dict[str, bytes | None] = {"old": b"a = 1\n", "new": b"a = 2\n"}
     given: dict[str, Any] = {"base": "b" * 40, "number": 1, "title": "T", "body": "", "kind": "merge"} | fields
+    given.setdefault("structure", "a.py\n")
     return Change(repository, head="c" * 40, commits=(commit,), blobs=given.pop("blobs", blobs), **given)
 
 
@@ -275,7 +277,9 @@ def test_threads_stand_below_their_review_in_the_order_of_time() -> None:
     events = (
         Event("comment", 1, at(9), "late", "last words"),
         Event("review", 2, at(3), "critic", "", state="CHANGES_REQUESTED"),
-        Event("review_comment", 3, at(2), "critic", "why?", review=2, path="a.py", line=1),
+        Event(
+            "review_comment", 3, at(2), "critic", "why?", review=2, path="a.py", line=1, diff_hunk="@@ -1 +1 @@\n-a\n+b"
+        ),
         Event("review_comment", 4, at(5), "octocat", "because", review=8, reply_to=3, path="a.py", line=1),
         Event("review", 8, at(5), "octocat", "", state="COMMENTED"),  # GitHub makes one for a mere answer
     )
@@ -291,7 +295,13 @@ def test_threads_stand_below_their_review_in_the_order_of_time() -> None:
     ]
     places = [tail.index(words) for words in order]
     assert places == sorted(places) and tail.count("<pr_review>") == 1
-    assert "<pr_in_reply_to_comment_id>3\n" in tail and tail.endswith("<pr_status>closed\n<pr_is_merged>True\n")
+    # The Stack v2's order: what it answers, the file, the line, the code, the words.
+    assert (
+        "<pr_review_comment>\n<pr_event_id>3\n<pr_in_reply_to_review_id>2\n<pr_file>a.py\n"
+        "<pr_diff_hunk_comment_line>1\n<pr_diff_hunk>\n-a\n+b\n<pr_comment>username_2: why?\n"
+    ) in tail
+    assert "<pr_in_reply_to_comment_id>3\n<pr_comment>username_0: because\n" in tail
+    assert tail.endswith("<pr_status>closed\n<pr_is_merged>True\n")
 
 
 def test_a_line_that_looks_like_a_tag_keeps_its_change_out() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx
 
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}")
+from data_prep.sources.repository_names import is_repository_name
+
 _OBJECT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9_.-]+)+")
 _PORTS = {"https": 443, "http": 80}
@@ -24,11 +25,6 @@ def repository_name(value: Any, api: str) -> str:
     if not is_repository_name(value):
         raise RefusedAnswer(f"{api} calls a repository {_shown(value)}, which is no OWNER/NAME: it was refused")
     return str(value)
-
-
-def is_repository_name(value: Any) -> bool:
-    """True for OWNER/NAME in the form that GitHub allows."""
-    return isinstance(value, str) and bool(_NAME.fullmatch(value)) and not {".", ".."} & set(value.split("/"))
 
 
 def object_id(value: Any, api: str) -> str:

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_prep.changes.record import MAX_BLOB_BYTES, SUBMODULE, Change, Commit, FileChange
-from data_prep.sources.git import PullRequest, blobs_of
+from data_prep.sources.git import blobs_of
 from data_prep.sources.git_graph import NotReplayable
 from data_prep.sources.github.addresses import object_id
 from data_prep.sources.github.client import GitHubClient, Unavailable
+from data_prep.sources.landings import PullRequest
 
 _PER_PAGE = 100
 _MOST_COMMITS = 250  # GitHub lists no more for a pull request

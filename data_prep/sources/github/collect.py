@@ -16,16 +16,18 @@ from data_prep.io.errors import InputError
 from data_prep.io.files import jsonl_writer
 from data_prep.io.response_cache import ResponseCache
 from data_prep.io.shards import ShardedStep, ShardWork
-from data_prep.sources.git import GitSource, PullRequest
+from data_prep.sources.git import GitSource
 from data_prep.sources.git_command import MissingObjects
 from data_prep.sources.git_graph import NotReplayable
-from data_prep.sources.github.addresses import RefusedAnswer, is_repository_name
+from data_prep.sources.github.addresses import RefusedAnswer
 from data_prep.sources.github.client import DEFAULT_URL, GitHubClient, Unavailable
 from data_prep.sources.github.clone import CannotClone, RemoteClone, RepositoryMoved
 from data_prep.sources.github.code_by_api import ApiCode
 from data_prep.sources.github.conversation import PullRequestInfo, merged_pull_requests
 from data_prep.sources.github.repositories import Repository, cloned_from, repository
 from data_prep.sources.github.tokens import read_tokens
+from data_prep.sources.landings import PullRequest
+from data_prep.sources.repository_names import is_repository_name
 
 CodeBy = Literal["git", "api"]
 _PULL_REQUESTS_PER_FETCH = 400

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from data_prep.changes.record import RepositoryFacts
-from data_prep.sources.github.addresses import clone_address, is_repository_name, repository_name
+from data_prep.sources.github.addresses import clone_address, repository_name
 from data_prep.sources.github.client import GitHubClient, Unavailable
+from data_prep.sources.repository_names import is_repository_name
 
 _PER_PAGE = 100
 _MOST_PER_SEARCH = 1000  # GitHub gives no more, whatever the search finds
@@ -30,6 +31,7 @@ def repository(client: GitHubClient, name: str) -> Repository:
     """
     found = client.get(f"/repos/{name}")
     source = found.get("source") or found.get("parent") or {}
+    licence = (found.get("license") or {}).get("spdx_id")
     facts = RepositoryFacts(
         description=found.get("description") or "",
         language=found.get("language"),
@@ -38,6 +40,7 @@ def repository(client: GitHubClient, name: str) -> Repository:
         fork=found["fork"],
         topics=tuple(found.get("topics") or ()),
         source=source.get("full_name"),
+        license=licence if licence != "NOASSERTION" else None,
     )
     return Repository(repository_name(found["full_name"], client.url), found["clone_url"], facts)
 
