@@ -59,7 +59,7 @@ class RepositoryFacts:
 
     description: str
     language: str | None
-    stars: int
+    stars: int | None
     archived: bool
     fork: bool
     topics: tuple[str, ...] = ()

@@ -1,10 +1,13 @@
 """SWE-bench Verified, of whose repositories nothing is trained on."""
 
 import functools
+import re
 from collections.abc import Iterable
 from importlib.resources import files
 
 import orjson
+
+_AFTER_NAME = re.compile(r"(?:-\d+|\.[0-9a-f]{7,40}\..*)$")
 
 
 @functools.cache
@@ -22,6 +25,12 @@ def swe_bench_tasks() -> frozenset[str]:
     return frozenset(
         f"{repository.replace('/', '__')}-{number}" for repository, pulls in instances.items() for number in pulls
     )
+
+
+def repository_of_task(task: str) -> str:
+    """OWNER/NAME out of a task's name: owner__name-number, or SWE-smith's owner__name.commit.what."""
+    owner, _, rest = task.partition("__")
+    return f"{owner}/{_AFTER_NAME.sub('', rest)}"
 
 
 def is_named_like_swe_bench(repository: str) -> bool:

@@ -44,7 +44,7 @@ def collect_git(
 
 @collect.command("source")
 def collect_source(
-    name: Annotated[str, typer.Argument(help="Your own source: package.module:name.")],
+    name: Annotated[str, typer.Argument(help="davinci-dev (its published rows), or your own: package.module:name.")],
     argument: Annotated[str, typer.Argument(help="What it reads: a path, an address.")],
     out: Annotated[Path, typer.Option(help="Directory to make: records/, summary.json.")],
     as_json: AsJson = False,
@@ -113,20 +113,31 @@ def github(
 
 @collect.command("trajectories")
 def trajectories(
-    paths: Annotated[list[Path], typer.Argument(help="Trajectories of SWE-agent or mini-swe-agent, or directories.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Trajectories of SWE-agent or mini-swe-agent, published tables (Parquet, JSON Lines)."),
+    ],
     out: Annotated[Path, typer.Option(help="Directory to make: conversations, rejected ones, summary.json.")],
     resolved: Annotated[
         Path | None, typer.Option(help="SWE-bench's report: rollouts that pass and that fail come apart.")
     ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Tokenizer of the length filter; without one no rollout is too long.")
+    ] = None,
+    chat_template: Annotated[Path | None, typer.Option(help="Jinja template; default: the tokenizer's own.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Longest rollout, in tokens.")] = 131_072,
     as_json: AsJson = False,
 ) -> None:
     """Agents' rollouts to conversations, which davinci data tokenize --chat takes.
 
+    Tasks of SWE-bench Verified, and of its repositories, are left out.
     Example: davinci data collect trajectories trajectories/ --resolved report.json --out rollouts
     """
     from data_prep.sources.trajectories import collect_trajectories
+    from data_prep.sources.trajectory_length import TrajectoryLength
 
-    print_summary(collect_trajectories(paths, out, resolved), as_json)
+    length = TrajectoryLength(tokenizer, chat_template, max_tokens) if tokenizer else None
+    print_summary(collect_trajectories(paths, out, resolved, length), as_json)
 
 
 @app.command()

@@ -65,7 +65,7 @@ def _reject_repository(change: Change) -> str | None:
         return None
     if facts.language != "Python":
         return "repository_language"
-    if facts.stars < MIN_STARS:
+    if facts.stars is not None and facts.stars < MIN_STARS:
         return "too_few_stars"
     return "repository_archived" if facts.archived else None
 

@@ -21,6 +21,7 @@ class ChangeSource(Protocol):
 
 
 SOURCES: Registry[Callable[[str], ChangeSource]] = Registry(
-    "source of changes", {"git": "data_prep.sources.git:GitSource"}
+    "source of changes",
+    {"git": "data_prep.sources.git:GitSource", "davinci-dev": "data_prep.samples.published_rows:PublishedRows"},
 )
 """Classes or functions: an argument of the command line -> a `ChangeSource`."""

@@ -1,99 +1,200 @@
-"""Rollouts of agents, from the files that agents leave, to conversations: SWE-agent, mini-swe-agent, or bare messages.
+"""Rollouts of agents, from the files that agents leave and the tables that people publish, to conversations.
 
-Known forms of a file: a JSON list of messages; an object with `messages` (mini-swe-agent) or `history` (SWE-agent).
+A file holds a JSON list of messages, or an object with `messages` (mini-swe-agent) or `history` (SWE-agent). A row of a
+table (Parquet, JSON Lines) holds `messages`, `trajectory`, `conversations` or `history`, and perhaps the verdict:
+`resolved`, `success` or `target` (SWE-smith, SWE-rebench, Nebius, OpenSWE, daVinci-Dev's env_native).
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from data_prep.changes.swe_bench import is_named_like_swe_bench, repository_of_task, swe_bench_tasks
 from data_prep.io.errors import InputError
 from data_prep.io.files import JsonlWriter, jsonl_writer, new_directory, read_json, write_json
+from data_prep.sources.trajectory_length import TrajectoryLength
+from data_prep.tokenize.conversation import ConversationError, conversation_of
+from data_prep.tokenize.inputs import BrokenRecord, Columns, read, records_of
 
+MAX_TRAJECTORY_TOKENS = 131_072  # daVinci-Dev, section 3.2
 _SUFFIXES = (".traj.json", ".traj", ".json")
-_ROLES = frozenset({"system", "user", "assistant", "tool"})
+_TABLES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")
+_MESSAGES = ("messages", "history", "trajectory", "conversations")
+_VERDICTS = ("resolved", "success", "target")
+_NAMES = ("instance_id", "task_id", "id")
+_OTHERS = ("tools", "exit_status", "repo", "trajectory_id", "traj_id", "model", "model_name", "info")
+_KEPT = frozenset({"role", "content", "tool_calls", "reasoning_content", "name", "tool_call_id"})
 
 
 class UnusableTrajectory(ValueError):
-    """Why a file gives no conversation."""
+    """Why a file, or a row, gives no conversation."""
 
 
-def collect_trajectories(paths: Sequence[Path], out: Path, resolved: Path | None) -> dict[str, Any]:
-    """Conversations of all trajectories under `paths`, into `out`: rollouts.jsonl.zst or, given a report of the tasks
-    that were resolved, passing.jsonl.zst and failing.jsonl.zst; what is left out, with its reason, rejected.jsonl.zst.
+@dataclass(frozen=True)
+class Found:
+    """What lies in one place: an object with the messages, or why there is none."""
+
+    place: str
+    default_id: str
+    held: Any
+    reason: str | None = None
+
+
+def collect_trajectories(
+    paths: Sequence[Path], out: Path, resolved: Path | None, length: TrajectoryLength | None = None
+) -> dict[str, Any]:
+    """Conversations of all trajectories under `paths`, into `out`: passing.jsonl.zst and failing.jsonl.zst where a row,
+    or a report of the tasks that were resolved, gives the verdict, else rollouts.jsonl.zst; what is left out, with its
+    reason, rejected.jsonl.zst. `length` leaves out what is too long for training.
 
     Raises InputError where there are no trajectories, or the report is none.
     """
     files = list(trajectory_files(paths))
     if not files:
-        raise InputError(f"no trajectory ({', '.join(_SUFFIXES)}) is under {', '.join(map(str, paths))}")
+        raise InputError(f"no trajectory ({', '.join((*_SUFFIXES, *_TABLES))}) is under {', '.join(map(str, paths))}")
     passed = None if resolved is None else resolved_tasks(resolved)
     kept: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     with new_directory(out) as directory:
         with ExitStack() as stack:
-            names = ["rollouts"] if passed is None else ["passing", "failing"]
             writers: dict[str, JsonlWriter] = {}
-            for name in [*names, "rejected"]:
-                writers[name] = stack.enter_context(jsonl_writer(directory / f"{name}.jsonl.zst"))
-            for file in files:
-                name, record = _sorted_in(file, passed)
-                writers[name].write(record)
+
+            def writer(name: str) -> JsonlWriter:
+                if name not in writers:
+                    writers[name] = stack.enter_context(jsonl_writer(directory / f"{name}.jsonl.zst"))
+                return writers[name]
+
+            for name in ("rejected", *(() if passed is None else ("passing", "failing"))):
+                writer(name)
+            for found in (found for file in files for found in held_in(file)):
+                name, record = _sorted_in(found, passed, length)
+                writer(name).write(record)
                 (reasons if name == "rejected" else kept)[record.get("reason", name)] += 1
         if not kept:
-            raise InputError(f"none of {len(files)} files holds a rollout: {', '.join(reasons)}")
-        summary = {"files": len(files), "rollouts": dict(kept), "rejected": dict(reasons)}
+            raise InputError(f"none of {reasons.total()} trajectories can be used: {', '.join(reasons)}")
+        summary = {
+            "files": len(files),
+            "trajectories": kept.total() + reasons.total(),
+            "rollouts": dict(sorted(kept.items())),
+            "rejected": dict(sorted(reasons.items())),
+        }
         write_json(directory / "summary.json", summary)
     return summary
 
 
-def _sorted_in(file: Path, passed: frozenset[str] | None) -> tuple[str, dict[str, Any]]:
-    """The stream that a file belongs to, and its record there."""
+def _sorted_in(
+    found: Found, passed: frozenset[str] | None, length: TrajectoryLength | None
+) -> tuple[str, dict[str, Any]]:
+    """The stream that a trajectory belongs to, and its record there."""
     try:
-        record = read_trajectory(file)
-    except UnusableTrajectory as reason:
-        return "rejected", {"file": str(file), "reason": str(reason)}
-    if passed is None:
-        return "rollouts", record
-    return "passing" if record["id"] in passed else "failing", record
+        record, verdict = conversation_in(found)
+        _leave_out_swe_bench(record["id"], record["meta"])
+        if length is not None:
+            record["tokens"] = length.measured(record)
+    except (UnusableTrajectory, ConversationError) as reason:
+        return "rejected", {"file": found.place, "reason": str(reason)}
+    if passed is not None:
+        verdict = record["id"] in passed
+    return "rollouts" if verdict is None else "passing" if verdict else "failing", record
+
+
+def _leave_out_swe_bench(task: str, meta: dict[str, Any]) -> None:
+    """Raise UnusableTrajectory for a task that models are judged by, or of a repository that such tasks come from."""
+    if task in swe_bench_tasks():
+        raise UnusableTrajectory("swe_bench_verified")
+    known_as = (repository_of_task(task), meta.get("repository"))
+    if any(isinstance(name, str) and is_named_like_swe_bench(name) for name in known_as):
+        raise UnusableTrajectory("repository_of_swe_bench_verified")
 
 
 def trajectory_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files among `paths`, and the trajectories under its directories, in the order of their names."""
+    """The files among `paths`, and the trajectories and tables under its directories, in the order of their names."""
     for path in paths:
         if not path.exists():
             raise InputError(f"{path} does not exist")
         if path.is_file():
             yield path
         else:
-            yield from sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(_SUFFIXES))
+            inside = sorted(file for file in path.rglob("*") if file.is_file())
+            yield from (file for file in inside if file.name.endswith((*_SUFFIXES, ".parquet")))
+
+
+def held_in(file: Path) -> Iterator[Found]:
+    """What a file holds: one trajectory, or one in each row of a table."""
+    if file.name.endswith(_TABLES):
+        columns = Columns(tuple((name,) for name in _MESSAGES), (*_VERDICTS, *_NAMES, *_OTHERS))
+        for chunk in read([file], columns):
+            for number, record in records_of(chunk):
+                place = f"{file}, row {number}"
+                broken = str(record) if isinstance(record, BrokenRecord) else None
+                yield Found(place, f"{_task_of(file)}-{number}", record, broken)
+        return
+    try:
+        yield Found(str(file), _task_of(file), orjson.loads(file.read_bytes()))
+    except orjson.JSONDecodeError:
+        yield Found(str(file), _task_of(file), None, "no JSON")
 
 
 def read_trajectory(path: Path) -> dict[str, Any]:
-    """One conversation: id, messages, source, meta. Raises NotARollout."""
+    """One conversation: id, messages, source, meta. Raises UnusableTrajectory."""
+    [found] = held_in(path)
     try:
-        held = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError:
-        raise UnusableTrajectory("no JSON") from None
-    of = held if isinstance(held, dict) else {}
-    source = "swe-agent" if "history" in of else "mini-swe-agent"
-    said = of.get("history", of.get("messages")) if of else held
-    if not isinstance(said, list):
+        return conversation_in(found)[0]
+    except ConversationError as error:
+        raise UnusableTrajectory(str(error)) from None
+
+
+def conversation_in(found: Found) -> tuple[dict[str, Any], bool | None]:
+    """A conversation (id, messages, tools, source, meta), and the verdict where it is known.
+
+    Raises UnusableTrajectory and ConversationError.
+    """
+    if found.reason is not None:
+        raise UnusableTrajectory(found.reason)
+    of = found.held if isinstance(found.held, dict) else {}
+    key = next((name for name in _MESSAGES if of.get(name) is not None), None)
+    said = of[key] if key else found.held
+    said = _from_json(said) if isinstance(said, str) else said
+    if not isinstance(said, list) or not said:
         raise UnusableTrajectory("no messages")
-    messages = [_message(each) for each in said if not _is_beside(each)]
+    plain = [_plain(each) for each in said if not _is_beside(each)]
+    conversation = conversation_of({"messages": plain, "tools": of.get("tools")})
+    messages = [_lean(message) for message in conversation.messages]
     if not any(message["role"] == "assistant" for message in messages):
         raise UnusableTrajectory("no turn of the assistant")
-    info = of.get("info") if isinstance(of.get("info"), dict) else {}
-    return {
-        "id": str(of.get("instance_id") or _task_of(path)),
-        "messages": messages,
-        "source": source,
-        "meta": {"exit_status": (info or {}).get("exit_status"), "file": path.name},
+    info = of["info"] if isinstance(of.get("info"), dict) else {}
+    named = next((str(of[name]) for name in _NAMES if of.get(name)), found.default_id)
+    meta = {
+        "exit_status": of.get("exit_status") or info.get("exit_status"),
+        "file": Path(found.place.partition(", row ")[0]).name,
+        "repository": of.get("repo"),
+        "rollout": of.get("trajectory_id") or of.get("traj_id"),
+        "model": of.get("model") or of.get("model_name"),
     }
+    tools = {"tools": conversation.tools} if conversation.tools else {}
+    meta = {name: value for name, value in meta.items() if value is not None or name == "exit_status"}
+    record = {"id": named, "messages": messages, **tools, "source": _source(key, found), "meta": meta}
+    return record, _verdict(of)
+
+
+def _source(key: str | None, found: Found) -> str:
+    if ", row " in found.place:
+        return "table"
+    return "swe-agent" if key == "history" else "mini-swe-agent"
+
+
+def _verdict(row: dict[str, Any]) -> bool | None:
+    said = next((row[name] for name in _VERDICTS if row.get(name) is not None), None)
+    if said is None:
+        return None
+    if said not in (0, 1, True, False):
+        raise UnusableTrajectory("a verdict that is neither true nor false")
+    return bool(said)
 
 
 def _is_beside(said: Any) -> bool:
@@ -103,41 +204,41 @@ def _is_beside(said: Any) -> bool:
 
 def _task_of(path: Path) -> str:
     """The name of a file without its ending: agents name it by the task."""
-    return next((path.name.removesuffix(end) for end in _SUFFIXES if path.name.endswith(end)), path.stem)
+    ends = (*_SUFFIXES, *_TABLES)
+    return next((path.name.removesuffix(end) for end in ends if path.name.endswith(end)), path.stem)
 
 
-def _message(said: Any) -> dict[str, Any]:
-    """The fields that chat templates read; tool calls with their arguments as an object."""
-    if not isinstance(said, dict) or said.get("role") not in _ROLES:
-        raise UnusableTrajectory("a message without a known role")
-    message = {"role": said["role"], "content": _text(said.get("content"))}
-    if said.get("tool_calls"):
-        message["tool_calls"] = [_tool_call(call) for call in said["tool_calls"]]
+def _plain(said: Any) -> Any:
+    """A message with the fields that Nebius' and SWE-agent's trajectories call otherwise."""
+    if not isinstance(said, dict):
+        return said
+    message = {name: value for name, value in said.items() if value is not None or name == "content"}
+    if "content" not in message and "value" not in message:
+        message["content"] = said.get("text") or said.get("system_prompt")
+    if message.get("role") == "ai":
+        message["role"] = "assistant"
+    thoughts = said.get("thinking_blocks")
+    if isinstance(thoughts, list) and not message.get("reasoning_content"):
+        message["reasoning_content"] = "\n".join(
+            block["thinking"]
+            for block in thoughts
+            if isinstance(block, dict) and isinstance(block.get("thinking"), str)
+        )
     return message
 
 
-def _text(content: Any) -> str:
-    """Text of a content: plain, or in parts."""
-    if isinstance(content, list):
-        if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
-            raise UnusableTrajectory("a part of a message that is no text")
-        return "".join(part["text"] for part in content)
-    if content is not None and not isinstance(content, str):
-        raise UnusableTrajectory("a part of a message that is no text")
-    return content or ""
+def _lean(message: dict[str, Any]) -> dict[str, Any]:
+    """The fields that chat templates read."""
+    if message["role"] not in ("system", "developer", "user", "assistant", "tool"):
+        raise UnusableTrajectory("a message without a known role")
+    return {name: value for name, value in message.items() if name in _KEPT}
 
 
-def _tool_call(call: Any) -> dict[str, Any]:
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise UnusableTrajectory("a tool call without a function's name")
-    arguments = function.get("arguments", {})
-    if isinstance(arguments, str):  # as servers send it; templates write an object
-        try:
-            arguments = orjson.loads(arguments)
-        except orjson.JSONDecodeError:
-            raise UnusableTrajectory("a tool call whose arguments are no JSON") from None
-    return {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+def _from_json(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def resolved_tasks(report: Path) -> frozenset[str]:

@@ -7,13 +7,14 @@ from typing import Any
 
 from data_prep.corpus.indexed import corpus_files
 from data_prep.io.errors import InputError
-from data_prep.io.files import read_json, read_text, refuse_existing
+from data_prep.io.files import refuse_existing
+from data_prep.tokenize.chat_template_file import chat_template_of
 from data_prep.tokenize.encode import ChunkEncoder, Encoding, texts_of
 from data_prep.tokenize.inputs import check_columns, expand, read
 from data_prep.tokenize.job import TokenizeJob, outputs_of
 from data_prep.tokenize.run import TokenizeRun
 from data_prep.tokenize.workers import encode_chunks
-from data_prep.tokenizers import load_tokenizer, tokenizer_file
+from data_prep.tokenizers import load_tokenizer
 from data_prep.tokenizers.encoder import GigatokenEncoder, ReferenceEncoder, fastest_exact
 
 __all__ = ["TokenizeJob", "outputs_of", "tokenize"]
@@ -50,7 +51,7 @@ def tokenize(
             stacklevel=2,
         )
     encoder = ReferenceEncoder(tokenizer) if job.conversations else fastest_exact(tokenizer)
-    template = _chat_template(job) if job.conversations else None
+    template = chat_template_of(job.tokenizer, job.chat_template) if job.conversations else None
     fast = isinstance(encoder, GigatokenEncoder)
     begin = tokenizer.bos if job.prepend_bos else None
     end = tokenizer.eod if job.append_eod and job.conversations else None
@@ -89,20 +90,3 @@ def _commit(run: TokenizeRun) -> dict[str, dict[str, Any]]:
     except BaseException:
         run.suspend()
         raise
-
-
-def _chat_template(job: TokenizeJob) -> str:
-    """The template given, or the tokenizer's own. Raises InputError where there is none."""
-    if job.chat_template is not None:
-        return read_text(job.chat_template)
-    folder = tokenizer_file(job.tokenizer).parent
-    if (folder / "chat_template.jinja").is_file():
-        return read_text(folder / "chat_template.jinja")
-    config = folder / "tokenizer_config.json"
-    declared = read_json(config) if config.is_file() else {}
-    template = declared.get("chat_template") if isinstance(declared, dict) else None
-    if isinstance(template, list):  # several by name, as older tokenizers have them
-        template = next((each.get("template") for each in template if each.get("name") == "default"), None)
-    if not isinstance(template, str):
-        raise InputError(f"{folder} holds no chat template: give one with --chat-template FILE")
-    return template
