@@ -17,7 +17,7 @@ from megatron_davinci.config.registries import (
     POLICY_LOSSES,
     PROBLEM_GRADERS,
 )
-from megatron_davinci.config.section import Positive, Section
+from megatron_davinci.config.section import PathText, Positive, Section
 
 EntropyKind = Literal["top16", "full"]
 """Entropy of the 16 likeliest tokens, renormalized, or of all tokens."""
@@ -159,7 +159,7 @@ class RolloutSource(Section):
 class RolloutDirectory(RolloutSource):
     engine: None = None
     """No engine: the rollouts are files."""
-    directory: Annotated[str, Field(min_length=1)]
+    directory: Annotated[PathText, Field(min_length=1)]
     """Directory of rollouts, a file for each step: see `davinci rmt prompts`."""
     top_p: None = None
     """Not known of files."""
@@ -245,9 +245,16 @@ class RolloutOptions(ObjectiveOptions):
     """What is maximized."""
     kl_beta: NonNegative = 0.0
     """beta of Eq. 7; above 0 the policy is held near the reference model."""
+    stop_at_answer: bool = False
+    """A response ends behind the token in which the first balanced \\boxed{} after </think> closes, and that box is the
+    answer; false: it goes on to a stop token, and the last box is."""
     kl_estimator: Annotated[str, _named_in(KL_ESTIMATORS)] = "k3"
-    """How the KL divergence is estimated for each token: k3, or package.module:name of your own function."""
-    reference: str | None = None
+    """How the KL divergence is estimated for each token. k3: GRPO's; its gradient is that of KL(reference || policy).
+    k2: its gradient is that of KL(policy || reference), as Eq. 7 has it. Or package.module:name of a function."""
+    kl_all_groups: bool = False
+    """The KL term acts in every group, as Eq. 7 has it; false: not where rewards do not differ, which saves those
+    responses."""
+    reference: PathText | None = None
     """Weights of the reference model, as for init_from; where absent, the recipe's init_from. Used where kl_beta is
     above 0; a directory of rollouts must hold its log-probabilities itself."""
     normalization: Literal["paper", "per_component_tokens"] = "paper"
@@ -328,6 +335,9 @@ class RolloutOptions(ObjectiveOptions):
 
 class Rmt(RolloutOptions):
     prompt_source_class: ClassVar[str] = "megatron_davinci.rl.prompt_source:NextTokenPrompts"
+    stop_at_answer: bool = True
+    """A response ends behind the token in which the first balanced \\boxed{} after </think> closes: the policy would
+    else unlearn to stop, since what follows is worth nothing. false: it goes on, and the last box is the answer."""
     kind: str = "rmt"
     """rmt: reinforcement mid-training, Eq. 9: next-token prediction, and GRPO on chosen tokens."""
     template: str = "suffix_1"

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from data_prep import InputError
 from megatron_davinci.config.megatron_fields import check_megatron_fields
 from megatron_davinci.config.objectives import Ntp, ObjectiveSection
-from megatron_davinci.config.section import Section
+from megatron_davinci.config.section import PathText, Section
 from megatron_davinci.config.sections import (
     Batch,
     Checkpoint,
@@ -28,12 +28,12 @@ WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
 class Recipe(Section):
-    model: str
+    model: PathText
     """A preset of this package, or a Hugging Face directory, whose config.json is then the model."""
-    init_from: str | None = None
+    init_from: PathText | None = None
     """Weights to start from: a Hugging Face directory, or a torch_dist checkpoint or a run with one, of which nothing
     but the weights is taken; where absent, they are drawn from `seed`."""
-    tokenizer: str | None = None
+    tokenizer: PathText | None = None
     """Directory whose tokenizer goes into checkpoints and exports; where absent, the model's or init_from's."""
     megatron: dict[str, Any] = Field(default_factory=dict)
     """Fields of Megatron-Core's TransformerConfig, OptimizerConfig and DistributedDataParallelConfig."""

@@ -39,7 +39,9 @@ POLICY_LOSSES: Registry[Any] = Registry(
 )
 """Instances of `core.losses.policy.PolicyLoss`."""
 
-KL_ESTIMATORS: Registry[Any] = Registry("KL estimator", {"k3": "megatron_davinci.core.losses.policy:kl_k3"})
+KL_ESTIMATORS: Registry[Any] = Registry(
+    "KL estimator", {name: f"megatron_davinci.core.losses.policy:kl_{name}" for name in ("k3", "k2")}
+)
 """Functions (log_probs, reference_log_probs), both (N,) in nats -> (N,), whose mean estimates KL(pi || pi_ref)."""
 
 GRADERS: Registry[Any] = Registry(

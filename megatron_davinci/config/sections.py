@@ -2,15 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data_prep.corpus import LongDocuments
 from megatron_davinci.config.objectives import OptionalObjectiveSection
-from megatron_davinci.config.section import Positive, Section
+from megatron_davinci.config.section import PathText, Positive, Section
 
 
 class Blend(Section):
-    corpus: str
+    corpus: PathText
     """PREFIX of PREFIX.bin, PREFIX.idx and PREFIX.manifest.json."""
     repeat: Positive = 1
     """How often each document comes in one epoch; daVinci-Dev takes passing rollouts three times."""
@@ -28,14 +28,20 @@ class Batch(Section):
 class Schedule(Section):
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Peak learning rate; daVinci-Dev: 8e-5, in fine-tuning 1e-5."""
-    min_lr: Annotated[float, Field(ge=0)] = 0.0
-    """Where the decay would arrive one step after the last."""
+    min_lr: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Where the decay would arrive one step after the last; at most lr."""
     lr_warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of all steps over which the learning rate rises linearly; daVinci-Dev: 0.05, in fine-tuning 0.1."""
     lr_warmup_iters: Annotated[int, Field(ge=0)] | None = None
     """The same as a number of steps, in place of the share."""
     lr_decay_style: Literal["cosine", "constant"] = "cosine"
     """What follows the warm-up."""
+
+    @model_validator(mode="after")
+    def _check_min_lr(self) -> "Schedule":
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}: a decay goes down")
+        return self
 
 
 class Stage(Section):
@@ -45,7 +51,7 @@ class Stage(Section):
     """The corpora of this stage, drawn together."""
     epochs: Positive = 1
     """How often the whole blend is seen."""
-    plan: str | None = None
+    plan: PathText | None = None
     """Pack plan for batches of sequences or tokens: from `davinci data pack` with the corpora in the blend's order,
     each as often as it is repeated; made on start, and kept beside the run, where absent."""
     loss_mask: bool = True
@@ -108,7 +114,7 @@ class ReportOptions(Section):
 
 
 class Checkpoint(Section):
-    dir: Annotated[str, Field(min_length=1)]
+    dir: Annotated[PathText, Field(min_length=1)]
     """Directory of the run: step_NNNNNNN/, latest, metrics."""
     save_interval: Positive = 200
     """Optimizer steps between checkpoints; the last step is always saved."""

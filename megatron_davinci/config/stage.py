@@ -85,6 +85,13 @@ def check_stage(stage: StageRecipe, model: ModelConfig) -> None:
         )
     if megatron.overlap_param_gather and not megatron.use_distributed_optimizer:
         raise InputError("overlap_param_gather has nothing to gather without use_distributed_optimizer: set both")
+    if model.rope_scaling is not None and model.rope_scaling.rope_type == "dynamic":
+        longest = model.max_position_embeddings
+        if stage.seq_length > longest:
+            raise InputError(
+                f"seq_length is {stage.seq_length}, and beyond max_position_embeddings, {longest}, the model's RoPE "
+                f"follows the longest text it has seen (dynamic): set seq_length to {longest}, or give the model yarn"
+            )
     check_rows(stage)
     if stage.batch.unit == "tokens":
         require_multiple("batch.global_batch_size", stage.batch.global_batch_size, "seq_length", stage.seq_length)

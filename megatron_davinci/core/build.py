@@ -1,5 +1,6 @@
 """The one place where models are built: GPTModel for each pipeline stage of a rank, with this project's attention."""
 
+import math
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,6 +19,7 @@ from data_prep import InputError
 from megatron_davinci.core import device
 from megatron_davinci.core.attention.packed import PackedAttention
 from megatron_davinci.core.gpt import ScoringGPTModel
+from megatron_davinci.core.rope import scaled_frequencies
 from megatron_davinci.models.config import ModelConfig
 from megatron_davinci.models.parallel_layout import MegatronOptions
 
@@ -53,6 +55,7 @@ def _config_fields(model: ModelConfig, megatron: MegatronOptions) -> dict[str, A
         "num_query_groups": model.num_query_groups,
         "kv_channels": model.kv_channels,
         "layernorm_epsilon": model.layernorm_epsilon,
+        "softmax_scale": softmax_scale(model),
         "init_method_std": model.init_method_std,
         "activation_func": silu,
         "hidden_dropout": 0.0,
@@ -66,6 +69,15 @@ def _config_fields(model: ModelConfig, megatron: MegatronOptions) -> dict[str, A
         **device.transformer_config_fields(interleaved=megatron.layout.virtual_pipeline is not None),
         **{name: value for name, value in megatron.given.items() if name in fields},
     }
+
+
+def softmax_scale(model: ModelConfig) -> float | None:
+    """What scores are multiplied by, where it is not Megatron's own: YaRN's factor of queries, and that of keys.
+
+    Megatron multiplies cosine and sine by such a factor too, but not in Transformer Engine's kernel for packed rows.
+    """
+    factor = 1.0 if model.rope_scaling is None else model.rope_scaling.attention_factor
+    return None if factor == 1.0 else factor * factor / math.sqrt(model.kv_channels)
 
 
 def _leave_unset(weight: Tensor) -> Tensor:
@@ -117,18 +129,18 @@ def build_chunks(config: TransformerConfig, model: ModelConfig) -> list[ScoringG
 
 def _build_chunk(config: TransformerConfig, model: ModelConfig, vp_stage: int | None) -> ScoringGPTModel:
     where = {"ignore_virtual": vp_stage is None, "vp_stage": vp_stage}
+    scaling, width = model.rope_scaling, model.kv_channels
     return ScoringGPTModel(
         config,
         block_spec(config, vp_stage),
         vocab_size=model.padded_vocab_size,
         unpadded_vocab_size=model.vocab_size,
+        frequencies=None if scaling is None else scaled_frequencies(width, model.rotary_base, scaling),
         max_sequence_length=model.max_position_embeddings,
         pre_process=parallel_state.is_pipeline_first_stage(**where),
         post_process=parallel_state.is_pipeline_last_stage(**where),
         share_embeddings_and_output_weights=model.tied_embeddings,
         position_embedding_type="rope",
         rotary_base=int(model.rotary_base),
-        rope_scaling=model.rope_scaling_factor is not None,
-        rope_scaling_factor=model.rope_scaling_factor or 1.0,
         vp_stage=vp_stage,
     )

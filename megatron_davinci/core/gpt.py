@@ -55,9 +55,11 @@ class ScoringGPTModel(GPTModel):
     `vocab_size` leaves out what pads the vocabulary to a multiple of the tensor-parallel size: it gets no probability.
     """
 
-    def __init__(self, *args: Any, unpadded_vocab_size: int, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, unpadded_vocab_size: int, frequencies: Tensor | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         take_class(self.rotary_pos_emb, PositionRotary)  # which turns by given positions too, and is the same else
+        if frequencies is not None:
+            self.rotary_pos_emb.inv_freq = frequencies.to(self.rotary_pos_emb.inv_freq.device)
         if self.post_process:
             # GPTModel makes its output layer itself. Ours has the same weights, and differs in `forward` alone.
             take_class(self.output_layer, ScoringOutputLayer)

@@ -36,6 +36,9 @@ class ObjectiveInputs:
     `index` is the stage's number in the recipe, and `first_step` the optimizer step of the run that it starts with.
     """
 
+    answer_end: Any = None
+    """Where the objective's responses end by themselves: a `rl.answers.AnswerEnd`."""
+
     def __init__(self, recipe: Recipe, batches: RunBatches, index: int, model: ModelConfig) -> None:
         self.recipe, self.batches, self.index, self.model = recipe, batches, index, model
         self.stage = batches.stages[index]

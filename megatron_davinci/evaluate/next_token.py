@@ -37,7 +37,7 @@ from megatron_davinci.evaluate.overlap import documents_of
 from megatron_davinci.evaluate.positions import Position, choose_positions, level_counts
 from megatron_davinci.evaluate.tables import ModelOutcomes, Outcome, accuracy_tables, summarize_outcomes
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.rl.answers import read_response
+from megatron_davinci.rl.answers import AnswerEnd, read_response
 from megatron_davinci.rl.curriculum import token_budget
 from megatron_davinci.rl.engines.base import Engine, GenerationRequest, RequestBranch, Sampling
 from megatron_davinci.rl.inputs import read_stop_token_ids
@@ -176,7 +176,7 @@ class _Asked:
         """How both fared."""
         ids = self.corpus[at.document].tolist()
         truth = self.texts.of(ids[at.position : at.position + CONTINUATION])
-        reading = read_response(self.texts.of(reasoned.tokens))
+        reading = read_response(self.texts.of(reasoned.tokens), self.options.stop_at_answer)
         grader = GRADERS.get(self.options.reward.grader)
         correct = grader(reading.answer, truth, self.texts.first_token)
         length = len(reasoned.tokens)
@@ -206,7 +206,11 @@ def _evaluate_batch(
 ) -> tuple[list[Outcome], list[dict[str, Any]], float]:
     direct = engine.generate([asked.direct(document) for document in documents], Sampling(0.0))
     started = time.monotonic()
-    reasoned = engine.generate([asked.reasoned(document) for document in documents], Sampling(plan.temperature))
+    ends = AnswerEnd(asked.texts.texts) if asked.options.stop_at_answer else None
+    requests = [asked.reasoned(document) for document in documents]
+    reasoned = engine.generate(requests, Sampling(plan.temperature, ends=ends))
+    if ends is not None:
+        reasoned = [[[ends.cut(response) for response in branch] for branch in request] for request in reasoned]
     seconds = time.monotonic() - started
     outcomes, lines = [], []
     for document, at_once, after in zip(documents, direct, reasoned, strict=True):

@@ -10,14 +10,13 @@ import orjson
 from data_prep import InputError
 from data_prep.io.files import read_json
 from megatron_davinci.models.families import FAMILIES, Family, Mapping
+from megatron_davinci.models.rope import RopeScaling, read_rope
 from megatron_davinci.models.sizes import ModelSizes
 
 _PRESETS = files("megatron_davinci") / "presets"
 _KINDS: dict[type, str] = {dict: "an object, or null", bool: "true or false"}
 _SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
           "head_dim", "vocab_size", "max_position_embeddings")  # fmt: skip
-# Llama 3's stretching of low frequencies; Megatron-Core knows these values alone, and any factor.
-_LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +26,8 @@ class ModelConfig(ModelSizes):
     family: Family
     max_position_embeddings: int
     rotary_base: float
-    rope_scaling_factor: float | None
-    """Llama 3's factor, None for plain RoPE."""
+    rope_scaling: RopeScaling | None
+    """None for plain RoPE."""
     layernorm_epsilon: float
     init_method_std: float
     huggingface: dict[str, Any] = field(repr=False)
@@ -44,7 +43,11 @@ class ModelConfig(ModelSizes):
         for name, kind in {"rope_scaling": dict, "rope_parameters": dict, "tie_word_embeddings": bool}.items():
             if not isinstance(config.get(name), kind | None):
                 raise InputError(f"{origin} has {name} {config[name]!r}; it must be {_KINDS[kind]}")
-        rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+        if config.get("quantization_config") is not None:
+            raise InputError(
+                f"{origin} has a quantization_config: weights are read in full precision alone. Take the model that it "
+                "was made from, or remove the entry where the weights are full"
+            )
         for name, value in family.requires.items():
             if config.get(name, value) != value:
                 raise InputError(f"{origin} has {name} {config[name]!r}; for {family.model_type} it must be {value!r}")
@@ -54,6 +57,7 @@ class ModelConfig(ModelSizes):
             raise InputError(f"{origin} has hidden_act {config['hidden_act']!r}; {family.model_type} needs silu")
         try:
             _check_numbers(config, origin)
+            theta, rope_scaling = read_rope(config, origin)
             heads = config["num_attention_heads"]
             return cls(
                 family=family,
@@ -67,8 +71,8 @@ class ModelConfig(ModelSizes):
                 kv_channels=config.get("head_dim") or config["hidden_size"] // heads,
                 vocab_size=config["vocab_size"],
                 max_position_embeddings=config.get("max_position_embeddings", 32768),
-                rotary_base=_rotary_base(rope.get("rope_theta") or config.get("rope_theta", 10000.0), origin),
-                rope_scaling_factor=_rope_scaling_factor(rope, origin),
+                rotary_base=_rotary_base(theta, origin),
+                rope_scaling=rope_scaling,
                 layernorm_epsilon=config["rms_norm_eps"],
                 tied_embeddings=bool(config.get("tie_word_embeddings", False)),
                 init_method_std=config.get("initializer_range", 0.02),
@@ -91,9 +95,12 @@ class ModelConfig(ModelSizes):
             "init_method_std",
             "max_position_embeddings",
             "qk_layernorm",
+            "rope_scaling",
         )
         sizes = {name: value for name, value in asdict(self).items() if name not in ignored}
-        return {"model_type": self.family.model_type, **sizes}
+        # None where RoPE is plain, under a name that checkpoints of earlier versions have
+        scaling = None if self.rope_scaling is None else asdict(self.rope_scaling)
+        return {"model_type": self.family.model_type, "rope_scaling_factor": scaling, **sizes}
 
 
 def _rotary_base(value: Any, origin: str) -> float:
@@ -117,15 +124,6 @@ def _check_numbers(config: dict[str, Any], origin: str) -> None:
         raise InputError(f"{origin} has {heads} heads for {groups} key-value heads: the first must be a multiple")
     if width < 2 or width % 2:
         raise InputError(f"{origin} has a head_dim of {width}: RoPE turns pairs, so it must be even")
-
-
-def _rope_scaling_factor(rope: dict[str, Any], origin: str) -> float | None:
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return None
-    if kind != "llama3" or any(rope.get(name) != value for name, value in _LLAMA3_ROPE.items()):
-        raise InputError(f"{origin} scales RoPE ({rope}); known: plain RoPE, and llama3 with {_LLAMA3_ROPE}")
-    return float(rope["factor"])
 
 
 def preset_names() -> list[str]:

@@ -75,6 +75,7 @@ METRIC_FIELDS = tuple(
         ("budget", "rollout", "tokens", "The budget B_t of a thought (Eq. 1)."),
         ("thought_tokens", "rollout", "tokens", "Mean length of a thought."),
         ("response_tokens", "rollout", "tokens", "Mean length of a response."),
+        ("cut_tokens", "rollout", "tokens", "Tokens after the answer, which are cut off; 0 where the engine stops."),
         ("truncated_fraction", "rollout", "share", "Responses that were cut off at max_tokens."),
         ("unclosed_fraction", "rollout", "share", "Responses without `</think>`."),
         ("policy_entropy", "rollout", "nats", "Entropy of the policy, mean over response tokens."),

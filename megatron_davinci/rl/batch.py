@@ -80,6 +80,7 @@ def _branches(
     branches = []
     for scored in document.groups:
         spec = scored.group.spec
+        has_kl = options.kl_beta > 0 and (options.kl_all_groups or any(scored.advantages))
         responses = [
             ResponseRows(
                 tokens=torch.tensor(response.tokens, dtype=torch.int64),
@@ -93,7 +94,7 @@ def _branches(
                 else torch.tensor(response.reference_log_probs, dtype=torch.float32),
             )
             for response, advantage in zip(scored.group.responses, scored.advantages, strict=True)
-            if len(response.tokens) and (advantage != 0.0 or (options.kl_beta and any(scored.advantages)))
+            if len(response.tokens) and (advantage != 0.0 or has_kl)
         ]
         if responses:
             instruction = torch.tensor(prompt_source.instruction(spec.budget), dtype=torch.int64)

@@ -44,7 +44,7 @@ def score_group(group: Group, grader: Grader, options: RolloutOptions, texts: To
 
 
 def _score(response: Response, budget: int, grader: Grader, options: RolloutOptions, texts: TokenBytes) -> Score:
-    reading = read_response(texts.of(response.tokens))
+    reading = read_response(texts.of(response.tokens), options.stop_at_answer)
     rules = options.reward
     correct = grader(response, reading.answer)
     for_length = length_reward(reading.thought_tokens, budget, options.paper.max_length_reward)
@@ -68,6 +68,8 @@ def group_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
         "zero_advantage_fraction": _mean([not any(group.advantages) for group in groups]),
         "zero_accuracy_variance_fraction": _mean([len({score.correct for score in g.scores}) < 2 for g in groups]),
     }
+    if any(response.cut_tokens for response in responses):
+        found["cut_tokens"] = _mean([response.cut_tokens for response in responses])
     if any(group.group.spec.budget for group in groups):
         found["length_reward"] = _mean([score.length_reward for score in scores])
     for level, name in enumerate(LEVEL_NAMES if any(g.group.spec.level != NONE for g in groups) else ()):

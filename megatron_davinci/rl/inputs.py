@@ -14,6 +14,7 @@ from megatron_davinci.config.registries import POLICY_LOSSES
 from megatron_davinci.data.batches import RunBatches, StageBatches
 from megatron_davinci.data.objective import ObjectiveInputs, SamplePrompt, fingerprint_of
 from megatron_davinci.models.config import ModelConfig
+from megatron_davinci.rl.answers import AnswerEnd
 from megatron_davinci.rl.prompt_source import PromptSource
 from megatron_davinci.rl.replay import Replay
 from megatron_davinci.rl.rollout_files import ROLLOUT_FORMAT
@@ -32,9 +33,11 @@ class RolloutInputs(ObjectiveInputs):
         self.options: RolloutOptions = self.stage.recipe.objective  # type: ignore[assignment]
         tokenizer = self.find_tokenizer()
         self.texts = TokenBytes(tokenizer)
+        self.answer_end = AnswerEnd(self.texts.texts) if self.options.stop_at_answer else None
         source: type[PromptSource[Any]] = import_path(self.options.prompt_source_class)
         self.prompt_source = source(self.stage, self.options, self.texts)
         check_fits(self.stage, self.options, self.prompt_source)
+        check_log_probs(self.options)
         self.replay = self._replay()
         self.stop_token_ids = read_stop_token_ids(tokenizer, batches.tokenizer["eod"])
         reference = self.options.reference or recipe.init_from
@@ -64,6 +67,7 @@ class RolloutInputs(ObjectiveInputs):
             "temperature": self.options.temperature,
             "group_size": self.options.group_size,
             "max_tokens": self.options.max_tokens,
+            "stop_at_answer": self.options.stop_at_answer,
         }
         for document in self.prompt_source.prompts(step - self.first_step):
             ids = document.ids.tolist()
@@ -106,6 +110,7 @@ class RolloutInputs(ObjectiveInputs):
             with_grades=options.graded_when_sampled,
             temperature=options.temperature,
             top_p=options.rollouts.top_p,
+            answer_end=self.answer_end,
         )
 
 
@@ -115,6 +120,19 @@ def read_stop_token_ids(directory: Path, end_of_document: int | None) -> frozens
     named = read_json(path).get("eos_token_id") if path.is_file() else None
     ids = named if isinstance(named, list) else [named, end_of_document]
     return frozenset(id for id in [*ids, end_of_document] if id is not None)
+
+
+def check_log_probs(options: RolloutOptions) -> None:
+    """Raise InputError where a policy compares with recorded log-probabilities of another distribution than was drawn
+    from: they are those before top_p cuts.
+    """
+    top_p, policy = options.rollouts.top_p or 1.0, options.policy
+    if top_p < 1 and (policy.importance_ratio_cap is not None or not POLICY_LOSSES.get(policy.kind).on_policy):
+        raise InputError(
+            f"objective.rollouts.top_p is {top_p}, and objective.policy.kind {policy.kind} takes ratios to the "
+            "probabilities that responses were drawn with, which top_p changes: set it to 1, or take reinforce without "
+            "importance_ratio_cap"
+        )
 
 
 def check_fits(stage: StageBatches, options: RolloutOptions, prompt_source: PromptSource[Any]) -> None:

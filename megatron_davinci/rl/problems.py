@@ -143,7 +143,7 @@ class ProblemPrompts(PromptSource[Grpo]):
         ]
 
     def _said(self, response: Response) -> str | None:
-        answer = read_response(self._texts.of(response.tokens)).answer
+        answer = read_response(self._texts.of(response.tokens), self.options.stop_at_answer).answer
         return None if answer is None else answer.decode(errors="replace").strip()
 
     def _answer(self, spec: PromptSpec) -> str:

@@ -1,12 +1,13 @@
 """Rollouts from files: one directory, a file for each step. Torch-free."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xxhash import xxh3_64
 
 from data_prep import InputError
+from megatron_davinci.rl.answers import AnswerEnd
 from megatron_davinci.rl.rollout_files import Group, PromptSpec, read_rollouts, rollout_file
 
 
@@ -17,6 +18,7 @@ class Replay:
     `tokenizer`: fingerprint of the corpora's; `group_size`: G; `on_policy`: take only what this step's policy wrote;
     `max_tokens`: tokens that a response may have; `with_reference`: the reference model's log-probabilities are needed;
     `with_grades`: so is whether each answer is correct; `top_p`: what the engine samples with, where there is one.
+    `answer_end`: where responses end by themselves; what follows is cut off.
     """
 
     directory: Path
@@ -29,6 +31,7 @@ class Replay:
     with_grades: bool = False
     temperature: float = 1.0
     top_p: float | None = None
+    answer_end: AnswerEnd | None = None
 
     def file(self, step: int) -> Path:
         """Where the rollouts for a step lie."""
@@ -77,7 +80,12 @@ class Replay:
             )
         for group in groups:
             self._check(path, group)
-        return [answered[spec] for spec in specs]
+        return [self._cut(answered[spec]) for spec in specs]
+
+    def _cut(self, group: Group) -> Group:
+        if self.answer_end is None:
+            return group
+        return replace(group, responses=[self.answer_end.cut(response) for response in group.responses])
 
     def fingerprint(self, step: int) -> str:
         """xxh3 of the file for a step; nothing where it is not there."""

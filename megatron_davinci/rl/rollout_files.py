@@ -41,7 +41,8 @@ class PromptSpec:
 class Response:
     """Ids and the log-probability of each, in nats, as its writer saw them; not `finished`: cut off at the longest.
 
-    `correct`: whether its answer is correct, where the document cannot tell.
+    `correct`: whether its answer is correct, where the document cannot tell. `cut_tokens`: how many followed its
+    answer, which are left out.
     """
 
     tokens: Sequence[int]
@@ -49,6 +50,7 @@ class Response:
     finished: bool
     reference_log_probs: Sequence[float] | None = None
     correct: bool | None = None
+    cut_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,10 @@ def _response(entry: Any) -> Response:
     if type(entry.get("correct")) not in (type(None), bool):
         raise ValueError("correct is neither true nor false")
     optional = {name: entry.get(name) for name in ("reference_log_probs", "correct")}
-    response = Response(entry["tokens"], entry["log_probs"], entry["finished"], **optional)
+    if not _is_count(entry.get("cut_tokens", 0)):
+        raise ValueError("cut_tokens is no number of tokens")
+    cut = entry.get("cut_tokens", 0)
+    response = Response(entry["tokens"], entry["log_probs"], entry["finished"], **optional, cut_tokens=cut)
     known = [response.log_probs, *([] if response.reference_log_probs is None else [response.reference_log_probs])]
     for numbers in known:
         if len(numbers) != len(response.tokens):

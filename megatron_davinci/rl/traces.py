@@ -16,6 +16,7 @@ from data_prep import InputError
 from data_prep.corpus import Corpus, CorpusWriter
 from data_prep.io.arrays import Int64s
 from data_prep.tokenizers import is_tokenizer_of
+from megatron_davinci.rl.answers import AnswerEnd
 from megatron_davinci.rl.templates import PromptTemplate, load_template
 from megatron_davinci.rl.token_bytes import TokenBytes
 
@@ -78,6 +79,7 @@ class _Maker:
     answerable: npt.NDArray[np.bool_]
     close: Sequence[int]
     end: Sequence[int]
+    answer_end: AnswerEnd
     around: int
     """Most tokens that are neither document nor thought: prompt, tags, box, answer, end."""
 
@@ -88,7 +90,7 @@ class _Maker:
         low, high = rules.budgets
         instruction = max(len(prompt.instruction_ids(budget)) for budget in range(low, high + 1))
         around = len(prompt.preamble_ids()) + instruction + len(close) + 1 + len(end) + 1
-        return cls(rules, prompt, texts.answerable, close, end, around)
+        return cls(rules, prompt, texts.answerable, close, end, AnswerEnd(texts.texts), around)
 
     def traces(self, ids: Int64s, document: int) -> Iterator[tuple[list[int], list[int]]]:
         """(prompt, response) of one document, each a list of ids."""
@@ -100,4 +102,6 @@ class _Maker:
             budget, length = (int(draws.integers(low, high + 1)) for low, high in (rules.budgets, rules.thoughts))
             given, following = ids[:position].tolist(), ids[position : position + length].tolist()
             prompt = [*self.prompt.preamble_ids(), *given, *self.prompt.instruction_ids(budget)]
-            yield prompt, [*following, *self.close, following[0], *self.end]
+            response = [*following, *self.close, following[0], *self.end]
+            if self.answer_end.position(response) == len(response):  # a text may hold tags and boxes of its own
+                yield prompt, response

@@ -7,7 +7,7 @@ from megatron_davinci.config import Recipe
 from megatron_davinci.core.build import transformer_config
 from megatron_davinci.models.layout import PipelineRank, pipeline_ranks
 from megatron_davinci.models.memory import GIB, state_bytes
-from megatron_davinci.train.prepare import RunState, inspect_run
+from megatron_davinci.train.prepare import RunState, doubts_about, inspect_run
 
 
 def describe_run(recipe: Recipe) -> dict[str, Any]:
@@ -21,6 +21,7 @@ def describe_run(recipe: Recipe) -> dict[str, Any]:
         "steps": run.batches.num_steps,
         "steps_done": run.step,
         "stages": [_describe_stage(run, index) for index in range(len(run.batches.stages))],
+        "warnings": doubts_about(run),
     }
 
 
@@ -65,6 +66,7 @@ def as_text(facts: Mapping[str, Any]) -> str:
     ]
     for stage in facts["stages"]:
         lines += ["", *_stage_lines(stage)]
+    lines += [f"\nwarning: {doubt}" for doubt in facts["warnings"]]
     return "\n".join(lines)
 
 

@@ -33,7 +33,7 @@ from megatron_davinci.data.ledger import Ledger
 from megatron_davinci.train.checkpoint.manager import CheckpointManager
 from megatron_davinci.train.held_out_loss import held_out_losses
 from megatron_davinci.train.metrics import Metrics
-from megatron_davinci.train.prepare import RunState, prepare_run
+from megatron_davinci.train.prepare import RunState, doubts_about, prepare_run
 from megatron_davinci.train.run_lock import one_writer
 from megatron_davinci.train.sample_answers import SampleAnswers
 from megatron_davinci.train.signals import StopRequest
@@ -61,6 +61,9 @@ def train(recipe: Recipe, trial_steps: int | None = None) -> None:
         run = _as_it_is_now(run, latest_checkpoint(directory) != latest)
         if _is_finished(run):
             return
+        if is_main_rank():
+            for doubt in doubts_about(run):
+                print(f"warning: {doubt}", file=sys.stderr, flush=True)
         run = with_whole_weights(run)
         stage = run.batches.stages[run.stage].recipe
         with model_parallel(stage, recipe.seed, timeout) as device:

@@ -119,6 +119,25 @@ def inspect_run(recipe: Recipe, damaged: str | None = None) -> RunState:
     )
 
 
+def doubts_about(run: RunState) -> list[str]:
+    """What a run may do, and its owner should know: one sentence each."""
+    doubts = []
+    for stage in run.batches.stages:
+        longest, batch = run.model.max_position_embeddings, stage.recipe.batch
+        if stage.recipe.seq_length > longest:
+            doubts.append(
+                f"stage {stage.name}: seq_length is {stage.recipe.seq_length:,}, and the model's "
+                f"max_position_embeddings are {longest:,}: documents beyond have positions that it has not seen"
+            )
+        documents = stage.tally_of_an_epoch().documents
+        if batch.unit == "samples" and batch.global_batch_size > documents:
+            doubts.append(
+                f"stage {stage.name}: a batch of {batch.global_batch_size:,} documents is larger than an epoch's "
+                f"{documents:,}: each step sees some of them several times, or is smaller"
+            )
+    return doubts
+
+
 def check_directory(directory: Path) -> None:
     """Raise InputError where a run's directory can be neither written to nor made."""
     nearest = nearest_existing(directory)

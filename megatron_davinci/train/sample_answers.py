@@ -1,6 +1,6 @@
 """The same prompts, answered by the model as it is at each checkpoint: for people to read side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ class _Asked:
     prompts: Sequence[SamplePrompt]
     tokenizer: Tokenizer
     engine: MegatronEngine
+    ends: Callable[[Sequence[int]], bool] | None
 
 
 class SampleAnswers:
@@ -48,7 +49,7 @@ class SampleAnswers:
             GenerationRequest(prompt.ids, [RequestBranch(len(prompt.ids), [], draws)]) for prompt in asked.prompts
         ]
         with sync_errors():
-            answered = asked.engine.generate(requests, Sampling(temperature=0.0))
+            answered = asked.engine.generate(requests, Sampling(temperature=0.0, ends=asked.ends))
         return [
             {
                 "step": step,
@@ -76,7 +77,9 @@ class SampleAnswers:
             trainer.timers.moved,
         )
         tokenizer, _ = load_tokenizer(tokenizer_file(directory))
-        return _Asked(inputs.stage.name, inputs.sample_prompts(self._options.prompts), tokenizer, engine)
+        return _Asked(
+            inputs.stage.name, inputs.sample_prompts(self._options.prompts), tokenizer, engine, inputs.answer_end
+        )
 
 
 def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

@@ -83,8 +83,10 @@ class PlannedTensor:
             yield self.read(start, min(start + at_once, self.shape[0]))
 
     def pieces(self) -> Iterator[Any]:
-        """The bytes of its elements in order, as buffers. Raises InputError where a number becomes infinite."""
+        """The bytes of its elements in order, as buffers. Raises InputError for numbers that are not finite."""
         for rows in self.slices():
+            if rows.dtype.is_floating_point and not _is_finite(rows):
+                raise InputError(f"{self.full_name} holds NaN or infinite numbers: convert weights that are whole")
             changed = rows.to(self.written)
             if changed.dtype == torch.float16 != rows.dtype and changed.isinf().sum() != rows.isinf().sum():
                 raise InputError(f"{self.full_name} has numbers that fp16 cannot hold: take bf16 or fp32")
@@ -93,6 +95,11 @@ class PlannedTensor:
     @property
     def _columns(self) -> int:
         return self.shape[1] if len(self.shape) > 1 else 1
+
+
+def _is_finite(rows: Tensor) -> bool:
+    """Whether all numbers are; their sum tells at a fraction of the cost, unless it overflows itself."""
+    return bool(rows.sum(dtype=torch.float32).isfinite()) or bool(rows.isfinite().all())
 
 
 def plan_huggingface(tensors: Mapping[str, StoredTensor], model: ModelConfig, origin: Path) -> list[PlannedTensor]:

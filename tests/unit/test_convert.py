@@ -478,3 +478,24 @@ def test_megatrons_own_flags_convert_too(tmp_path: Path) -> None:
     (megatron / "release.part" / "journal.jsonl").write_text('{"conversion":1}\n')
     subprocess.run(again, check=True)
     assert differences(hf, megatron) == []
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named_in_both_directions(tmp_path: Path, number: float) -> None:
+    source = write_weights(tmp_path / "hf")
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.norm.weight"][3] = number
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"decoder.final_layernorm.weight holds NaN or infinite numbers"):
+        import_from_hf(source, tmp_path / "megatron")
+    assert not (tmp_path / "megatron").exists()
+
+
+def test_large_numbers_are_finite(tmp_path: Path) -> None:
+    source = write_weights(tmp_path / "hf")
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.norm.weight"][:] = 3e38
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    import_from_hf(source, tmp_path / "megatron")
+    export_to_hf(tmp_path / "megatron", tmp_path / "back")
+    assert load_file(tmp_path / "back" / "model.safetensors")["model.norm.weight"].equal(tensors["model.norm.weight"])

@@ -221,7 +221,7 @@ def test_stages_agree_on_what_a_saved_optimizer_can_be_taken_up_by(recipe_values
         ({"rms_norm_eps": None}, "rms_norm_eps None"),
         ({"model_type": "gpt2"}, "model_type 'gpt2'; known: qwen2, qwen3, llama"),
         ({"model_type": "llama", "mlp_bias": True}, "mlp_bias True; for llama it must be False"),
-        ({"model_type": "llama", "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "scales RoPE"),
+        ({"model_type": "llama", "rope_scaling": {"rope_type": "su", "factor": 4.0}}, "scales RoPE"),
     ],
 )
 def test_a_config_that_makes_no_model_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -254,3 +254,42 @@ def test_a_recipe_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         load_recipe(tmp_path, [])
     with pytest.raises(InputError, match="cannot be read: No such file"):
         load_recipe(tmp_path / "absent.yaml", [])
+
+
+def test_a_key_that_comes_twice_is_refused(recipe_file: Path) -> None:
+    text = recipe_file.read_text()
+    line = 1 + text.splitlines().index(next(line for line in text.splitlines() if line.startswith("schedule")))
+    recipe_file.write_text(text + "\nschedule: {lr: 5.0e-1}\n")
+    with pytest.raises(InputError, match=rf"holds the key 'schedule' twice, in lines {line} and \d+: leave one out"):
+        load_recipe(recipe_file, [])
+    recipe_file.write_text(text)
+    with pytest.raises(InputError, match="the key 'lr' twice"):
+        load_recipe(recipe_file, ["schedule={lr: 1, lr: 2}"])
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("schedule.lr=true", "schedule.lr is True: true and false are no values of it"),
+        ("seed=true", "seed is True"),
+        ("data.seq_length=true", "data.seq_length is True"),
+        ("data.stages.0.epochs=true", "data.stages.0.epochs is True"),
+        ("objective={kind: rmt, temperature: true}", "objective.temperature is True"),
+        ("objective={kind: rmt, difficulty: {thresholds: [0.1, true, 2.0]}}", "objective.difficulty.thresholds is"),
+        ("megatron.tensor_model_parallel_size=true", "wants a value of type int"),
+        ("schedule.min_lr=1.0", r"schedule is .*: min_lr 1.0 is above lr"),
+        ("schedule.min_lr=.nan", "schedule.min_lr is nan"),
+        ("schedule.min_lr=.inf", "schedule.min_lr is inf"),
+        ("checkpoint.dir=$DAVINCI_NOWHERE/run", "the environment has no variable DAVINCI_NOWHERE: set it"),
+        ("data.stages.0.blend.0.corpus=${DAVINCI_NOWHERE}", "no variable DAVINCI_NOWHERE"),
+    ],
+)
+def test_values_that_look_right_and_are_not_are_refused(recipe_file: Path, override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_recipe(recipe_file, [override])
+
+
+def test_variables_of_the_environment_stand_for_paths(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAVINCI_SCRATCH", "/scratch/me")
+    recipe = load_recipe(recipe_file, ["checkpoint.dir=$DAVINCI_SCRATCH/a/${DAVINCI_SCRATCH}b"])
+    assert recipe.checkpoint.dir == "/scratch/me/a//scratch/meb"

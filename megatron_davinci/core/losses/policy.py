@@ -85,3 +85,12 @@ def kl_k3(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
     """
     log_ratio = (reference_log_probs - log_probs).clamp(-20.0, 20.0)
     return log_ratio.exp() - log_ratio - 1
+
+
+def kl_k2(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
+    """k2, for each token (N,): (log pi/pi_ref)^2 / 2, whose mean gradient over tokens drawn from pi is exactly that of
+    KL(pi || pi_ref), as Eq. 7 has it. As a number it is an estimate with a bias; k3's gradient is KL(pi_ref || pi)'s.
+
+    Schulman 2020, "Approximating KL divergence".
+    """
+    return (log_probs - reference_log_probs).clamp(-20.0, 20.0).square() / 2

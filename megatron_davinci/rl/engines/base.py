@@ -40,10 +40,13 @@ class Sampling:
     """`temperature` 0: always the likeliest token. `top_p`: only the likeliest, until they have this much together.
 
     What is recorded is the token's log-probability at the temperature (at 1 where it is 0), before `top_p` cuts.
+    `ends`: whether the newest token of a response ends it, as a stop token does. An engine may leave it aside: what
+    follows the end is cut off afterwards, and counted.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
+    ends: Callable[[Sequence[int]], bool] | None = None
 
 
 class Engine(ABC):
@@ -68,5 +71,5 @@ class Engine(ABC):
 
     @abstractmethod
     def generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[list[list[Response]]]:
-        """Responses by request, by branch; a response ends with a stop token, or at max_tokens. All ranks of one
-        replica call it together, with the same requests."""
+        """Responses by request, by branch; a response ends with a stop token, where `sampling.ends` says so, or at
+        max_tokens. All ranks of one replica call it together, with the same requests."""

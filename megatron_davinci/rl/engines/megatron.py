@@ -75,7 +75,7 @@ class MegatronEngine(Engine):
             width = ceil_to_multiple(max(len(each.tokens) for each in rows), self.row_multiple)
             logits = self._forward([each.padded(width).to(self.device) for each in rows], width)
             for microbatch, scores in zip(microbatches, logits, strict=True):
-                microbatch.append(*self._sample(microbatch, scores, sampling))
+                microbatch.append(*self._sample(microbatch, scores, sampling), sampling.ends)
             rows = [microbatch.next_rows() for microbatch in microbatches]
             self.on_token()
         answered = [iter(microbatch.responses()) for microbatch in microbatches]
@@ -239,11 +239,13 @@ class _MicroBatch:
     def uniforms(self) -> list[float]:
         return [sequence.uniform() for sequence in self.active]
 
-    def append(self, tokens: Sequence[int], log_probs: Sequence[float]) -> None:
+    def append(
+        self, tokens: Sequence[int], log_probs: Sequence[float], ends: Callable[[Sequence[int]], bool] | None
+    ) -> None:
         for sequence, token, log_prob in zip(self.active, tokens, log_probs, strict=True):
             sequence.tokens.append(token)
             sequence.log_probs.append(log_prob)
-            sequence.finished = token in self.stop_token_ids
+            sequence.finished = token in self.stop_token_ids or (ends is not None and ends(sequence.tokens))
         going_on = [row for row, sequence in enumerate(self.active) if not sequence.is_done()]
         if len(going_on) < len(self.active):
             self.active = [self.active[row] for row in going_on]

@@ -35,7 +35,7 @@ class Sampler:
     def __init__(self, inputs: RolloutInputs, engine: Engine, reference: Reference | None, timers: Timers) -> None:
         self._inputs, self._engine, self._reference, self._timers = inputs, engine, reference, timers
         options = inputs.options
-        self._sampling = Sampling(options.temperature, options.rollouts.top_p or 1.0)
+        self._sampling = Sampling(options.temperature, options.rollouts.top_p or 1.0, inputs.answer_end)
 
     @classmethod
     def of(cls, inputs: RolloutInputs, trainer: Trainer) -> "Sampler":
@@ -76,6 +76,7 @@ class Sampler:
                 groups = self._inputs.prompt_source.grade(groups)
         header: dict[str, Any] = {"step": step, "policy_step": step, "tokenizer": self._inputs.replay.tokenizer}
         sampled = {"temperature": self._sampling.temperature, "top_p": self._sampling.top_p}
+        sampled["stop_at_answer"] = self._inputs.answer_end is not None
         write_rollouts(path, {**header, **sampled, "engine": self._inputs.options.rollouts.engine}, groups)
 
     def _answer(self, documents: Sequence[DocumentPrompts], step: int) -> list[Group]:
@@ -84,6 +85,9 @@ class Sampler:
         with sync_errors():
             requests = [self._request(document, step) for document in documents[rank::size]]
             ours = self._engine.generate(requests, self._sampling)
+            if self._inputs.answer_end is not None:  # an engine of another's may not look for it
+                cut = self._inputs.answer_end.cut
+                ours = [[[cut(response) for response in branch] for branch in request] for request in ours]
         shares = all_gather_object(ours, data_group())
         by_document = [shares[number % size][number // size] for number in range(len(documents))]
         specs = chain.from_iterable(document.specs for document in documents)
