@@ -97,3 +97,31 @@ def test_the_same_draws_give_the_same_responses_whoever_else_is_asked(recipe: di
     assert [[r.tokens for r in question] for question in once[0]] == [
         [r.tokens for r in question] for question in again[0]
     ]
+
+
+class EndsAfter:
+    """A response ends behind its third token of these."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        self.tokens = set(tokens)
+
+    def __call__(self, tokens: Any) -> bool:
+        return tokens[-1] in self.tokens and sum(token in self.tokens for token in tokens) == 3
+
+
+def test_a_response_that_ends_by_itself_is_the_beginning_of_the_one_that_does_not(recipe: dict[str, Any]) -> None:
+    layouts = {name: LAYOUTS[name] for name in ("alone", "PP2")}
+    ends = EndsAfter(list(range(0, 256, 4)))
+    [whole] = [answers for answers, _ in ask(recipe, {"alone": (1, {})}, Sampling(), RESPONSES, STOPS).values()]
+    for answers, _ in ask(recipe, layouts, Sampling(ends=ends), RESPONSES, STOPS).values():
+        ended = 0
+        for response, full in zip(flat(answers), flat(whole), strict=True):
+            at = next((n for n in range(1, len(full.tokens) + 1) if ends(full.tokens[:n])), len(full.tokens))
+            assert list(response.tokens) == list(full.tokens[:at])
+            ended += at < len(full.tokens)
+            assert response.finished == (full.finished or at < len(full.tokens) or ends(full.tokens))
+        assert ended > 5
+
+
+def flat(answers: Any) -> list[Any]:
+    return [response for text in answers for question in text for response in question]
