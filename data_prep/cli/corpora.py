@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from data_prep.cli.app import AsJson, app
+from data_prep.cli.app import AsJson, ExecutorKind, ExecutorOptions, Workers, app
 from data_prep.io.errors import InputError
 from data_prep.io.summary import print_summary
 
@@ -64,3 +64,41 @@ def merge(
 
     manifest = merge_corpora(Corpus.open_all(prefixes), out)
     print_summary({"corpus": str(out), "documents": manifest["documents"], "tokens": manifest["tokens"]}, as_json)
+
+
+@app.command()
+def adopt(
+    prefix: Annotated[Path, typer.Argument(help="PREFIX of the corpus: PREFIX.bin and PREFIX.idx.")],
+    tokenizer: Annotated[Path, typer.Option(help="The tokenizer that made the corpus.")],
+    as_json: AsJson = False,
+) -> None:
+    """Take over a corpus that Megatron-LM wrote: its manifest is made, nothing else is changed.
+
+    Example: davinci data adopt corpus/wiki_text_document --tokenizer qwen.tiktoken
+    """
+    from data_prep.corpus.adopt import adopt_corpus
+    from data_prep.tokenizers import load_tokenizer
+
+    manifest = adopt_corpus(prefix, load_tokenizer(tokenizer)[1], str(tokenizer))
+    print_summary({"corpus": str(prefix), "documents": manifest["documents"], "tokens": manifest["tokens"]}, as_json)
+
+
+@app.command()
+def deduplicate(
+    inputs: Annotated[list[str], typer.Argument(help="Records: inputs as for tokenize; an earlier one stays.")],
+    out: Annotated[Path, typer.Option(help="Directory to make: kept/, dropped/, summary.json.")],
+    json_key: Annotated[str, typer.Option(help="Field that holds the text, or OUTER.INNER.")] = "text",
+    threshold: Annotated[float, typer.Option(help="Jaccard similarity from which two texts say the same.")] = 0.8,
+    workers: Workers = 1,
+    executor: ExecutorKind = "local",
+    option: ExecutorOptions = None,
+    as_json: AsJson = False,
+) -> None:
+    """Leave out exact and near copies of texts. Killed, and started again, it goes on where it was.
+
+    Example: davinci data deduplicate 'samples/samples/*.jsonl.zst' --out unique
+    """
+    from data_prep.deduplicate.run import deduplicate as run
+
+    options = dict(text.partition("=")[::2] for text in option or [])
+    print_summary(run(inputs, json_key, out, threshold, workers, executor, options) or {"handed in": 1}, as_json)

@@ -24,6 +24,11 @@ _TOKEN_TYPES: dict[int, np.dtype[Any]] = {4: np.dtype(np.int32), 8: np.dtype(np.
 _MASK_TYPES: dict[int, np.dtype[Any]] = {1: np.dtype(np.uint8)}
 
 
+def token_types() -> dict[int, np.dtype[Any]]:
+    """Megatron's codes of the element types that a corpus of tokens may have."""
+    return dict(_TOKEN_TYPES)
+
+
 def corpus_files(prefix: Path, masked: bool) -> dict[str, Path]:
     """The files of a corpus in the order in which they appear: the index comes last. Raises InputError."""
     if not prefix.name:

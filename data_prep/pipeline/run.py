@@ -15,6 +15,7 @@ from datatrove.executor.base import PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
 from data_prep.io.errors import InputError, WorkFailed
+from data_prep.io.files import part_of
 from data_prep.io.shards import ShardedJob
 from data_prep.pipeline.tasks import keep_to_job, merge_shards, tokenize_shard
 from data_prep.tokenize.tokenize import TokenizeJob
@@ -138,7 +139,9 @@ def run_sharded(
         raise InputError(f"--tasks is {tasks}; it must be from 1 to {len(step.shards)}, the number of shards")
     if workers < 1:
         raise InputError(f"--workers is {workers}; it must be at least 1")
-    step.begin()
     logs = out.absolute().with_name(f"{out.name}.logs")
+    if not part_of(out.absolute()).exists():  # of an output that is gone: datatrove would take its tasks for done
+        shutil.rmtree(logs, ignore_errors=True)
+    step.begin()
     shards = executor(kind, [RunShards(job, out.absolute())], tasks, workers, logs / "shards", **options)
     return executor(kind, [FinishShards(job, out.absolute())], 1, 1, logs / "summary", depends=shards, **options)

@@ -92,7 +92,7 @@ class EncodedChunk:
 
 def parse(chunk: Chunk, encoding: Encoding) -> ParsedChunk:
     """Read the records of a chunk; one without a usable value under each key is broken, and left out."""
-    read_value = _text_of if encoding.chat_template is None else conversation_of
+    read_value = text_of_record if encoding.chat_template is None else conversation_of
     parsed = ParsedChunk(chunk.path, chunk.after, {key: [] for key in encoding.keys})
     for number, record in records_of(chunk):
         if isinstance(record, BrokenRecord):
@@ -109,7 +109,7 @@ def parse(chunk: Chunk, encoding: Encoding) -> ParsedChunk:
     return parsed
 
 
-def _text_of(record: dict[str, Any], key: str) -> str | list[str]:
+def text_of_record(record: dict[str, Any], key: str) -> str | list[str]:
     """The text under a key, or the texts of a list, which are the sequences of one document. Raises BrokenRecord."""
     value = _field(record, key)
     if isinstance(value, str):

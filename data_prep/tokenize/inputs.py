@@ -58,17 +58,20 @@ class BrokenRecord(ValueError):
 class Columns:
     """Which fields of a record are read: all of one of the `alternatives`, and those of `optional` that are there.
 
-    A field may be OUTER.INNER, one level into an object.
+    A field may be OUTER.INNER, one level into an object. `whole`: whatever else a record holds is read too.
     """
 
     alternatives: tuple[tuple[str, ...], ...]
     optional: tuple[str, ...] = ()
+    whole: bool = False
 
     def of_table(self, path: Path, known: Sequence[str]) -> list[str]:
         """The columns of a table to read. Raises InputError where it lacks some of every alternative."""
         for wanted in self.alternatives:
             columns = [name if name in known else name.partition(".")[0] for name in wanted]
             if all(column in known for column in columns):
+                if self.whole:
+                    return list(known)
                 return list(dict.fromkeys([*columns, *(name for name in self.optional if name in known)]))
         missing = " nor ".join(repr(name) for name in self.alternatives[0] if name not in known)
         raise InputError(f"{path} has no column {missing}; its columns are: {', '.join(known)}")

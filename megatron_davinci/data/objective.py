@@ -46,6 +46,10 @@ class ObjectiveInputs:
         self.fingerprint = fingerprint_of(self.stage.recipe.objective.model_dump())
         """Identity of what is trained on besides the corpora: a run resumes only where it is the same."""
 
+    def doubts(self) -> list[str]:
+        """What the owner of a run should know of its inputs: one sentence each."""
+        return []
+
     def first_missing(self, step: int, end: int) -> int:
         """The first optimizer step from `step` on that cannot be trained yet for want of inputs; `end` for none."""
         return end

@@ -134,7 +134,7 @@ class _Asked:
         if directory is None or not is_tokenizer_of(directory, corpus.manifest["tokenizer"]):
             raise InputError(f"{corpus.prefix} was not tokenized with the recipe's tokenizer ({directory}): do so")
         texts = TokenBytes(directory)
-        prompt = load_template(options.template, texts.encode)
+        prompt = load_template(options.template, texts.encode, texts.begin)
         prompt.check_budget(plan.budget is not None or options.budget is not None)
         budget = plan.budget or _last_budget(options)
         preamble, instruction = prompt.preamble_ids(), prompt.instruction_ids(budget)

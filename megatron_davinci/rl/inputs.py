@@ -46,6 +46,10 @@ class RolloutInputs(ObjectiveInputs):
         options = self.options.model_dump(exclude=_NOT_IDENTITY)
         self.fingerprint = fingerprint_of(options, self.prompt_source.sources, weights)
 
+    def doubts(self) -> list[str]:
+        """See `ObjectiveInputs`."""
+        return self.prompt_source.doubts()
+
     def first_missing(self, step: int, end: int) -> int:
         """See `ObjectiveInputs`: where no engine answers, the first step without a file of rollouts."""
         return end if self.options.has_engine else self.replay.first_missing(step, end)

@@ -103,6 +103,7 @@ class ProblemPrompts(PromptSource[Grpo]):
 
     def __init__(self, stage: StageBatches, options: Grpo, texts: TokenBytes) -> None:
         super().__init__(stage, options, texts)
+        self.preamble = self.preamble or list(texts.begin)  # a problem alone begins a text, as the model knows one
         self._answers = {corpus.prefix: read_answers(corpus) for corpus in stage.documents.corpora}
         self.sources = [file_entry(answers_file(prefix))["xxh3_64"] for prefix in self._answers]
 

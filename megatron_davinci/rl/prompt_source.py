@@ -54,7 +54,7 @@ class PromptSource(ABC, Generic[Options]):
     def __init__(self, stage: StageBatches, options: Options, texts: TokenBytes) -> None:
         self._stage, self._texts = stage, texts
         self.options: Options = options
-        self._prompt = load_template(options.template, texts.encode)
+        self._prompt = load_template(options.template, texts.encode, texts.begin)
         self._prompt.check_budget(options.budget is not None)
         self.preamble = self._prompt.preamble_ids()
         self.instruction = lru_cache(maxsize=2)(self._prompt.instruction_ids)  # the same for all prompts of a step
@@ -76,6 +76,10 @@ class PromptSource(ABC, Generic[Options]):
         sampled."""
         return list(groups)
 
+    def doubts(self) -> list[str]:
+        """What the owner of a run should know of its prompts: one sentence each."""
+        return []
+
     def budget(self, batch: int) -> int:
         """B_t (Eq. 1) of a step of the stage; 0 where there is none."""
         budget = self.options.budget
@@ -94,6 +98,11 @@ class PromptSource(ABC, Generic[Options]):
         return [*self.preamble, *ids[:position], *self.instruction(budget)]
 
 
+def begins_with(corpus: Corpus, begin: Sequence[int]) -> bool:
+    """Whether a corpus's documents begin with these ids, as its first one tells."""
+    return bool(begin) and len(corpus) > 0 and corpus.span(0, 0, len(begin)).tolist() == list(begin)
+
+
 class NextTokenPrompts(PromptSource[Rmt]):
     """Asks for tokens that are hard to predict, by the curriculum.
 
@@ -102,6 +111,7 @@ class NextTokenPrompts(PromptSource[Rmt]):
 
     def __init__(self, stage: StageBatches, options: Rmt, texts: TokenBytes) -> None:
         super().__init__(stage, options, texts)
+        self._refuse_two_beginnings()
         # once for each corpus, however often the blend repeats it
         self._annotations = {corpus.prefix: self._open(corpus) for corpus in stage.documents.corpora}
         self.sources = [str(annotation.description["checksum"]) for annotation in self._annotations.values()]
@@ -109,6 +119,26 @@ class NextTokenPrompts(PromptSource[Rmt]):
         self._answerable = texts.answerable_by(self._token_grader)
         self._thresholds = self._find_thresholds()
         self._refuse_nothing_to_ask()
+
+    def _refuse_two_beginnings(self) -> None:
+        """Raise InputError where a template's text and then a document's own BOS would come before it."""
+        for corpus in self._stage.documents.corpora if self.preamble else ():
+            if begins_with(corpus, self._texts.begin):
+                raise InputError(
+                    f"the documents of {corpus.prefix} begin with BOS, and template {self.options.template} puts text "
+                    "before them: take a suffix template, or a corpus without --prepend-bos"
+                )
+
+    def doubts(self) -> list[str]:
+        """See PromptSource."""
+        if self.preamble or not self._texts.begin:
+            return []
+        bare = [corpus for corpus in self._stage.documents.corpora if not begins_with(corpus, self._texts.begin)]
+        return [
+            f"stage {self._stage.name}: the tokenizer puts BOS before texts, and prompts from {corpus.prefix} begin "
+            "without: tokenize with --prepend-bos where the model was trained with it"
+            for corpus in {corpus.prefix: corpus for corpus in bare}.values()
+        ]
 
     def prompts(self, batch: int) -> list[DocumentPrompts]:
         """See PromptSource."""

@@ -22,15 +22,17 @@ class PromptTemplate:
     preamble: str
     instruction: str
     encode: Callable[[str], Sequence[int]] = field(repr=False)
+    begin: Sequence[int] = ()
 
     def preamble_ids(self) -> list[int]:
-        """Ids before the document; the same for every budget. InputError where the template has {budget} there."""
+        """Ids before the document, `begin` (BOS) first; none where the prompt begins with the document itself. The same
+        for every budget. InputError where the template has {budget} there."""
         if "{budget}" in self.preamble:
             raise InputError(
                 f"template {self.name} names the budget before the text: all positions of a document share what comes "
                 "before it, so the budget must follow"
             )
-        return list(self.encode(self.preamble.format())) if self.preamble else []
+        return [*self.begin, *self.encode(self.preamble.format())] if self.preamble else []
 
     def check_budget(self, has_one: bool) -> None:
         """Raise InputError where the template names a budget that there is not, or is silent about the one there is."""
@@ -50,8 +52,11 @@ class PromptTemplate:
         return list(self.encode(self.instruction.format(budget=budget)))
 
 
-def load_template(name: str, encode: Callable[[str], Sequence[int]]) -> PromptTemplate:
-    """A template of this package by name. Raises InputError for an unknown one, or one that is none."""
+def load_template(name: str, encode: Callable[[str], Sequence[int]], begin: Sequence[int] = ()) -> PromptTemplate:
+    """A template of this package by name; `begin`: what the tokenizer puts before a text.
+
+    Raises InputError for an unknown one, or one that is none.
+    """
     path = _TEMPLATES / f"{name}.txt"
     if not path.is_file():
         known = sorted(entry.name.removesuffix(".txt") for entry in _TEMPLATES.iterdir())
@@ -59,4 +64,4 @@ def load_template(name: str, encode: Callable[[str], Sequence[int]]) -> PromptTe
     preamble, marker, instruction = path.read_text().partition("{text}")
     if not marker or not instruction.endswith(_OPENING):
         raise InputError(f"template {name} lacks {{text}}, or does not end with <think> and a newline")
-    return PromptTemplate(name, preamble, instruction, encode)
+    return PromptTemplate(name, preamble, instruction, encode, begin)

@@ -19,13 +19,15 @@ _SHOWN = 200  # tokens
 class TokenBytes:
     """`texts[id]`: the bytes of a token, none where it is a control token or no token at all.
 
-    `boxable` (ids,): whether \\boxed{} can hold those bytes. Raises InputError where a tokenizer's texts are not the
-    bytes of its tokens, end to end: its tokens could not be asked for.
+    `boxable` (ids,): whether \\boxed{} can hold those bytes. `begin`: what the tokenizer puts before a text. Raises
+    InputError where a tokenizer's texts are not the bytes of its tokens, end to end: its tokens could not be asked for.
     """
 
     def __init__(self, directory: Path) -> None:
         self.name = str(directory)
         self._tokenizer, _ = load_tokenizer(tokenizer_file(directory))
+        bos = self._tokenizer.bos if self._tokenizer.adds_bos else None
+        self.begin: list[int] = [] if bos is None else [bos]
         named = {**self._tokenizer.control_tokens, **self._tokenizer.markup_tokens}
         added = set(named.values())
         spelled = self._tokenizer.token_bytes([0 if id_ in added else id_ for id_ in range(self._tokenizer.vocab_size)])

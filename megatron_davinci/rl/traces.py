@@ -85,7 +85,7 @@ class _Maker:
 
     @classmethod
     def of(cls, texts: TokenBytes, rules: TraceRules) -> "_Maker":
-        prompt = load_template(rules.template, texts.encode)
+        prompt = load_template(rules.template, texts.encode, texts.begin)
         close, end = texts.encode("</think>\\boxed{"), texts.encode("}")
         low, high = rules.budgets
         instruction = max(len(prompt.instruction_ids(budget)) for budget in range(low, high + 1))

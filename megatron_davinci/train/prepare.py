@@ -121,7 +121,7 @@ def inspect_run(recipe: Recipe, damaged: str | None = None) -> RunState:
 
 def doubts_about(run: RunState) -> list[str]:
     """What a run may do, and its owner should know: one sentence each."""
-    doubts = []
+    doubts = [doubt for inputs in run.inputs for doubt in inputs.doubts()]
     for stage in run.batches.stages:
         longest, batch = run.model.max_position_embeddings, stage.recipe.batch
         if stage.recipe.seq_length > longest:

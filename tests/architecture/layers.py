@@ -12,6 +12,7 @@ LAYERS = (
     "data_prep.reconstruct",  # a change as replayable edits
     "data_prep.samples",  # training documents in several formats
     "data_prep.pipeline",  # sharded jobs on one machine, Slurm or Ray
+    "data_prep.deduplicate",  # exact and near copies among records, left out
     "data_prep",  # what the package exports
     "data_prep.cli",  # typer alone
     "megatron_davinci",  # the version

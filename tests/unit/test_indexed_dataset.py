@@ -11,6 +11,8 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatase
 
 from data_prep import InputError
 from data_prep.corpus import Corpus, CorpusWriter
+from data_prep.corpus.merge import merge_corpora
+from data_prep.corpus.verify import verify_corpus
 
 
 def describe(vocab_size: int) -> dict[str, object]:
@@ -79,3 +81,32 @@ def test_nothing_appears_before_commit_and_nothing_is_overwritten(tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.bin", "corpus.idx", "corpus.manifest.json"]
     with pytest.raises(InputError, match="already exists"):
         CorpusWriter(tmp_path / "corpus", describe(300))
+
+
+def test_a_corpus_of_megatrons_own_builder_is_adopted(shared_data: Path, tmp_path: Path) -> None:
+    from data_prep.corpus.adopt import adopt_corpus
+    from data_prep.tokenizers import load_tokenizer
+
+    tokenizer, description = load_tokenizer(shared_data / "tokenizers" / "qwen.tiktoken")
+    documents = [[[1, 2, 3], [151_000]], [[7]]]
+    builder = IndexedDatasetBuilder(str(tmp_path / "theirs.bin"), dtype=np.int32)
+    for sentences in documents:
+        builder.add_document(np.concatenate(sentences), [len(sentence) for sentence in sentences])
+    builder.finalize(str(tmp_path / "theirs.idx"))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    manifest = adopt_corpus(tmp_path / "theirs", description, "qwen.tiktoken")
+    assert (manifest["documents"], manifest["tokens"]) == (2, 5)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert verify_corpus(tmp_path / "theirs") == []
+    assert [d.tolist() for d in Corpus(tmp_path / "theirs")] == [[1, 2, 3, 151_000], [7]]
+    merge_corpora([Corpus(tmp_path / "theirs")] * 2, tmp_path / "twice")
+    assert Corpus(tmp_path / "twice").manifest["provenance"]["broken_records"] == 0
+    with pytest.raises(InputError, match="already exists"):
+        adopt_corpus(tmp_path / "theirs", description, "qwen.tiktoken")
+    (tmp_path / "theirs.manifest.json").unlink()
+    with pytest.raises(InputError, match="holds the id 151000, and small has 1000: give the tokenizer that made"):
+        adopt_corpus(tmp_path / "theirs", {**description, "vocab_size": 1000}, "small")
+    (tmp_path / "theirs.bin").write_bytes(b"\0" * 8)
+    with pytest.raises(InputError, match="has 8 bytes where its index needs 20"):
+        adopt_corpus(tmp_path / "theirs", description, "qwen.tiktoken")
+    assert tokenizer.bos is None

@@ -39,3 +39,10 @@ def test_templates_that_are_none_are_refused() -> None:
         load_template("x", encode)
     with pytest.raises(InputError, match="names the budget before the text"):
         PromptTemplate("mine", "in {budget} tokens: ", "<think>\n", encode).preamble_ids()
+
+
+@pytest.mark.parametrize("name", ["suffix_1", "wrap_1"])
+def test_bos_begins_a_prompt_where_the_template_does(name: str) -> None:
+    template = load_template(name, lambda text: list(text.encode()), begin=[7])
+    plain = load_template(name, lambda text: list(text.encode()))
+    assert template.preamble_ids() == ([7, *plain.preamble_ids()] if plain.preamble_ids() else [])

@@ -1,0 +1,38 @@
+"""Records of one shard as datatrove's documents: document i is its i-th record that holds a text."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datatrove.data import Document
+
+from data_prep.deduplicate.job import DeduplicateJob
+from data_prep.tokenize.encode import text_of_record
+from data_prep.tokenize.inputs import BrokenRecord, Columns, read, records_of
+
+
+def usable_records(path: Path, key: str) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
+    """(number of the record, the record, its text) of a file; (number, None, what is wrong) of a broken one."""
+    for chunk in read([path], Columns(((key,),), whole=True)):
+        for number, record in records_of(chunk):
+            try:
+                if isinstance(record, BrokenRecord):
+                    raise record
+                text = text_of_record(record, key)
+            except BrokenRecord as reason:
+                yield number, None, str(reason)
+                continue
+            yield number, record, "\n".join(text) if isinstance(text, list) else text
+
+
+def shard_documents(job: DeduplicateJob, shard: int, skip: frozenset[int] = frozenset()) -> Iterator[Document]:
+    """Documents of a shard; those whose numbers are in `skip` come without a text, so that the numbers stay."""
+    number = 0
+    for record_number, record, text in usable_records(job.files[shard], job.key):
+        if record is None:
+            continue
+        named = record.get("id")
+        name = str(named) if named is not None else f"{job.files[shard].name}#{record_number}"
+        kept = "" if number in skip else text
+        yield Document(text=kept, id=name, metadata={"record": record, "number": record_number})
+        number += 1
