@@ -4,7 +4,7 @@ A record is complete: nothing that comes after collection needs the repository a
 """
 
 import base64
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
 from data_prep.io.errors import InputError
@@ -170,12 +170,12 @@ class Change:
 
     @property
     def net_paths(self) -> set[str]:
-        """The paths of `paths` that hold something else at the end than at the base: what is added and taken away
-        again has no part in the difference.
+        """The paths of `paths` that hold something else after the change's own commits than before them: what is added
+        and taken away again has no part in the difference.
         """
         before: dict[str, tuple[str | None, str | None]] = {}
         after: dict[str, tuple[str | None, str | None]] = {}
-        for commit in self.commits:
+        for commit in self.own_commits:
             # In one commit files may change places: all that it takes away goes before what it puts there.
             for file in commit.files:
                 if file.status != "A":
@@ -184,16 +184,14 @@ class Change:
             for file in commit.files:
                 before.setdefault(file.path, (None, None))
                 after[file.path] = (file.new_mode, file.new_blob)
-        own = self.paths
-        return {path for path, state in after.items() if path in own and state != before[path]}
+        return {path for path, state in after.items() if state != before[path]}
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; contents that are not UTF-8 are kept as base64."""
-        fields = asdict(self)
-        absent = [name for name in _WHERE_KNOWN if not fields[name]]
+        """An object for orjson, which takes the dataclasses in it; contents that are not UTF-8 are kept as base64."""
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             "format": RECORD_FORMAT,
-            **{name: value for name, value in fields.items() if name not in absent},
+            **{name: value for name, value in held.items() if value or name not in _WHERE_KNOWN},
             "blobs": {key: _encode_blob(blob) for key, blob in self.blobs.items()},
         }
 
@@ -204,18 +202,18 @@ class Change:
             raise InputError(
                 f"the record is of format {record.get('format')}, this version reads {RECORD_FORMAT}: collect it again"
             )
-        fields = {name: value for name, value in record.items() if name != "format"}
+        held = {name: value for name, value in record.items() if name != "format"}
         try:
-            fields["commits"] = tuple(map(_commit, fields["commits"]))
-            fields["blobs"] = {key: _decode_blob(blob) for key, blob in fields["blobs"].items()}
-            fields["licenses"] = tuple(fields.get("licenses", ()))
-            if facts := fields.get("facts"):
-                fields["facts"] = RepositoryFacts(**{**facts, "topics": tuple(facts["topics"])})
-            if conversation := fields.get("conversation"):
-                fields["conversation"] = _conversation(conversation)
-            if enhancement := fields.get("enhancement"):
-                fields["enhancement"] = Enhancement(**enhancement)
-            return cls(**fields)
+            held["commits"] = tuple(map(_commit, held["commits"]))
+            held["blobs"] = {key: _decode_blob(blob) for key, blob in held["blobs"].items()}
+            held["licenses"] = tuple(held.get("licenses", ()))
+            if facts := held.get("facts"):
+                held["facts"] = RepositoryFacts(**{**facts, "topics": tuple(facts["topics"])})
+            if conversation := held.get("conversation"):
+                held["conversation"] = _conversation(conversation)
+            if enhancement := held.get("enhancement"):
+                held["enhancement"] = Enhancement(**enhancement)
+            return cls(**held)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"not a change as davinci data collect writes it ({error}): collect it again") from None
 

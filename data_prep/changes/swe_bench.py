@@ -27,6 +27,11 @@ def swe_bench_tasks() -> frozenset[str]:
     )
 
 
+def holds_swe_bench_task(name: str) -> bool:
+    """Whether a name holds the id of one of its instances: agents and scaffolds put words around it."""
+    return any(task in name and not name.partition(task)[2][:1].isdigit() for task in swe_bench_tasks())
+
+
 def repository_of_task(task: str) -> str:
     """OWNER/NAME out of a task's name: owner__name-number, or SWE-smith's owner__name.commit.what."""
     owner, _, rest = task.partition("__")
@@ -35,7 +40,8 @@ def repository_of_task(task: str) -> str:
 
 def is_named_like_swe_bench(repository: str) -> bool:
     """Whether a repository has the name of one of them, whoever the owner is: a clone of a clone carries the same."""
-    return repository.rpartition("/")[2].lower() in swe_bench_verified()[0]
+    bare = re.split(r"__|/", repository.rstrip("/").removesuffix(".git"))[-1]
+    return bare.lower() in swe_bench_verified()[0]
 
 
 def holds_swe_bench(commits: Iterable[str]) -> bool:

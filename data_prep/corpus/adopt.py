@@ -23,12 +23,12 @@ def adopt_corpus(prefix: Path, tokenizer: dict[str, Any], origin: str) -> dict[s
     refuse_existing(files["manifest.json"])
     tokens, sequences, documents = map_elements(files["bin"], files["idx"], token_types())
     element, _, _ = read_index(files["idx"])
-    largest = max(
-        (int(tokens[at : at + _TOKENS_AT_ONCE].max()) for at in range(0, len(tokens), _TOKENS_AT_ONCE)), default=0
-    )
-    if largest >= tokenizer["vocab_size"]:
+    blocks = [tokens[at : at + _TOKENS_AT_ONCE] for at in range(0, len(tokens), _TOKENS_AT_ONCE)]
+    ids = [int(bound) for block in blocks for bound in (block.min(), block.max())]
+    wrong = next((id_ for id_ in ids if not 0 <= id_ < tokenizer["vocab_size"]), None)
+    if wrong is not None:
         raise InputError(
-            f"{files['bin']} holds the id {largest}, and {origin} has {tokenizer['vocab_size']}: give the tokenizer "
+            f"{files['bin']} holds the id {wrong}, and {origin} has {tokenizer['vocab_size']}: give the tokenizer "
             "that made the corpus"
         )
     parts = {name: files[name] for name in ("bin", "idx")}

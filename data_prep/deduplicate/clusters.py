@@ -1,7 +1,7 @@
 """Which documents say the same: exact copies, and candidates of a band whose Jaccard similarity is enough."""
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -51,15 +51,15 @@ class _Checker:
     shingles: Values
     threshold: float
     checks: int = 0
-    cut_runs: int = 0
-    _held: object = field(init=False)
+    cut_documents: int = 0
+    _held: Callable[[int], npt.NDArray[np.uint64]] = field(init=False)
 
     def __post_init__(self) -> None:
         self._held = lru_cache(_HELD_TEXTS)(lambda document: np.frombuffer(self.shingles[document], np.uint64))
 
     def are_alike(self, one: int, other: int) -> bool:
         self.checks += 1
-        first, second = self._held(one), self._held(other)  # type: ignore[operator]
+        first, second = self._held(one), self._held(other)
         shorter, longer = sorted((len(first), len(second)))
         return shorter >= self.threshold * longer and jaccard(first, second) >= self.threshold
 
@@ -80,22 +80,29 @@ def write_clusters(job: DeduplicateJob) -> None:
         path = job.shard_file("clusters", shard, "u32")
         make_parent(path)
         roots[base[shard] : base[shard + 1]].tofile(path)
-    write_json(job.work / "clusters" / "counts.json", {"checked": checker.checks, "cut": checker.cut_runs})
+    write_json(job.work / "clusters" / "counts.json", {"checked": checker.checks, "cut": checker.cut_documents})
 
 
 def _join_alike(run: list[int], clusters: _Clusters, checker: _Checker) -> None:
-    for number, document in enumerate(run):
+    """Join what is alike in a band, each document with the clusters before it: one that is alike is enough of each."""
+    members: dict[int, list[int]] = {}
+    for document in run:
         failed = 0
-        for other in run[:number]:
-            if clusters.find(other) == clusters.find(document):
-                continue
-            if checker.are_alike(other, document):
-                clusters.join(other, document)
-                continue
-            failed += 1
+        for root in [root for root in members if root != clusters.find(document)]:
+            for other in members[root]:
+                if checker.are_alike(other, document):
+                    clusters.join(other, document)
+                    break
+                failed += 1
+                if failed == _MOST_FAILED_CHECKS:
+                    break
             if failed == _MOST_FAILED_CHECKS:
-                checker.cut_runs += 1
+                checker.cut_documents += 1
                 break
+        joined = [document]
+        for root in [root for root in members if clusters.find(root) == clusters.find(document)]:
+            joined += members.pop(root)
+        members[clusters.find(document)] = joined
 
 
 def _runs(files: list[Path], base: npt.NDArray[np.int64]) -> Iterator[list[int]]:

@@ -1,6 +1,6 @@
 """Records of one shard as datatrove's documents: document i is its i-th record that holds a text."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,20 @@ def usable_records(path: Path, key: str) -> Iterator[tuple[int, dict[str, Any] |
             yield number, record, "\n".join(text) if isinstance(text, list) else text
 
 
-def shard_documents(job: DeduplicateJob, shard: int, skip: frozenset[int] = frozenset()) -> Iterator[Document]:
-    """Documents of a shard; those whose numbers are in `skip` come without a text, so that the numbers stay."""
+def shard_documents(
+    job: DeduplicateJob,
+    shard: int,
+    skip: frozenset[int] = frozenset(),
+    on_broken: Callable[[], None] = lambda: None,
+) -> Iterator[Document]:
+    """Documents of a shard; those whose numbers are in `skip` come without a text, so that the numbers stay.
+
+    `on_broken` is called for each record that holds no text.
+    """
     number = 0
     for record_number, record, text in usable_records(job.files[shard], job.key):
         if record is None:
+            on_broken()
             continue
         named = record.get("id")
         name = str(named) if named is not None else f"{job.files[shard].name}#{record_number}"

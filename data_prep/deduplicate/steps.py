@@ -14,7 +14,7 @@ from datatrove.utils.word_tokenizers import WordTokenizer
 
 from data_prep.deduplicate.exact import exact_copies, shard_bounds
 from data_prep.deduplicate.job import BANDS, ROWS, SHINGLE_WORDS, DeduplicateJob
-from data_prep.deduplicate.reading import shard_documents, usable_records
+from data_prep.deduplicate.reading import shard_documents
 from data_prep.deduplicate.stored import Values, ValuesWriter, place_of
 from data_prep.deduplicate.texts import digest_of, shingles_of, split_words
 from data_prep.io.files import jsonl_writer, make_parent, part_of, read_json, write_json
@@ -98,9 +98,14 @@ def write_outputs(job: DeduplicateJob, shard: int) -> None:
     roots = np.fromfile(job.shard_file("clusters", shard, "u32"), np.uint32)
     exact, ids = exact_copies(job, shard), Values(job.work / "ids", base)
     name = f"{shard:05d}.jsonl.zst"
+    broken = [0]
+
+    def count_broken() -> None:
+        broken[0] += 1
+
     part = part_of(job.out)
     with jsonl_writer(part / "kept" / name) as kept, jsonl_writer(part / "dropped" / name) as dropped:
-        for number, document in enumerate(shard_documents(job, shard)):
+        for number, document in enumerate(shard_documents(job, shard, on_broken=count_broken)):
             root = int(roots[number])
             if root == base[shard] + number:
                 kept.write(document.metadata["record"])
@@ -113,7 +118,7 @@ def write_outputs(job: DeduplicateJob, shard: int) -> None:
             here = {"id": document.id, "file": job.files[shard].name, "record": document.metadata["number"]}
             dropped.write({**here, "reason": reason, "kept": {**stays, "document": of_number}})
     ids.close()
-    counts["broken"] = sum(record is None for _, record, _ in usable_records(job.files[shard], job.key))
+    counts["broken"] = broken[0]
     write_json(job.shard_file("counts", shard, "json"), counts)
 
 
@@ -128,12 +133,12 @@ def finish(job: DeduplicateJob, task: int) -> None:
         "broken_records": counts["broken"],
         "threshold": job.threshold,
         "pairs_checked": checked["checked"],
-        "comparisons_cut": checked["cut"],
+        "documents_with_checks_cut": checked["cut"],
     }
     part = part_of(job.out)
     write_json(part / "summary.json", summary)
-    Path(part / "job.json").unlink()
     part.replace(job.out)
+    Path(job.out / "job.json").unlink()
 
 
 def described(job: DeduplicateJob) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Many input files as shards of one corpus: each task writes its own, once, however often it is started."""
 
-from dataclasses import asdict, replace
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,17 @@ def tokenize_shard(job: TokenizeJob, out: Path, rank: int, tasks: int) -> dict[s
         return empty
 
 
+def _defaults() -> dict[str, Any]:
+    return {each.name: each.default for each in fields(TokenizeJob) if each.default is not MISSING}
+
+
 def keep_to_job(job: TokenizeJob, out: Path, tasks: int) -> None:
     """Tie a folder of shards to the job that makes them. Raises InputError when it holds those of another one."""
     entry = {**asdict(job), "tasks": tasks, "inputs": list(job.inputs)}
     described = orjson.loads(orjson.dumps(entry, default=str))
     note = out / "job.json"
-    if note.exists() and read_json(note) != described:
+    # An earlier version knew fewer options: those that it lacks have their defaults.
+    if note.exists() and {**_defaults(), **read_json(note)} != described:
         raise InputError(f"{out} holds the shards of another job: remove it, or name another")
     out.mkdir(parents=True, exist_ok=True)
     write_json(note, described)
@@ -68,7 +73,10 @@ def shards_of(out: Path, tasks: int) -> list[Corpus]:
         if not corpus_files(prefix, masked=False)["idx"].exists():
             raise InputError(f"{prefix} is not finished: start the same command again")
     if not filled:
-        raise NoDocuments("the inputs hold no document with text: there is nothing to merge")
+        notes = [read_json(_empty_note(prefix))["provenance"].get("examples", {}) for prefix in prefixes]
+        first = next((broken for note in notes for broken in note.get("broken", [])), None)
+        why = f": {first}" if first else ": there is nothing to merge"
+        raise NoDocuments(f"the inputs hold no document with text{why}")
     return Corpus.open_all(filled)
 
 

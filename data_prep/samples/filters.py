@@ -13,8 +13,9 @@ _DOCUMENTATION_NAMES = frozenset(
     {"authors", "changelog", "changes", "contributing", "contributors", "copying", "copyright", "credits", "history",
      "install", "licence", "license", "maintainers", "news", "notice", "readme", "thanks", "todo"}
 )  # fmt: skip
-_NOT_DOCUMENTATION = re.compile(
-    r"(?:^|/)[^/]*(?:requirements|constraints)[^/]*(?:\.txt$|/)|(?:^|/)CMakeLists\.txt$", re.I
+_NOT_DOCUMENTATION = re.compile(  # what tools read
+    r"(?:^|/)(?:[^/]*(?:requirements|constraints)[^/]*|(?:requirements|constraints)/[^/]*|CMakeLists)\.txt$",
+    re.IGNORECASE,
 )
 MAX_PYTHON_FILES = 5  # daVinci-Dev, section 3.1: one to five Python files
 MIN_STARS = 5  # and a repository with at least five stars, not archived, in Python

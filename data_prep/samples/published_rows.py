@@ -48,6 +48,9 @@ class PublishedRows:
 
 def change_of_row(row: dict[str, Any]) -> Change:
     """A row as a change. Raises CannotApply where a patch does not fit its file."""
+    number = row.get("number") or row.get("pr_number")
+    if not (isinstance(row["title"], str) and isinstance(row["repo_name"], str) and isinstance(number, int | None)):
+        raise CannotApply("broken_row")
     tree: FileTree = {each["path"]: TextFile(each["content"], _MODE) for each in row["relevant_files"]}
     blobs: dict[str, bytes | None] = {}
     commits, messages = [], {}
@@ -64,7 +67,7 @@ def change_of_row(row: dict[str, Any]) -> Change:
     return Change(
         repository=row["repo_name"],
         kind="merge",
-        number=row.get("number") or row.get("pr_number"),
+        number=number,
         title=row["title"],
         body=row.get("body") or "",
         base=_id(row["repo_name"], sorted(blobs)),

@@ -9,18 +9,16 @@ import re
 from data_prep.changes.bots import is_bot
 from data_prep.changes.record import Change, Commit
 
-_COMMIT_IN_SQUASH = re.compile(r"^\* ", re.MULTILINE)  # the host lists the commits so, with their whole messages
-_RULE = re.compile(r"^-{3,}$", re.MULTILINE)  # and parts them, or what follows, with a line
+_COMMIT_IN_SQUASH = re.compile(r"^\* ", re.MULTILINE)  # the host lists the commits so, with their whole messages,
+_RULE = re.compile(r"^-{3,}$", re.MULTILINE)  # and parts them by a line from who else took part
 
 
 def body_of(change: Change) -> str:
     """The description of a change without what its own commits tell."""
-    lines, *rest = _RULE.split(change.body, maxsplit=1)
-    first, *listed = _COMMIT_IN_SQUASH.split(lines)
-    if not listed:
-        return change.body
-    told = [_words(commit.message) for commit in change.own_commits if not _is_squash(commit, change)]
-    kept = [f"* {each}" for each in listed if not any(_words(each) in message for message in told)]
+    listing, *rest = _RULE.split(change.body, maxsplit=1)
+    first, *listed = _COMMIT_IN_SQUASH.split(listing)
+    told = [_lines(commit.message) for commit in change.own_commits if not _tells_all(commit, change)]
+    kept = [f"* {each}" for each in listed if not any(_lines(each) <= lines for lines in told)]
     if len(kept) == len(listed):
         return change.body
     return "".join([first, *kept, *rest]).strip()
@@ -31,12 +29,16 @@ def words_of(commit: Commit, change: Change) -> str:
     if is_bot(commit.author):
         return ""
     subject, _, body = commit.message.partition("\n")
-    return subject if body.strip() and _words(body) in _words(change.body) else commit.message
+    lines = _lines(body)
+    return subject if lines and lines <= _lines(body_of(change)) else commit.message
 
 
-def _is_squash(commit: Commit, change: Change) -> bool:
-    return bool(change.body) and _words(change.body) in _words(commit.message)
+def _tells_all(commit: Commit, change: Change) -> bool:
+    """Whether a commit's message is the change's description itself: then the description tells it."""
+    lines = _lines(change.body)
+    return bool(lines) and lines <= _lines(commit.message)
 
 
-def _words(text: str) -> str:
-    return " ".join(text.split())
+def _lines(text: str) -> set[str]:
+    """The lines that say something, whatever the white space in them."""
+    return {" ".join(line.split()) for line in text.splitlines() if line.strip()}

@@ -2,7 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from data_prep.changes.record import MAX_BLOB_BYTES, SUBMODULE, Change, Commit, FileChange
@@ -10,9 +13,11 @@ from data_prep.changes.swe_bench import holds_swe_bench
 from data_prep.sources.git_command import GitClone, MissingObjects
 from data_prep.sources.git_graph import Chain, CommitGraph, NotReplayable
 from data_prep.sources.git_log import LOG_FORMAT, LogEntry, log_entries
-from data_prep.sources.landings import NOT_LANDED, Kind, Landings, PullRequest
+from data_prep.sources.landings import NOT_LANDED, Kind, Landings, PullRequest, is_pull_number
 from data_prep.sources.licenses import licenses_of
 from data_prep.sources.structure import Structures
+
+_AT_ONCE = 64  # pull requests whose trees are read together
 
 
 class GitSource:
@@ -25,11 +30,9 @@ class GitSource:
     def __init__(self, path: Path | str, name: str | None = None, rebased: bool = True) -> None:
         self.on_skip: Callable[[str, str], None] = lambda name, reason: None
         self.git = GitClone(Path(path))
-        self.pull_heads = {
-            int(number): commit
-            for ref, commit in self.git.refs("refs/pull/*/head").items()
-            if (number := ref.split("/")[2]).isdecimal() and len(number) < 10
-        }
+        refs = {ref.split("/")[2]: commit for ref, commit in self.git.refs("refs/pull/*/head").items()}
+        self.pull_heads = {int(number): commit for number, commit in refs.items() if is_pull_number(number)}
+        self._odd_refs = sorted(refs.keys() - set(map(str, self.pull_heads)))
         self.repository = name or self.git.repository_name()
         self.skipped: Counter[str] = Counter()
         self.heads: Counter[str] = Counter()
@@ -64,15 +67,19 @@ class GitSource:
         Each of `pull_heads` is counted in `heads`: as a record, as rejected, or as not landed as far as it shows.
         """
         landings = self._landings()
+        for odd in self._odd_refs:
+            self.skip(f"{self.repository}#{odd}", "number_too_large")
         try:
-            planned = landings.planned(self._history())
-            ended = yield from self._records(planned.values())
-            for number, found in landings.unnamed(planned, self._chain_entries, self.git.patch_ids):
-                if isinstance(found, PullRequest):
-                    ended |= yield from self._records([found])
-                else:
-                    ended[number] = found
-                    self.skip(f"{self.repository}#{number}", found)
+            with ThreadPoolExecutor(1) as beside:  # git compares patches while the first records are made
+                planned = landings.planned(self._history())
+                unnamed = beside.submit(lambda: list(landings.unnamed(planned, self._outside(), self.git.patch_ids)))
+                ended = yield from self._records(planned.values())
+                for number, found in unnamed.result():
+                    if isinstance(found, PullRequest):
+                        ended |= yield from self._records([found])
+                    else:
+                        ended[number] = found
+                        self.skip(f"{self.repository}#{number}", found)
             self.heads.update(_how(ended[number]) for number in self.pull_heads)
             if not planned and "record" not in ended.values():
                 yield from self._plain_records(landings.refused)
@@ -94,7 +101,7 @@ class GitSource:
     def _records(self, planned: Iterable[PullRequest]) -> Generator[Change, None, dict[int | None, str]]:
         """Records of pull requests; returns what became of each number."""
         ended: dict[int | None, str] = {}
-        for pull_request in planned:
+        for pull_request in self._with_trees(planned):
             try:
                 if pull_request.kind == "rebase" and not self._rebased:
                     raise NotReplayable("rebased")
@@ -107,6 +114,22 @@ class GitSource:
                 ended[pull_request.number] = reason
                 self.skip(planned_id(self.repository, pull_request), reason)
         return ended
+
+    def _with_trees(self, planned: Iterable[PullRequest]) -> Iterator[PullRequest]:
+        """The same, some of them at a time, whose trees are then at hand."""
+        rest = iter(planned)
+        while some := list(islice(rest, _AT_ONCE)):
+            bases = (self._likely_base(each) for each in some)
+            with suppress(MissingObjects):  # told where it is needed
+                self._structures.prefetch(base for base in bases if base)
+            yield from some
+
+    def _likely_base(self, planned: PullRequest) -> str | None:
+        try:
+            chain = self._own_chain(planned) if planned.kind in ("merge", "rebase") else None
+            return (chain or self._alone(planned.landed)).base
+        except NotReplayable:
+            return None
 
     def skip(self, name: str, reason: str) -> None:
         """Count a change that is left out."""
@@ -123,9 +146,9 @@ class GitSource:
         )
         yield from log_entries(fields)
 
-    def _chain_entries(self, chain: Chain) -> list[LogEntry]:
-        """The commits of a chain without merges of the target branch."""
-        return [entry for entry in self._entries_of(chain.commits) if entry.sha not in chain.merges]
+    def _outside(self) -> dict[str, LogEntry]:
+        """The commits that the main line has not taken in."""
+        return {entry.sha: entry for entry in self._history("--all", "--not", "HEAD")} if self.pull_heads else {}
 
     def record(self, planned: PullRequest) -> Change:
         """The record of a pull request. Raises NotReplayable where its commits cannot be told one after the other."""

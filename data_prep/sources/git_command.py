@@ -82,18 +82,28 @@ class GitClone:
         return found.stdout.decode().partition(" ")[0] if diff.returncode == 0 else None
 
     def patch_ids(self, commits: Sequence[str]) -> dict[str, str]:
-        """Commit -> git's identity of its patch against its first parent, see `patch_id`; empty patches have none."""
+        """Commit -> git's identity of its patch against its first parent, see `patch_id`. Empty patches have none, nor
+        have those whose contents the clone lacks.
+        """
+        found, whole = self._patch_ids(commits)
+        if not whole and len(commits) > 1:  # git has stopped at the first that it cannot compare
+            for commit in (commit for commit in commits if commit not in found):
+                found |= self._patch_ids([commit])[0]
+        return found
+
+    def _patch_ids(self, commits: Sequence[str]) -> tuple[dict[str, str], bool]:
         with TemporaryFile() as names:
             names.write("".join(f"{commit}\n" for commit in commits).encode())
             names.seek(0)
             options = ("--stdin", "-r", "-p", "--full-index", "--binary", "--no-ext-diff", "--no-textconv")
+            command, pipe = self._command("diff-tree", *options), subprocess.PIPE
             diffs = subprocess.Popen(
-                self._command("diff-tree", *options), stdin=names, stdout=subprocess.PIPE, env=self._environment
+                command, stdin=names, stdout=pipe, stderr=subprocess.DEVNULL, env=self._environment
             )
             with diffs:
                 found = self._run([*self._command("patch-id"), "--stable"], stdin=diffs.stdout)
         lines = (line.split(" ") for line in found.stdout.decode().splitlines())
-        return {commit: patch for patch, commit in lines}
+        return {commit: patch for patch, commit in lines}, diffs.returncode == 0
 
     def top_files(self) -> dict[str, str]:
         """Name -> blob of the files that lie at the top of the newest version."""
@@ -131,6 +141,19 @@ class GitClone:
             self._cat_file = None
             raise
         return found
+
+    def trees(self, names: Sequence[str]) -> Iterator[bytes]:
+        """Tree objects: mode, name, NUL and id of each entry. Raises MissingObjects for one that the clone lacks."""
+        if self._cat_file is None:
+            self._cat_file = self._start("cat-file", "--batch-command")
+        try:
+            for at in range(0, len(names), _QUESTIONS_AHEAD):
+                asked = names[at : at + _QUESTIONS_AHEAD]
+                yield from (content or b"" for _, content in self._objects("contents", asked))
+        except MissingObjects:
+            self._cat_file.communicate()  # what it has still to say answers no later question
+            self._cat_file = None
+            raise
 
     def _objects(self, question: str, blob_ids: Sequence[str]) -> Iterator[tuple[int, bytes | None]]:
         """Size, and where asked content, of each object: all questions are asked before the first answer is read."""

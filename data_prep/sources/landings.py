@@ -2,12 +2,11 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from data_prep.sources.git_command import MissingObjects
-from data_prep.sources.git_graph import Chain, CommitGraph, NotReplayable
+from data_prep.sources.git_graph import CommitGraph, NotReplayable
 from data_prep.sources.git_log import LogEntry
 
 Kind = Literal["merge", "squash", "rebase", "commit"]
@@ -116,33 +115,36 @@ class Landings:
     def unnamed(
         self,
         planned: dict[int, PullRequest],
-        entries_of: Callable[[Chain], list[LogEntry]],
+        outside: Mapping[str, LogEntry],
         patch_ids: Callable[[list[str]], dict[str, str]],
     ) -> Iterator[tuple[int, PullRequest | str]]:
         """Every head that no commit names: the pull request whose patches are all on the main line, else the reason.
 
-        `entries_of` gives the commits of a chain, `patch_ids` git's identities of commits' patches.
+        `outside` are the commits that the main line has not, `patch_ids` gives git's identities of commits' patches.
         """
-        landings = {each.landed for each in planned.values()}
+        taken = {each.landed for each in planned.values()}
         chains: dict[int, tuple[list[LogEntry], list[list[str]]]] = {}
         for number in sorted(self._pull_heads.keys() - planned.keys()):
-            head = self._pull_heads[number]
             reason = self._why_no_chain(number, planned)
-            if reason is None:
-                try:
-                    entries = entries_of(self._graph.chain(self._graph.main_line[-1], head))
-                except (NotReplayable, MissingObjects):
-                    entries = []
-                alike = [self._like(entry) for entry in entries]
-                if alike and all(alike):
-                    chains[number] = (entries, alike)
-                    continue
-            yield number, reason or NOT_LANDED
+            entries = self._own_commits(self._pull_heads[number], outside) if reason is None else []
+            alike = [self._like(entry) for entry in entries]
+            if alike and all(alike):
+                chains[number] = (entries, alike)
+            else:
+                yield number, reason or NOT_LANDED
         own = {entry.sha for entries, _ in chains.values() for entry in entries}
         like = {sha for _, alike in chains.values() for candidates in alike for sha in candidates}
         ids = patch_ids(sorted(own | like)) if chains else {}
         for number, (entries, alike) in chains.items():
-            yield number, self._rebased(number, entries, alike, ids, landings)
+            yield number, self._rebased(number, entries, alike, ids, taken)
+
+    def _own_commits(self, head: str, outside: Mapping[str, LogEntry]) -> list[LogEntry]:
+        """The commits up to a head that the main line has not, without merges of it; none where they are no chain."""
+        try:
+            chain = self._graph.chain(self._graph.main_line[-1], head)
+        except NotReplayable:
+            return []
+        return [outside[commit] for commit in chain.commits if commit not in chain.merges]
 
     def _why_no_chain(self, number: int, planned: dict[int, PullRequest]) -> str | None:
         head = self._pull_heads[number]
@@ -159,7 +161,7 @@ class Landings:
         return list(dict.fromkeys(sha for trait in _traits(entry) for sha in self._alike.get(trait, ())))
 
     def _rebased(
-        self, number: int, entries: list[LogEntry], alike: list[list[str]], ids: dict[str, str], landings: set[str]
+        self, number: int, entries: list[LogEntry], alike: list[list[str]], ids: dict[str, str], taken: set[str]
     ) -> PullRequest | str:
         found: list[str] = []
         for entry, candidates in zip(entries, alike, strict=True):
@@ -169,8 +171,9 @@ class Landings:
             if not same:
                 return NOT_LANDED
             found.append(same[0])
-        if not landings.isdisjoint(found):
+        if not taken.isdisjoint(found):
             return "landed_as_another_pull_request"
+        taken.update(found)
         order = sorted(found, key=self._graph.landed_at)
         target, landed = self._graph.parents[order[0]][0], order[-1]
         first, *others = entries
@@ -183,6 +186,11 @@ class Landings:
 def _traits(entry: LogEntry) -> tuple[str, str]:
     numbered = _NUMBERED_SUBJECT.match(entry.subject)
     return f"at {entry.authored_at} {entry.author}", f"subject {numbered['title'] if numbered else entry.subject}"
+
+
+def is_pull_number(digits: str) -> bool:
+    """Whether digits are the number of a pull request, as a host would write it."""
+    return digits.isdecimal() and digits.isascii() and len(digits) <= _MOST_DIGITS and str(int(digits)) == digits
 
 
 def _number(digits: str) -> int:

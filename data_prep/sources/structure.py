@@ -1,43 +1,48 @@
 """A repository's files as a tree to read, small enough for a prompt."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from data_prep.sources.git_command import GitClone
 
 MOST_LINES = 1_500
-_MAX_TREE_BYTES = 16 << 20
+_MOST_NAMES = 200_000  # remembered at a time: memory must not grow with the history
 _FOLDER_MODE = b"40000"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Folder:
     """A tree of git: names of its files, its folders by name, and how many files it has in all."""
 
-    files: tuple[str, ...]
-    folders: tuple[tuple[str, "Folder"], ...]
-    num_files: int
+    files: list[str]
+    folders: dict[str, "Folder"]
+    _shown: dict[int, str] = field(default_factory=dict, repr=False)
 
-    def lines(self, depth: int) -> Iterator[str]:
+    @property
+    def num_files(self) -> int:
+        """Files here and below."""
+        return len(self.files) + sum(folder.num_files for folder in self.folders.values())
+
+    def shown(self, depth: int) -> str:
         """An indented tree, folders below `depth` levels as the number of their files."""
-        entries = [(f"{name}/", inside) for name, inside in self.folders] + [(name, None) for name in self.files]
-        for name, inside in sorted(entries, key=lambda entry: entry[0]):
-            if inside is None:
-                yield name
-            elif depth:
-                yield name
-                yield from (f"  {line}" for line in inside.lines(depth - 1))
-            else:
-                yield f"{name} ({inside.num_files} files)"
+        if depth not in self._shown:
+            entries = [(f"{name}\n", name) for name in self.files]
+            for name, folder in self.folders.items():
+                inside = folder.shown(depth - 1) if depth else ""
+                line = f"{name}/\n" if depth else f"{name}/ ({folder.num_files} files)\n"
+                entries.append((line + "".join(f"  {each}\n" for each in inside.split("\n")[:-1]), f"{name}/"))
+            self._shown[depth] = "".join(text for text, _ in sorted(entries, key=lambda entry: entry[1]))
+        return self._shown[depth]
 
     def num_lines(self, depth: int) -> int:
-        """How many lines `lines` gives."""
-        below = sum(folder.num_lines(depth - 1) for _, folder in self.folders) if depth else 0
+        """How many lines `shown` gives."""
+        below = sum(folder.num_lines(depth - 1) for folder in self.folders.values()) if depth else 0
         return len(self.files) + len(self.folders) + below
 
     def height(self) -> int:
         """How many levels of folders there are."""
-        return max((1 + folder.height() for _, folder in self.folders), default=0)
+        return max((1 + folder.height() for folder in self.folders.values()), default=0)
 
 
 class Structures:
@@ -45,38 +50,58 @@ class Structures:
 
     def __init__(self, git: GitClone) -> None:
         self._git = git
+        self._roots: dict[str, Folder] = {}
         self._folders: dict[str, Folder] = {}
+        self._num_names = 0
 
     def of(self, commit: str) -> str:
         """The tree of a version, see `structure_of`. Raises MissingObjects where the clone lacks it."""
-        root = f"{commit}^{{tree}}"
-        [content] = self._git.blobs([root], _MAX_TREE_BYTES).values()
-        return structure_of(self._folder(content, len(commit) // 2))
+        if commit not in self._roots:
+            self.prefetch([commit])
+        return structure_of(self._roots[commit])
 
-    def _folder(self, content: bytes | None, id_bytes: int) -> Folder:
-        files, trees = _entries(content or b"", id_bytes)
-        unknown = [tree for tree in trees.values() if tree not in self._folders]
-        for tree, inside in self._git.blobs(list(dict.fromkeys(unknown)), _MAX_TREE_BYTES).items():
-            self._folders[tree] = self._folder(inside, id_bytes)
-        folders = tuple((name, self._folders[tree]) for name, tree in trees.items())
-        return Folder(tuple(files), folders, len(files) + sum(folder.num_files for _, folder in folders))
+    def prefetch(self, commits: Iterable[str]) -> None:
+        """Read the trees of several versions together: each question alone would wait for its answer.
+
+        Raises MissingObjects where the clone lacks one, and then remembers none of them.
+        """
+        if self._num_names > _MOST_NAMES:
+            self._folders, self._num_names = {}, 0
+        wanted = list(dict.fromkeys(commits))
+        roots, read = dict[str, Folder](), dict[str, Folder]()
+        below: list[tuple[Folder, str, str]] = []
+        for commit, content in zip(wanted, self._git.trees([f"{each}^{{tree}}" for each in wanted]), strict=True):
+            roots[commit], inside = _folder(content, len(commit) // 2)
+            below += inside
+        while below:  # a level at a time
+            unknown = [tree for _, _, tree in below if tree not in self._folders and tree not in read]
+            unknown, deeper = list(dict.fromkeys(unknown)), list[tuple[Folder, str, str]]()
+            for tree, content in zip(unknown, self._git.trees(unknown), strict=True):
+                read[tree], inside = _folder(content, len(tree) // 2)
+                deeper += inside
+            for folder, name, tree in below:
+                folder.folders[name] = read.get(tree) or self._folders[tree]
+            below = deeper
+        self._roots = roots
+        self._folders |= read
+        self._num_names += sum(len(folder.files) + len(folder.folders) for folder in read.values())
 
 
-def _entries(content: bytes, id_bytes: int) -> tuple[list[str], dict[str, str]]:
-    """Names of files, and name -> id of folders, out of a tree object: mode, name, NUL, id."""
-    files, trees = [], {}
+def _folder(content: bytes, id_bytes: int) -> tuple[Folder, list[tuple[Folder, str, str]]]:
+    """A folder out of a tree object (mode, name, NUL, id of each entry), and what lies in it: folder, name, tree."""
+    folder, inside = Folder([], {}), []
     at = 0
     while at < len(content):
         end = content.index(b"\0", at)
         mode, _, raw_name = content[at:end].partition(b" ")
         at = end + 1 + id_bytes
         name = raw_name.decode(errors="replace")
-        name = name if name.isprintable() else ascii(name)[1:-1]
+        name = sys.intern(name if name.isprintable() else ascii(name)[1:-1])
         if mode == _FOLDER_MODE:
-            trees[name] = content[end + 1 : at].hex()
+            inside.append((folder, name, content[end + 1 : at].hex()))
         else:
-            files.append(name)
-    return files, trees
+            folder.files.append(name)
+    return folder, inside
 
 
 def structure_of(root: Folder, most_lines: int = MOST_LINES) -> str:
@@ -87,4 +112,4 @@ def structure_of(root: Folder, most_lines: int = MOST_LINES) -> str:
     depth = root.height()
     while depth and root.num_lines(depth) > most_lines:
         depth -= 1
-    return "".join(f"{line}\n" for line in root.lines(depth))
+    return root.shown(depth)

@@ -14,20 +14,21 @@ from typing import Any
 
 import orjson
 
-from data_prep.changes.swe_bench import is_named_like_swe_bench, repository_of_task, swe_bench_tasks
+from data_prep.changes.swe_bench import holds_swe_bench_task, is_named_like_swe_bench, repository_of_task
 from data_prep.io.errors import InputError
 from data_prep.io.files import JsonlWriter, jsonl_writer, new_directory, read_json, write_json
 from data_prep.sources.trajectory_length import TrajectoryLength
 from data_prep.tokenize.conversation import ConversationError, conversation_of
+from data_prep.tokenize.encode import without_nulls
 from data_prep.tokenize.inputs import BrokenRecord, Columns, read, records_of
 
-MAX_TRAJECTORY_TOKENS = 131_072  # daVinci-Dev, section 3.2
 _SUFFIXES = (".traj.json", ".traj", ".json")
 _TABLES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")
 _MESSAGES = ("messages", "history", "trajectory", "conversations")
 _VERDICTS = ("resolved", "success", "target")
 _NAMES = ("instance_id", "task_id", "id")
-_OTHERS = ("tools", "exit_status", "repo", "trajectory_id", "traj_id", "model", "model_name", "info")
+_REPOSITORIES = ("repo", "repository", "repo_name")
+_OTHERS = ("tools", "exit_status", "system", *_REPOSITORIES, "trajectory_id", "traj_id", "model", "model_name", "info")
 _KEPT = frozenset({"role", "content", "tool_calls", "reasoning_content", "name", "tool_call_id"})
 
 
@@ -105,7 +106,7 @@ def _sorted_in(
 
 def _leave_out_swe_bench(task: str, meta: dict[str, Any]) -> None:
     """Raise UnusableTrajectory for a task that models are judged by, or of a repository that such tasks come from."""
-    if task in swe_bench_tasks():
+    if any(holds_swe_bench_task(str(name)) for name in (task, meta.get("rollout"))):
         raise UnusableTrajectory("swe_bench_verified")
     known_as = (repository_of_task(task), meta.get("repository"))
     if any(isinstance(name, str) and is_named_like_swe_bench(name) for name in known_as):
@@ -121,7 +122,7 @@ def trajectory_files(paths: Iterable[Path]) -> Iterator[Path]:
             yield path
         else:
             inside = sorted(file for file in path.rglob("*") if file.is_file())
-            yield from (file for file in inside if file.name.endswith((*_SUFFIXES, ".parquet")))
+            yield from (file for file in inside if file.name.endswith((*_SUFFIXES, *_TABLES)))
 
 
 def held_in(file: Path) -> Iterator[Found]:
@@ -131,22 +132,15 @@ def held_in(file: Path) -> Iterator[Found]:
         for chunk in read([file], columns):
             for number, record in records_of(chunk):
                 place = f"{file}, row {number}"
-                broken = str(record) if isinstance(record, BrokenRecord) else None
-                yield Found(place, f"{_task_of(file)}-{number}", record, broken)
+                if isinstance(record, BrokenRecord):
+                    yield Found(place, f"{_task_of(file)}-{number}", None, str(record))
+                else:
+                    yield Found(place, f"{_task_of(file)}-{number}", without_nulls(record))
         return
     try:
         yield Found(str(file), _task_of(file), orjson.loads(file.read_bytes()))
     except orjson.JSONDecodeError:
         yield Found(str(file), _task_of(file), None, "no JSON")
-
-
-def read_trajectory(path: Path) -> dict[str, Any]:
-    """One conversation: id, messages, source, meta. Raises UnusableTrajectory."""
-    [found] = held_in(path)
-    try:
-        return conversation_in(found)[0]
-    except ConversationError as error:
-        raise UnusableTrajectory(str(error)) from None
 
 
 def conversation_in(found: Found) -> tuple[dict[str, Any], bool | None]:
@@ -163,8 +157,10 @@ def conversation_in(found: Found) -> tuple[dict[str, Any], bool | None]:
     if not isinstance(said, list) or not said:
         raise UnusableTrajectory("no messages")
     plain = [_plain(each) for each in said if not _is_beside(each)]
-    conversation = conversation_of({"messages": plain, "tools": of.get("tools")})
+    conversation = conversation_of({"messages": plain, "tools": of.get("tools"), "system": of.get("system")})
     messages = [_lean(message) for message in conversation.messages]
+    for number in conversation.untrained:
+        messages[number]["weight"] = 0
     if not any(message["role"] == "assistant" for message in messages):
         raise UnusableTrajectory("no turn of the assistant")
     info = of["info"] if isinstance(of.get("info"), dict) else {}
@@ -172,7 +168,7 @@ def conversation_in(found: Found) -> tuple[dict[str, Any], bool | None]:
     meta = {
         "exit_status": of.get("exit_status") or info.get("exit_status"),
         "file": Path(found.place.partition(", row ")[0]).name,
-        "repository": of.get("repo"),
+        "repository": next((of[name] for name in _REPOSITORIES if of.get(name)), None),
         "rollout": of.get("trajectory_id") or of.get("traj_id"),
         "model": of.get("model") or of.get("model_name"),
     }

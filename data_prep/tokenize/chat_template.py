@@ -9,7 +9,8 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -27,8 +28,9 @@ _NONCHARACTERS = [
 ]
 _ANY_NONCHARACTER = re.compile(f"[{''.join(_NONCHARACTERS)}]")
 _BREAK, BLOCK_START, BLOCK_END, *_FOR_TOKENS = _NONCHARACTERS
-_QUESTION = {"role": "user", "content": "Question"}
-_ANSWER = {"role": "assistant", "content": "Answer"}
+_ASKED, _SAID = "Question7f3a", "Answer7f3a"  # words that no template writes
+_QUESTION = {"role": "user", "content": _ASKED}
+_ANSWER = {"role": "assistant", "content": _SAID}
 
 
 class _GenerationBlock(Extension):
@@ -78,18 +80,28 @@ class TokenMarks:
         return text.replace(_BREAK, "")
 
     def broken_up(self, value: Any) -> Any:
-        """A value with the formed tokens' first and last characters set apart in all its strings."""
+        """A value without formed tokens in its strings, nor a part of one at their ends."""
         if not self.formed:
             return value
         if isinstance(value, str):
-            first, last = ({token[at] for token in self.formed} for at in (0, -1))
-            after = re.sub(f"([{re.escape(''.join(first))}])", rf"\1{_BREAK}", value)
-            return re.sub(f"([{re.escape(''.join(last))}])", rf"{_BREAK}\1", after)
+            return self._broken_up(value)
         if isinstance(value, list):
             return [self.broken_up(item) for item in value]
         if isinstance(value, dict):
             return {name: item if name == "role" else self.broken_up(item) for name, item in value.items()}
         return value
+
+    def _broken_up(self, text: str) -> str:
+        text = _any_of(self.formed).sub(lambda match: f"{match[0][0]}{_BREAK}{match[0][1:]}", text)
+        lengths = [length for token in self.formed for length in range(1, len(token))]
+        for length in sorted(set(lengths), reverse=True):
+            if any(text.endswith(token[:length]) for token in self.formed if length < len(token)):
+                text = f"{text}{_BREAK}" if length == 1 else f"{text[: 1 - length]}{_BREAK}{text[1 - length :]}"
+                break
+        for length in sorted(set(lengths), reverse=True):
+            if any(text.startswith(token[-length:]) for token in self.formed if length < len(token)):
+                return f"{_BREAK}{text}" if length == 1 else f"{text[: length - 1]}{_BREAK}{text[length - 1 :]}"
+        return text
 
 
 class ChatTemplate:
@@ -123,16 +135,19 @@ class ChatTemplate:
     def _mark_literals(self, tree: nodes.Template) -> None:
         for data in tree.find_all(nodes.TemplateData):
             data.data = self.marks.put_into(data.data)
+        looked_for = set(map(id, _looked_for(tree)))
         for constant in tree.find_all(nodes.Const):
-            if isinstance(constant.value, str):
+            if isinstance(constant.value, str) and id(constant) not in looked_for:
                 constant.value = self.marks.put_into(constant.value)
 
     def _formed_tokens(self, control_tokens: Iterable[str]) -> set[str]:
-        try:
-            text = self.render([_QUESTION, _ANSWER, _QUESTION], prompt=True)
-        except ConversationError:
-            return set()  # whoever renders more says what is wrong
-        return set(_any_of(control_tokens).findall(text))
+        """Control tokens in small conversations with each role that are not from the template's literals."""
+        others = [{"role": role, "content": "x"} for role in ("system", "tool")]
+        found: set[str] = set()
+        for messages in ([_QUESTION, _ANSWER, _QUESTION], [others[0], _QUESTION], [_QUESTION, _ANSWER, others[1]]):
+            with suppress(ConversationError):  # whoever renders more says what is wrong
+                found |= set(_any_of(control_tokens).findall(self.render(messages, prompt=True)))
+        return found
 
     def render(self, messages: list[Any], tools: list[Any] | None = None, prompt: bool = False) -> str:
         """A conversation as text with marks. Raises ConversationError."""
@@ -147,39 +162,59 @@ class ChatTemplate:
             raise ConversationError(f"does not fit the chat template: {error}") from None
 
 
+def _looked_for(tree: nodes.Template) -> Iterator[nodes.Const]:
+    """The texts that a template looks for in messages, and does not write: of comparisons, and of methods of texts."""
+    for comparison in tree.find_all(nodes.Compare):
+        yield from comparison.find_all(nodes.Const)
+    for call in tree.find_all(nodes.Call):
+        if isinstance(call.node, nodes.Getattr) and call.node.attr not in ("append", "format", "join"):
+            for argument in call.args:
+                yield from argument.find_all(nodes.Const) if not isinstance(argument, nodes.Const) else [argument]
+
+
 @dataclass(frozen=True)
 class TurnMarkers:
-    """What stands before and after what the assistant writes. `closing` ends a turn; where the template has none, one
-    of `stops` does, which begin the turns of others. `role` is the first mark of the header.
+    """What stands before and after what the assistant writes. One of `closings` ends a turn; where the template has
+    none, one of `stops` does, which begin the turns of others. `role` is the first mark of the header.
     """
 
     header: str
-    closing: str
+    closings: frozenset[str]
     role: str
     stops: frozenset[str]
+
+
+class NoTurnMarkers(InputError):
+    """The template shows no control token before the assistant's turns; `written` is what it writes around them."""
+
+    def __init__(self, message: str, written: str) -> None:
+        super().__init__(message)
+        self.written = written
 
 
 def find_turn_markers(template: ChatTemplate) -> TurnMarkers:
     """The markers, as small conversations show them. Raises InputError for a template without a control token there."""
     try:
         between = template.render([_QUESTION, _ANSWER, _QUESTION, _ANSWER])
-        first_turn, last_turn = (part.rpartition("Question")[2] for part in between.split("Answer")[:2])
-        prompt = template.render([_QUESTION], prompt=True).rpartition("Question")[2]
-        after_question = template.render([_QUESTION]).rpartition("Question")[2]
-        after_first, after_last = between.split("Answer")[1:3]
+        first_turn, last_turn = (part.rpartition(_ASKED)[2] for part in between.split(_SAID)[:2])
+        prompt = template.render([_QUESTION], prompt=True).rpartition(_ASKED)[2]
+        after_question = template.render([_QUESTION]).rpartition(_ASKED)[2]
+        after_first, after_last = between.split(_SAID)[1:3]
     except (ConversationError, ValueError) as error:
         raise InputError(f"the chat template does not render a plain conversation: {error}") from None
     header = _common_prefix(prompt, first_turn, last_turn)
     header = header[len(_common_prefix(header, after_question)) :]
     role = _first_mark(template, header)
     if not role:
-        raise InputError(
+        raise NoTurnMarkers(
             f"the chat template begins the assistant's turns with {header!r}, which holds no control token of this "
-            "tokenizer: give the template of the tokenizer's own model, or one with {% generation %} blocks"
+            "tokenizer: give the template of the tokenizer's own model, or one with {% generation %} blocks",
+            between,
         )
-    closing = after_last[:1] if after_last[:1] in template.marks.token_of and after_first[:1] == after_last[:1] else ""
+    last = after_last[:1] if after_last[:1] in template.marks.token_of else ""
+    closings = {mark for mark in (after_first[:1], last) if last and mark in template.marks.token_of}
     stops = {_first_mark(template, after_first), _after_tool_call(template, header)} - {"", role}
-    return TurnMarkers(header, closing, role, frozenset() if closing else frozenset(stops))
+    return TurnMarkers(header, frozenset(closings), role, frozenset() if closings else frozenset(stops))
 
 
 def _after_tool_call(template: ChatTemplate, header: str) -> str:

@@ -56,18 +56,29 @@ def conversation_of(record: dict[str, Any], key: str = DEFAULT_KEY) -> ChatConve
 
 def _messages_of(record: dict[str, Any], key: str) -> tuple[list[Any], int]:
     """The messages of a record, and how many of them are a prompt, of which nothing is trained."""
-    if key in record:
-        return _list(record[key], key), 0
-    if key == DEFAULT_KEY and "conversations" in record:
-        system = record.get("system")
-        opening = [{"role": "system", "content": system}] if isinstance(system, str) and system else []
-        return opening + _list(record["conversations"], "conversations"), 0
-    if key == DEFAULT_KEY and {"prompt", "completion"} <= record.keys():
+    prompt: list[Any] = []
+    others = key == DEFAULT_KEY and ("conversations" in record or {"prompt", "completion"} <= record.keys())
+    if record.get(key) is not None or (key in record and not others):
+        said = _list(record[key], key)
+    elif others and record.get("conversations") is not None:
+        said = _list(record["conversations"], "conversations")
+    elif others and {"prompt", "completion"} <= record.keys():
         prompt = _said_by("user", record["prompt"], "prompt")
-        return prompt + _said_by("assistant", record["completion"], "completion"), len(prompt)
-    lists = ", ".join(name for name, value in record.items() if isinstance(value, list)) or "none"
-    forms = " (nor 'conversations', nor 'prompt' with 'completion')" if key == DEFAULT_KEY else ""
-    raise ConversationError(f"has no conversation under '{key}'{forms}; its lists are: {lists}")
+        said = _said_by("assistant", record["completion"], "completion")
+    else:
+        lists = ", ".join(name for name, value in record.items() if isinstance(value, list)) or "none"
+        forms = " (nor 'conversations', nor 'prompt' with 'completion')" if key == DEFAULT_KEY else ""
+        raise ConversationError(f"has no conversation under '{key}'{forms}; its lists are: {lists}")
+    opening = _opening([*prompt, *said], record.get("system"))
+    return [*opening, *prompt, *said], len(opening) + len(prompt) if prompt else 0
+
+
+def _opening(said: list[Any], system: Any) -> list[Any]:
+    """A system's message that stands beside the others."""
+    if not said or not isinstance(system, str) or not system:
+        return []
+    first = said[0].get("role", said[0].get("from")) if isinstance(said[0], dict) else None
+    return [] if first == "system" else [{"role": "system", "content": system}]
 
 
 def _said_by(role: str, value: Any, key: str) -> list[Any]:
@@ -121,17 +132,25 @@ def _message(said: Any) -> tuple[Message, int]:
     message["content"] = "" if given == "function_call" else _content(message["role"], content)
     if calls:
         message["tool_calls"] = calls
-    reasoning = said.get("reasoning_content") or said.get("reasoning")
-    if reasoning is not None and not isinstance(reasoning, str):
-        raise ConversationError("has a reasoning that is no text")
-    if reasoning:
+    if reasoning := _reasoning(said):
         message["reasoning_content"] = reasoning
     return message, _weight(said, message["role"])
 
 
 _READ_HERE = frozenset(
-    {"role", "from", "content", "value", "tool_calls", "function_call", "weight", "reasoning", "reasoning_content"}
-)
+    {"role", "from", "content", "value", "tool_calls", "function_call", "weight", "reasoning_content", "reasoning",
+     "thinking"}
+)  # fmt: skip
+
+
+def _reasoning(said: Message) -> str:
+    """What the assistant thought, under one of the names that servers give it."""
+    given = [said[name] for name in ("reasoning_content", "reasoning", "thinking") if said.get(name)]
+    if not all(isinstance(each, str) for each in given):
+        raise ConversationError("has a reasoning that is no text")
+    if len(set(given)) > 1:
+        raise ConversationError("has two reasonings that differ")
+    return given[0] if given else ""
 
 
 def _weight(said: Message, role: str) -> int:
@@ -178,8 +197,8 @@ def _tool_calls(said: Message, as_content: Any) -> list[Any]:
     if not isinstance(calls, list):
         raise ConversationError("has tool calls that are no list")
     older = said.get("function_call") if as_content is None else _from_json(str(as_content))
-    if as_content is not None and older is None:
-        raise ConversationError("has a function_call that is no JSON")
+    if as_content is not None and not older:
+        raise ConversationError("has a function_call that is no JSON of a call")
     return [tool_call(call) for call in [*calls, *(older if isinstance(older, list) else [older] if older else [])]]
 
 
@@ -188,7 +207,7 @@ def tool_call(call: Any) -> dict[str, Any]:
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise ConversationError("has a tool call without a function's name")
-    arguments = function.get("arguments")
+    arguments = function.get("arguments", function.get("parameters"))
     if isinstance(arguments, str):  # servers send them so
         arguments = _from_json(arguments) if arguments.strip() else {}
     elif arguments is None:

@@ -1,6 +1,6 @@
 """Chunks of input to flat arrays of ids: what a worker does, the same in a thread and in a process of its own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -92,12 +92,15 @@ class EncodedChunk:
 
 def parse(chunk: Chunk, encoding: Encoding) -> ParsedChunk:
     """Read the records of a chunk; one without a usable value under each key is broken, and left out."""
-    read_value = text_of_record if encoding.chat_template is None else conversation_of
+    chat = encoding.chat_template is not None
+    read_value: Callable[[dict[str, Any], str], Value] = conversation_of if chat else text_of_record
     parsed = ParsedChunk(chunk.path, chunk.after, {key: [] for key in encoding.keys})
     for number, record in records_of(chunk):
         if isinstance(record, BrokenRecord):
             parsed.broken.append((number, str(record)))
             continue
+        if chat and chunk.rows is not None:
+            record = {name: without_nulls(value) for name, value in record.items()}
         try:
             values = [read_value(record, key) for key in encoding.keys]
         except (BrokenRecord, ConversationError) as reason:
@@ -107,6 +110,15 @@ def parse(chunk: Chunk, encoding: Encoding) -> ParsedChunk:
             known.append(value)
         parsed.records.append(number)
     return parsed
+
+
+def without_nulls(value: Any) -> Any:
+    """A value of a table without the fields that are null: a column of messages gives each all the fields of any."""
+    if isinstance(value, list):
+        return [without_nulls(item) for item in value]
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None or key == "content"}
+    return value
 
 
 def text_of_record(record: dict[str, Any], key: str) -> str | list[str]:

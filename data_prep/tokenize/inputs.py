@@ -4,6 +4,7 @@ A path is a file (.jsonl, .json, plain or .gz or .zst; .parquet), a directory (o
 such file below it) or a glob pattern. A .json file holds lines, or one array of records.
 """
 
+import codecs
 import glob
 import itertools
 import json
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 2 << 20  # bounds memory and still keeps every core busy
 _MOST_ROWS = 1024
+_JSON = json.JSONDecoder()
 _BRACE = ord("{")
 _BRACKET = b"["
 _ARRAYS = (".json", ".json.gz", ".json.zst")
@@ -165,7 +167,7 @@ def _read_array(path: Path, cursor: ReadCursor) -> Iterator[Chunk]:
     lines: list[bytes] = []
     held = 0
     for record in itertools.islice(_items_of_array(path), cursor.offset, None):
-        lines.append(json.dumps(record).encode())
+        lines.append(_as_line(record))
         held += len(lines[-1])
         if held >= CHUNK_BYTES:
             chunk = _records_from(path, cursor, lines)
@@ -175,19 +177,48 @@ def _read_array(path: Path, cursor: ReadCursor) -> Iterator[Chunk]:
         yield _records_from(path, cursor, lines)
 
 
-def _items_of_array(path: Path) -> Iterator[Any]:
-    import ijson
-
-    found: list[Any] = ijson.sendable_list()
-    parser = ijson.items_coro(found, "item", use_float=True)
+def _as_line(record: Any) -> bytes:
     try:
-        for number, block in enumerate(read_chunks(path, CHUNK_BYTES)):
-            parser.send(block if number else block.removeprefix(_BYTE_ORDER_MARK))
-            yield from found
-            found.clear()
-        parser.close()
-    except (ijson.JSONError, StopIteration) as error:
-        raise InputError(f"{path} is no whole JSON array of records: {error}") from None
+        return json.dumps(record).encode()
+    except RecursionError:
+        return b"(nested too deeply)"  # a broken record
+
+
+def _items_of_array(path: Path) -> Iterator[Any]:
+    """The items of one array, an item in memory at a time. Bytes that are no UTF-8 make their record a broken one."""
+    text, at, opened, ended = "", 0, False, False
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    blocks = read_chunks(path, CHUNK_BYTES)
+    while True:
+        at = _skip(text, at, " \t\r\n," if opened else " \t\r\n\ufeff")
+        if not opened and text[at : at + 1] == "[":
+            opened, at = True, at + 1
+            continue
+        if opened and text[at : at + 1] == "]":
+            if text[at + 1 :].strip() or any(block.strip() for block in blocks):
+                raise InputError(f"{path} is no whole JSON array of records: something follows it")
+            return
+        try:
+            item, end = _JSON.raw_decode(text, at)
+            if end == len(text) and not ended:
+                raise ValueError("a number may go on")
+        except RecursionError:
+            raise InputError(f"{path} is no JSON array of records: one is nested too deeply") from None
+        except ValueError as error:
+            if ended:
+                raise InputError(f"{path} is no whole JSON array of records: {error}") from None
+            count = 1 + (len(text) - at) // CHUNK_BYTES  # twice as much each time: a long record is not parsed for ever
+            more = "".join(decoder.decode(block) for block in itertools.islice(blocks, count))
+            text, at, ended = text[at:] + more, 0, not more
+            continue
+        yield item
+        at = end
+
+
+def _skip(text: str, at: int, characters: str) -> int:
+    while at < len(text) and text[at] in characters:
+        at += 1
+    return at
 
 
 def _records_from(path: Path, cursor: ReadCursor, lines: list[bytes]) -> Chunk:
@@ -284,27 +315,14 @@ def records_of(chunk: Chunk) -> Iterator[tuple[int, dict[str, Any] | BrokenRecor
 
 def _rows_of(rows: "pyarrow.RecordBatch") -> Iterator[dict[str, Any] | BrokenRecord]:
     try:
-        yield from map(_without_nulls, rows.to_pylist())
+        yield from rows.to_pylist()
     except UnicodeDecodeError:
         for number in range(rows.num_rows):
             try:
                 [row] = rows.slice(number, 1).to_pylist()
-                yield _without_nulls(row)
+                yield row
             except UnicodeDecodeError as error:
                 yield BrokenRecord(f"is not UTF-8: {error}")
-
-
-def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
-    """A row whose values lack the fields that are null: a column of messages gives each all the fields of any."""
-    return {name: _lean(value) if isinstance(value, list | dict) else value for name, value in row.items()}
-
-
-def _lean(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_lean(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _lean(item) for key, item in value.items() if item is not None or key == "content"}
-    return value
 
 
 def _parse(line: memoryview) -> dict[str, Any] | BrokenRecord:

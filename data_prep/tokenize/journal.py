@@ -25,19 +25,23 @@ class ResumeJournal:
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
-    def read(self) -> State | None:
+    def read(self) -> tuple[State | None, State | None]:
         """The latest state that an earlier run left with these settings, and with these inputs as far as it had read.
 
-        An input that was corrected since, or left out, is read anew; those before it are not.
+        An input that was corrected since, or left out, is read anew; those before it are not. The second state is that
+        at the beginning of its input.
         """
         try:
             entry = read_json(self._path)
         except InputError:  # there is none, or it is not ours
-            return None
-        if not isinstance(entry, dict) or entry.get("settings") != self._settings:
-            return None
-        states = (entry["state"], entry["at_input"])
-        return next((state for state in states if state and self._was_read(state["place"], entry["files"])), None)
+            return None, None
+        if not isinstance(entry, dict) or entry.get("settings") != self._settings or "files" not in entry:
+            return None, None
+        state, at_input = (
+            each if each and self._was_read(each["place"], entry["files"]) else None
+            for each in (entry["state"], entry["at_input"])
+        )
+        return state or at_input, at_input
 
     def _was_read(self, place: State, files: list[Any]) -> bool:
         read = place["input"] + (place["offset"] > 0)

@@ -41,7 +41,8 @@ class TokenizeRun:
         outputs = {key: str(prefix) for key, prefix in job.outputs.items()}
         settings = {"tokenizer": tokenizer, **self._provenance, "inputs": None, "outputs": outputs}
         self._journal = ResumeJournal(first, settings, [[path.name, *_stamps(path)] for path in inputs])
-        self._open(self._journal.read(), tokenizer)
+        state, self._at_input = self._journal.read()
+        self._open(state, tokenizer)
 
     def _open(self, state: State | None, tokenizer: dict[str, Any]) -> None:
         positions = state["positions"] if state else {}
@@ -54,10 +55,10 @@ class TokenizeRun:
                 writer.discard()
             if isinstance(error, InputError):
                 raise
+            self._at_input = None
             return self._open(None, tokenizer)  # the files hold less than the journal says: begin anew
         self.cursor = ReadCursor(**state["place"]) if state else ReadCursor()
         self._notes = RecordNotes(state["notes"] if state else None)
-        self._at_input: State | None = None
         self._unsaved = 0
         return None
 

@@ -3,11 +3,12 @@
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
-from data_prep.tokenize.chat_template import BLOCK_END, BLOCK_START, ChatTemplate, find_turn_markers
+from data_prep.tokenize.chat_template import BLOCK_END, BLOCK_START, ChatTemplate, NoTurnMarkers, find_turn_markers
 from data_prep.tokenize.conversation import ChatConversation, ConversationError, Message
 
 _PROBE = "Sentinel7f3a"  # a text that no template writes
@@ -42,8 +43,16 @@ class TurnRenderer:
     ) -> None:
         self._template = ChatTemplate(source, control_tokens, variables)
         self._ids = {**markup_tokens, **control_tokens}
+        try:
+            self._markers = None if self._template.says_itself else find_turn_markers(self._template)
+        except NoTurnMarkers as error:
+            roles = {token: id_ for token, id_ in markup_tokens.items() if _is_role_token(token, error.written)}
+            if not roles:
+                raise
+            self._template = ChatTemplate(source, {**control_tokens, **roles}, variables)
+            self._markers = find_turn_markers(self._template)
+            markup_tokens = {token: id_ for token, id_ in markup_tokens.items() if token not in roles}
         self._markup = sorted(markup_tokens, key=len, reverse=True)
-        self._markers = None if self._template.says_itself else find_turn_markers(self._template)
         self._shown_roles: dict[str, bool] = {}
 
     def render(self, conversation: ChatConversation) -> Rendered:
@@ -59,7 +68,8 @@ class TurnRenderer:
             raise ConversationError(
                 f"has {len(own)} messages of the assistant, the chat template shows {len(turns)} turns"
             )
-        self._check_shown(messages, conversation.tools, text)
+        self._check_shown(messages, text)
+        self._check_calls(messages, own, [text[start:end] for start, end in turns], conversation.tools)
         trained = [
             turn for number, turn in zip(own, turns, strict=False) if number not in conversation.untrained
         ] if conversation.untrained else turns  # fmt: skip
@@ -77,11 +87,12 @@ class TurnRenderer:
         markers, tokens = self._markers, self._template.marks.token_of
         assert markers is not None
         # A turn ends with its closing token or where another begins; without closing tokens, at any control token.
-        ends = re.compile(f"[{markers.closing}{markers.role}]" if markers.closing else f"[{''.join(tokens)}]")
+        closing = "".join(markers.closings)
+        ends = re.compile(f"[{closing}{markers.role}]" if closing else f"[{''.join(tokens)}]")
         for match in re.finditer(re.escape(markers.header), text):
             end = ends.search(text, match.end())
             stop = end.start() if end else len(text)
-            yield match.end(), stop + (end is not None and end[0] in {markers.closing, *markers.stops})
+            yield match.end(), stop + (end is not None and end[0] in markers.closings | markers.stops)
 
     def _marked_turns(self, text: str) -> Iterator[tuple[int, int]]:
         """The turns of a template with blocks, and the control token that follows where a block ends without one."""
@@ -93,24 +104,48 @@ class TurnRenderer:
     def _ends_with_a_token(self, text: str, end: int) -> bool:
         return text[:end].rstrip(f" \r\n{BLOCK_END}")[-1:] in self._template.marks.token_of
 
-    def _check_shown(self, messages: list[Message], tools: list[Message] | None, text: str) -> None:
-        """Raise ConversationError where the template leaves a message, a tool or a tool's call out without a word."""
-        shown = _squeezed(text)
-        at = 0
+    def _check_shown(self, messages: list[Message], text: str) -> None:
+        """Raise ConversationError where the template leaves a message of others out without a word."""
+        shown, at, claimed = _squeezed(text), 0, list[tuple[int, int]]()
         for message in messages:
             role = message["role"]
-            if role != "assistant":
-                if not self._shows(role):
-                    raise ConversationError(f"has a message of the role {role}, which the chat template does not show")
-                at = _after(shown, message["content"], at, role)
-            for call in message.get("tool_calls", ()):
-                if call["function"]["name"] not in text:
+            if role == "assistant":
+                continue
+            if not self._shows(role):
+                raise ConversationError(f"has a message of the role {role}, which the chat template does not show")
+            # A template may put a system's message elsewhere.
+            found = _place(shown, message["content"], at) or (
+                _place(shown, message["content"], 0, claimed) if role == "system" else None
+            )
+            if found is None:
+                raise ConversationError(
+                    f"has a message of the role {role}, which the chat template does not show as it is"
+                )
+            claimed.append(found)
+            at = max(at, found[1])
+
+    def _check_calls(
+        self, messages: list[Message], own: list[int], turns: list[str], tools: list[Message] | None
+    ) -> None:
+        """Raise ConversationError where the template leaves a tool or a call out without a word."""
+        whole = "".join(turns)
+        for place, number in enumerate(own):
+            turn = turns[place] if len(turns) == len(own) else whole
+            for call in messages[number].get("tool_calls", ()):
+                function = call["function"]
+                if any(word not in turn for word in (function["name"], *function["arguments"])):
                     raise ConversationError("has a tool call, which the chat template does not show")
-        for tool in tools or ():
-            function = tool.get("function", tool)
-            name = function.get("name") if isinstance(function, dict) else None
-            if isinstance(name, str) and name not in text:
-                raise ConversationError("has tools, which the chat template does not show")
+        if tools and not self._shows_tools:
+            raise ConversationError("has tools, which the chat template does not show")
+
+    @cached_property
+    def _shows_tools(self) -> bool:
+        tool = {"type": "function", "function": {"name": _PROBE, "description": "", "parameters": {"type": "object"}}}
+        question = [{"role": "user", "content": "a"}]
+        try:
+            return _PROBE in self._template.render(question, [tool])
+        except ConversationError:
+            return True  # it takes others perhaps: those of the conversation have been rendered
 
     def _shows(self, role: str) -> bool:
         if role not in self._shown_roles:
@@ -150,6 +185,11 @@ class TurnRenderer:
         return Rendered(_joined(pieces), [(start, end) for start, end in kept], changed, open_ended)
 
 
+def _is_role_token(token: str, written: str) -> bool:
+    """Whether a template writes a token around turns; DeepSeek's tokenizers do not declare theirs special."""
+    return token in written and not re.search("think|tool", token)
+
+
 def _joined(pieces: list[tuple[str, int | None]]) -> list[tuple[str, int | None]]:
     """The pieces without empty ones; texts that a mark alone parted are one, as the model's tokenizer has them."""
     joined: list[tuple[str, int | None]] = []
@@ -165,16 +205,16 @@ def _squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-def _after(shown: str, content: str, at: int, role: str) -> int:
-    """Where a content ends in a text without white space. Raises ConversationError where it is not there."""
+def _place(shown: str, content: str, at: int, claimed: Collection[tuple[int, int]] = ()) -> tuple[int, int] | None:
+    """Where a content stands in a text without white space, from `at` on and in no claimed range."""
     for form in (content, json.dumps(content, ensure_ascii=False)[1:-1], json.dumps(content)[1:-1]):
         wanted = _squeezed(form)
         found = shown.find(wanted, at)
-        if found < 0:
-            found = shown.find(wanted)  # a template may put a system's message last
+        while found >= 0 and any(begin <= found < end for begin, end in claimed):
+            found = shown.find(wanted, found + 1)
         if found >= 0:
-            return found + len(wanted)
-    raise ConversationError(f"has a message of the role {role}, which the chat template does not show as it is")
+            return found, found + len(wanted)
+    return None
 
 
 def _changed_turns(messages: list[Message], own: list[int], turns: list[str]) -> list[int]:

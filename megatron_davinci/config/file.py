@@ -15,17 +15,18 @@ from megatron_davinci.config.recipe import Recipe
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads 8e-5 as text; a learning rate must be a number. A key twice would lose the first value."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Called for each mapping. Raises InputError for a key that it holds twice."""
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Called for each mapping as it is written. Raises InputError for a key that it holds twice."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
-        for key, _ in node.value:
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if (before := lines.get(key.value)) is not None:
                 raise InputError(
                     f"the recipe holds the key '{key.value}' twice, in lines {before} and {key.start_mark.line + 1}: "
                     "leave one out"
                 )
             lines[key.value] = key.start_mark.line + 1
-        return super().construct_mapping(node, deep)
+        return node
 
 
 _Loader.add_implicit_resolver(

@@ -95,12 +95,15 @@ class ModelConfig(ModelSizes):
             "init_method_std",
             "max_position_embeddings",
             "qk_layernorm",
-            "rope_scaling",
         )
-        sizes = {name: value for name, value in asdict(self).items() if name not in ignored}
-        # None where RoPE is plain, under a name that checkpoints of earlier versions have
-        scaling = None if self.rope_scaling is None else asdict(self.rope_scaling)
-        return {"model_type": self.family.model_type, "rope_scaling_factor": scaling, **sizes}
+        sizes = {
+            "rope_scaling_factor" if name == "rope_scaling" else name: value
+            for name, value in asdict(self).items()
+            if name not in ignored
+        }
+        if self.rope_scaling is not None and self.rope_scaling.is_llama3:
+            sizes["rope_scaling_factor"] = self.rope_scaling.factor  # as checkpoints of earlier versions have it
+        return {"model_type": self.family.model_type, **sizes}
 
 
 def _rotary_base(value: Any, origin: str) -> float:

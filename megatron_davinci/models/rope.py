@@ -27,6 +27,12 @@ class RopeScaling:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
 
+    @property
+    def is_llama3(self) -> bool:
+        """Whether it is what Llama 3.1 and its successors have, but for the factor."""
+        own = (self.low_freq_factor, self.high_freq_factor, self.original_max_position_embeddings)
+        return self.rope_type == "llama3" and own == (1.0, 4.0, 8192)
+
 
 def read_rope(config: dict[str, Any], origin: str) -> tuple[Any, RopeScaling | None]:
     """rope_theta as it stands there, and how RoPE is scaled; None where it is plain. Raises InputError.

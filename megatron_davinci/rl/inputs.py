@@ -21,6 +21,7 @@ from megatron_davinci.rl.rollout_files import ROLLOUT_FORMAT
 from megatron_davinci.rl.token_bytes import TokenBytes
 from megatron_davinci.weights.paths import weights_fingerprint
 
+_ONCE_ABSENT = ("stop_at_answer", "kl_all_groups")
 # Fields that change how a step is computed, or from which files, but not which prompts there are.
 _NOT_IDENTITY = {"share_prefix", "rollouts", "component_norms_interval", "reference"}
 
@@ -44,6 +45,8 @@ class RolloutInputs(ObjectiveInputs):
         has_reference = self.options.scores_reference and reference is not None
         weights = weights_fingerprint(Path(str(reference))) if has_reference else ""
         options = self.options.model_dump(exclude=_NOT_IDENTITY)
+        for name in _ONCE_ABSENT:  # a run that began before they were there is the same without them
+            options = {key: value for key, value in options.items() if key != name or value}
         self.fingerprint = fingerprint_of(options, self.prompt_source.sources, weights)
 
     def doubts(self) -> list[str]:
@@ -113,7 +116,7 @@ class RolloutInputs(ObjectiveInputs):
             with_reference=options.kl_beta > 0,
             with_grades=options.graded_when_sampled,
             temperature=options.temperature,
-            top_p=options.rollouts.top_p,
+            top_p=options.rollouts.top_p or (1.0 if takes_ratios(options) else None),
             answer_end=self.answer_end,
         )
 
@@ -126,14 +129,18 @@ def read_stop_token_ids(directory: Path, end_of_document: int | None) -> frozens
     return frozenset(id for id in [*ids, end_of_document] if id is not None)
 
 
+def takes_ratios(options: RolloutOptions) -> bool:
+    """Whether the policy loss compares with the recorded log-probabilities, which are those before top_p cuts."""
+    policy = options.policy
+    return policy.importance_ratio_cap is not None or not POLICY_LOSSES.get(policy.kind).on_policy
+
+
 def check_log_probs(options: RolloutOptions) -> None:
-    """Raise InputError where a policy compares with recorded log-probabilities of another distribution than was drawn
-    from: they are those before top_p cuts.
-    """
-    top_p, policy = options.rollouts.top_p or 1.0, options.policy
-    if top_p < 1 and (policy.importance_ratio_cap is not None or not POLICY_LOSSES.get(policy.kind).on_policy):
+    """Raise InputError where ratios would be taken to other probabilities than tokens were drawn with."""
+    top_p = options.rollouts.top_p or 1.0
+    if top_p < 1 and takes_ratios(options):
         raise InputError(
-            f"objective.rollouts.top_p is {top_p}, and objective.policy.kind {policy.kind} takes ratios to the "
+            f"objective.rollouts.top_p is {top_p}, and objective.policy.kind {options.policy.kind} takes ratios to the "
             "probabilities that responses were drawn with, which top_p changes: set it to 1, or take reinforce without "
             "importance_ratio_cap"
         )

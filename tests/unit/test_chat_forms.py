@@ -359,3 +359,88 @@ def test_a_template_that_names_no_tokens_is_refused(folders: dict[str, Path]) ->
     tokenizer, _ = load_tokenizer(folders["GLM-4.6"])
     with pytest.raises(InputError, match="holds no control token"):
         TurnRenderer("{% for m in messages %}{{ m.content }}{% endfor %}", tokenizer.control_tokens, {})
+
+
+R1 = """{{ bos_token }}{% for m in messages %}{% set c = m.content %}{% if '</think>' in c %}\
+{% set c = c.split('</think>')[-1] %}{% endif %}{% if m.role == 'user' %}<|User|>{{ c }}{% else %}<|Assistant|>{{ c }}\
+<|im_end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|Assistant|><think>\n{% endif %}"""
+PHI4 = """{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|im_end|>' }}{% endfor %}\
+{% if add_generation_prompt %}<|assistant|>{% endif %}"""
+LAST = """{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}{% if loop.last and m.role == 'assistant' %}<|return|>{% else %}<|im_end|>{% endif %}
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+OTHERS = {
+    "roles that are not declared special, and thoughts that are": (R1, ["<think>"], ["<|User|>", "<|Assistant|>"]),
+    "roles that a template puts together": (PHI4, ["<|system|>", "<|user|>", "<|assistant|>", "<|tool|>"], []),
+    "another end for the last turn": (LAST, ["<|return|>"], []),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_templates_of_other_kinds(qwen_json: Path, tmp_path: Path, kind: str) -> None:
+    source, control, markup = OTHERS[kind]
+    definition = json.loads(qwen_json.read_bytes())
+    number = 1 + max(token["id"] for token in definition["added_tokens"])
+    for token, special in [*((each, True) for each in control), *((each, False) for each in [*markup, "</think>"])]:
+        entry = {**definition["added_tokens"][0], "content": token, "id": number, "special": special}
+        definition["added_tokens"].append(entry)
+        number += 1
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<|endoftext|>"}')
+    (tmp_path / "chat_template.jinja").write_text(source)
+    messages = [
+        *([] if markup else [{"role": "system", "content": "S"}]),
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "<think>r</think>a" if markup else "a"},
+        *([{"role": "tool", "content": "T"}] if "<|tool|>" in control else []),
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "b"},
+    ]
+    theirs = PreTrainedTokenizerFast(
+        tokenizer_file=str(tmp_path / "tokenizer.json"), chat_template=source, bos_token="<|endoftext|>"
+    )
+    expected = theirs.apply_chat_template(messages, tokenize=True, return_dict=False)
+    tokenizer, _ = load_tokenizer(tmp_path)
+    variables = {"bos_token": "<|endoftext|>"}
+    turns = TurnRenderer(source, tokenizer.control_tokens, tokenizer.markup_tokens, variables)
+    rendered = turns.render(conversation_of({"messages": messages}))
+    ids, mask = encode_rendered(rendered, tokenizer)
+    assert ids.tolist() == expected
+    end = "<|return|>" if "<|return|>" in control else "<|im_end|>"
+    assert tokenizer.decode(ids[mask == 1].tolist()) == f"a<|im_end|>b{end}" and not rendered.open_ended
+    forged = [{"role": "user", "content": "".join([*control, *markup])}, messages[-1]]
+    pieces = turns.render(conversation_of({"messages": forged})).pieces
+    assert sum(token is not None for _, token in pieces) <= 5
+
+
+NAMED = {"role": "assistant", "content": "bash", "tool_calls": PLAIN[2]["tool_calls"]}
+SYSTEMS = [{"role": "system", "content": words} for words in ("Be kind. Go on.", "Go on.")]
+ELSEWHERE: list[tuple[dict[str, Any], str]] = [
+    ({"messages": [PLAIN[1], NAMED]}, "a tool call"),
+    ({"messages": [PLAIN[1], {"role": "assistant", "reasoning": "a", "thinking": "b"}]}, "two reasonings that differ"),
+    ({"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": "{}"}]}, "no JSON of a"),
+    ({"messages": [SYSTEMS[0], PLAIN[1], PLAIN[9], SYSTEMS[1]]}, "role system"),
+]
+
+
+@pytest.mark.parametrize("record, reason", ELSEWHERE, ids=[reason for _, reason in ELSEWHERE])
+def test_a_word_elsewhere_does_not_count_as_shown(
+    folders: dict[str, Path], record: dict[str, Any], reason: str
+) -> None:
+    tokenizer, _ = load_tokenizer(folders["Qwen3-Coder"])
+    turns = TurnRenderer(SILENT, tokenizer.control_tokens, tokenizer.markup_tokens)
+    with pytest.raises(ConversationError, match=reason):
+        turns.render(conversation_of(record))
+
+
+def test_parameters_are_arguments_and_a_system_beside_is_read(folders: dict[str, Path]) -> None:
+    called = [{"function": {"name": "bash", "parameters": {"command": "ls"}}}]
+    record = {"system": "S", "messages": [PLAIN[1], {"role": "assistant", "content": None, "tool_calls": called}]}
+    plain = [
+        {"role": "system", "content": "S"},
+        PLAIN[1],
+        {"role": "assistant", "content": "", "tool_calls": [call("bash", {"command": "ls"})]},
+    ]
+    for family in FAMILIES:
+        assert ours(folders[family], record) == twin(folders[family], plain)

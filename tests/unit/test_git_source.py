@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+import orjson
 import pytest
 
 from data_prep import InputError
@@ -268,7 +269,7 @@ def test_a_merge_of_another_branch_is_counted_not_lost(repository: Repository) -
 def test_records_survive_the_disk(repository: Repository) -> None:
     repository.commit("change", {"a.py": b"caf\xe9\n", "b.py": b"text\n"})
     [change] = repository.changes()
-    assert Change.from_json(change.to_json()) == change
+    assert Change.from_json(orjson.loads(orjson.dumps(change.to_json()))) == change
 
 
 def test_a_repository_without_commits_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

@@ -350,8 +350,8 @@ def test_the_factorised_localization_shows_the_structure_at_the_base(history: Hi
 
 
 def test_a_large_structure_is_cut_by_depth_alone() -> None:
-    inner = Folder(tuple(f"{n}.py" for n in range(50)), (), 50)
-    root = Folder(("setup.py",), (("pkg", Folder(("a.py",), (("sub", inner),), 51)), ("docs", inner)), 102)
+    inner = Folder([f"{n}.py" for n in range(50)], {})
+    root = Folder(["setup.py"], {"pkg": Folder(["a.py"], {"sub": inner}), "docs": inner})
     assert structure_of(root, 1000).count("\n") == 1 + 2 + 50 + 50 + 1 + 1
     assert structure_of(root, 60) == "docs/\n" + "".join(
         f"  {n}\n" for n in sorted(f"{n}.py" for n in range(50))
@@ -372,3 +372,35 @@ def test_thousands_of_names_are_replaced_each_as_a_whole() -> None:
     clean = names.replaced(text, name)
     assert seen["Ann 7 Lee"] == 1 and seen["Ann 12"] == 1 and seen["Ann 7"] == 2 and seen["Bo\tX Y"] == 1
     assert clean.endswith("\nAnn 7x Ann 77777 xAnn 7 a@Ann 7 someone.")
+
+
+def test_two_pull_requests_do_not_share_one_landing(history: History) -> None:
+    history.branch(1, {"c.py": b"1\n"})
+    history.git("update-ref", "refs/pull/2/head", "refs/pull/1/head")
+    history.commit("moves on", {"e.py": b"1\n"})
+    history.git("cherry-pick", "pr1")
+    source = GitSource(history.path)
+    assert [change.number for change in source.changes()] == [1]
+    assert source.skipped == {"landed_as_another_pull_request": 1} and source.heads == {"records": 1, "rejected": 1}
+
+
+def test_a_missing_object_costs_its_change_alone(history: History) -> None:
+    for number in (1, 2, 3):
+        history.branch(number, {f"n{number}.py": b"%d\n" % number})
+    history.commit("moves on", {"e.py": b"1\n"})
+    for number in (1, 2, 3):
+        history.git("cherry-pick", f"pr{number}")
+    blob = history.git("rev-parse", "main:n2.py")
+    (history.path / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    source = GitSource(history.path)
+    assert [change.number for change in source.changes()] == [1, 3]
+    assert source.skipped == {"contents_missing": 1}
+
+
+def test_what_a_squash_says_is_not_lost_between_two_places() -> None:
+    from data_prep.samples.told_once import body_of, words_of
+
+    change = change_of("a/b", body="* Say it\n\nDetails of it\n\n* lat", title="T")
+    commit = Commit("c" * 40, "Say it\n\nDetails of it\nthe latest", "Jane", "", change.commits[0].files)
+    told = Change(**{**vars(change), "commits": (commit,)})
+    assert body_of(told) == "* lat" and words_of(commit, told) == commit.message

@@ -11,8 +11,9 @@ import pytest
 from data_prep import InputError
 from data_prep.corpus import Corpus
 from data_prep.io.files import read_jsonl
-from data_prep.sources.trajectories import UnusableTrajectory, collect_trajectories, read_trajectory
+from data_prep.sources.trajectories import UnusableTrajectory, collect_trajectories, conversation_in, held_in
 from data_prep.sources.trajectory_length import TrajectoryLength
+from data_prep.tokenize.conversation import ConversationError
 from data_prep.tokenize.tokenize import TokenizeJob, tokenize
 from megatron_davinci.testing.tiny_model import write_model_directory
 
@@ -27,6 +28,11 @@ TURNS = [
     {"role": "tool", "content": "setup.py", "tool_call_ids": ["1"]},
     {"role": "assistant", "content": "Done.", "thought": "Done.", "action": "submit"},
 ]
+
+
+def read_trajectory(path: Path) -> dict[str, Any]:
+    [found] = held_in(path)
+    return conversation_in(found)[0]
 
 
 def write(path: Path, value: Any) -> Path:
@@ -68,7 +74,7 @@ def test_a_rollout_keeps_its_turns_and_not_its_demonstrations(tmp_path: Path) ->
     ],
 )
 def test_what_is_no_rollout_says_why(tmp_path: Path, held: Any, reason: str) -> None:
-    with pytest.raises(UnusableTrajectory, match=reason):
+    with pytest.raises((UnusableTrajectory, ConversationError), match=reason):
         read_trajectory(write(tmp_path / "t.traj", held))
 
 
@@ -106,7 +112,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_real_rollouts_become_a_corpus_in_which_the_agent_is_trained(shared_data: Path, tmp_path: Path) -> None:
     summary = collect_trajectories([shared_data / "trajectories"], tmp_path / "rollouts", None)
-    assert summary["rollouts"] == {"rollouts": 15} and not summary["rejected"]
+    assert summary["rollouts"] == {"rollouts": 15} and set(summary["rejected"]) == {"no messages"}  # predictions
     conversations = tmp_path / "rollouts" / "rollouts.jsonl.zst"
     texts = [turn["content"] for record in read_jsonl(conversations) for turn in record["messages"]]
     write_model_directory(texts, tmp_path / "model", chat=True)
