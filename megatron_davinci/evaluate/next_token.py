@@ -208,7 +208,7 @@ def _evaluate_batch(
     started = time.monotonic()
     ends = AnswerEnd(asked.texts.texts) if asked.options.stop_at_answer else None
     requests = [asked.reasoned(document) for document in documents]
-    reasoned = engine.generate(requests, Sampling(plan.temperature, ends=ends))
+    reasoned = engine.generate(requests, Sampling(plan.temperature, ends=ends.follow if ends else None))
     if ends is not None:
         reasoned = [[[ends.cut(response) for response in branch] for branch in request] for request in reasoned]
     seconds = time.monotonic() - started

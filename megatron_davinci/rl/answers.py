@@ -4,7 +4,7 @@ Tags and boxes may span tokens, so they are looked for in bytes; tokens are coun
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -51,12 +51,23 @@ class AnswerEnd:
 
     def __init__(self, texts: Sequence[bytes]) -> None:
         self._texts = texts
-        self._closes = [b"}" in text for text in texts]
 
-    def __call__(self, tokens: Sequence[int]) -> bool:
-        """Whether the newest of the tokens ends the response, which had not ended before."""
-        newest = tokens[-1]
-        return newest < len(self._closes) and self._closes[newest] and self.position(tokens) == len(tokens)
+    def follow(self) -> Callable[[int], bool]:
+        """For one response that is being written: a function of its next token, whether that ends it."""
+        text = bytearray()
+        after = -1  # where what follows the thought begins
+
+        def ends(token: int) -> bool:
+            nonlocal after
+            new = self._texts[token] if token < len(self._texts) else b""
+            begin = max(0, len(text) - len(CLOSE) + 1)
+            text.extend(new)
+            if after < 0:
+                found = text.find(CLOSE, begin)
+                after = -1 if found < 0 else found + len(CLOSE)
+            return after >= 0 and b"}" in new and _first_box(bytes(text[after:])) is not None
+
+        return ends
 
     def position(self, tokens: Sequence[int]) -> int | None:
         """How many tokens there are up to the end; None where the response does not end by itself."""

@@ -25,7 +25,7 @@ class _Asked:
     prompts: Sequence[SamplePrompt]
     tokenizer: Tokenizer
     engine: MegatronEngine
-    ends: Callable[[Sequence[int]], bool] | None
+    ends: Callable[[], Callable[[int], bool]] | None
 
 
 class SampleAnswers:
@@ -77,9 +77,9 @@ class SampleAnswers:
             trainer.timers.moved,
         )
         tokenizer, _ = load_tokenizer(tokenizer_file(directory))
-        return _Asked(
-            inputs.stage.name, inputs.sample_prompts(self._options.prompts), tokenizer, engine, inputs.answer_end
-        )
+        ends = None if inputs.answer_end is None else inputs.answer_end.follow
+        prompts = inputs.sample_prompts(self._options.prompts)
+        return _Asked(inputs.stage.name, prompts, tokenizer, engine, ends)
 
 
 def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

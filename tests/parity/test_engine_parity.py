@@ -100,13 +100,19 @@ def test_the_same_draws_give_the_same_responses_whoever_else_is_asked(recipe: di
 
 
 class EndsAfter:
-    """A response ends behind its third token of these."""
+    """A response ends with its third token of these."""
 
     def __init__(self, tokens: list[int]) -> None:
         self.tokens = set(tokens)
 
-    def __call__(self, tokens: Any) -> bool:
-        return tokens[-1] in self.tokens and sum(token in self.tokens for token in tokens) == 3
+    def __call__(self) -> Any:
+        seen: list[int] = []
+
+        def ends(token: int) -> bool:
+            seen.append(token)
+            return token in self.tokens and sum(each in self.tokens for each in seen) == 3
+
+        return ends
 
 
 def test_a_response_that_ends_by_itself_is_the_beginning_of_the_one_that_does_not(recipe: dict[str, Any]) -> None:
@@ -116,10 +122,11 @@ def test_a_response_that_ends_by_itself_is_the_beginning_of_the_one_that_does_no
     for answers, _ in ask(recipe, layouts, Sampling(ends=ends), RESPONSES, STOPS).values():
         ended = 0
         for response, full in zip(flat(answers), flat(whole), strict=True):
-            at = next((n for n in range(1, len(full.tokens) + 1) if ends(full.tokens[:n])), len(full.tokens))
+            end = ends()
+            at = next((n for n, token in enumerate(full.tokens, 1) if end(token)), None)
             assert list(response.tokens) == list(full.tokens[:at])
-            ended += at < len(full.tokens)
-            assert response.finished == (full.finished or at < len(full.tokens) or ends(full.tokens))
+            ended += at is not None and at < len(full.tokens)
+            assert response.finished == (full.finished or at is not None)
         assert ended > 5
 
 

@@ -50,7 +50,8 @@ def test_an_engine_that_asks_after_every_token_stops_where_the_cut_is() -> None:
     stopped = 0
     for _ in range(3000 * EFFORT):
         tokens = [3] * draw.randrange(2) + draw.choices(range(len(PIECES) + 2), k=draw.randrange(1, 30))
-        at = next((n for n in range(1, len(tokens) + 1) if END(tokens[:n])), None)
+        ends = END.follow()
+        at = next((n for n, token in enumerate(tokens, 1) if ends(token)), None)
         assert at == END.position(tokens)
         cut = END.cut(Response(tokens, [-1.0] * len(tokens), False))
         assert list(cut.tokens) == tokens[:at] and len(cut.log_probs) == len(cut.tokens)

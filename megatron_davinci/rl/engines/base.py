@@ -40,13 +40,13 @@ class Sampling:
     """`temperature` 0: always the likeliest token. `top_p`: only the likeliest, until they have this much together.
 
     What is recorded is the token's log-probability at the temperature (at 1 where it is 0), before `top_p` cuts.
-    `ends`: whether the newest token of a response ends it, as a stop token does. An engine may leave it aside: what
-    follows the end is cut off afterwards, and counted.
+    `ends` makes, for each response, a function of its next token: whether that ends it, as a stop token does. An engine
+    may leave it aside: what follows the end is cut off afterwards, and counted.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
-    ends: Callable[[Sequence[int]], bool] | None = None
+    ends: Callable[[], Callable[[int], bool]] | None = None
 
 
 class Engine(ABC):

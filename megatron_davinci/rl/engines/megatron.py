@@ -67,7 +67,7 @@ class MegatronEngine(Engine):
 
     def _generate_batch(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[list[list[Response]]]:
         microbatches = [
-            _MicroBatch.of(requests[number :: self.microbatches], self.stop_token_ids)
+            _MicroBatch.of(requests[number :: self.microbatches], self.stop_token_ids, sampling)
             for number in range(self.microbatches)
         ]
         rows = [microbatch.first_rows() for microbatch in microbatches]
@@ -75,7 +75,7 @@ class MegatronEngine(Engine):
             width = ceil_to_multiple(max(len(each.tokens) for each in rows), self.row_multiple)
             logits = self._forward([each.padded(width).to(self.device) for each in rows], width)
             for microbatch, scores in zip(microbatches, logits, strict=True):
-                microbatch.append(*self._sample(microbatch, scores, sampling), sampling.ends)
+                microbatch.append(*self._sample(microbatch, scores, sampling))
             rows = [microbatch.next_rows() for microbatch in microbatches]
             self.on_token()
         answered = [iter(microbatch.responses()) for microbatch in microbatches]
@@ -151,6 +151,11 @@ def _forward_step(batches: Iterator[_Rows], chunk: Any) -> Any:
     return output, lambda output, non_loss_data: output
 
 
+def _never() -> Callable[[int], bool]:
+    """A response that ends with a stop token alone."""
+    return lambda token: False
+
+
 @dataclass
 class _Sequence:
     """A response as far as it is written: to which branch, and by which number its prefix is found."""
@@ -161,6 +166,7 @@ class _Sequence:
     tokens: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     finished: bool = False
+    ends: Callable[[int], bool] = field(default_factory=_never)
 
     def uniform(self) -> float:
         return float(self.branch.uniforms[self.number, len(self.tokens)])
@@ -185,11 +191,13 @@ class _MicroBatch:
     _has_started: bool = False
 
     @classmethod
-    def of(cls, requests: Sequence[GenerationRequest], stop_token_ids: frozenset[int]) -> "_MicroBatch":
+    def of(
+        cls, requests: Sequence[GenerationRequest], stop_token_ids: frozenset[int], sampling: Sampling
+    ) -> "_MicroBatch":
         trees = [_tree(request) for request in requests]
         branches = [branch for request in requests for branch in request.branches]
         sequences = [
-            _Sequence(branch, number, prefix_index)
+            _Sequence(branch, number, prefix_index, ends=(sampling.ends or _never)())
             for prefix_index, branch in enumerate(branches)
             for number in range(len(branch.uniforms))
         ]
@@ -239,13 +247,11 @@ class _MicroBatch:
     def uniforms(self) -> list[float]:
         return [sequence.uniform() for sequence in self.active]
 
-    def append(
-        self, tokens: Sequence[int], log_probs: Sequence[float], ends: Callable[[Sequence[int]], bool] | None
-    ) -> None:
+    def append(self, tokens: Sequence[int], log_probs: Sequence[float]) -> None:
         for sequence, token, log_prob in zip(self.active, tokens, log_probs, strict=True):
             sequence.tokens.append(token)
             sequence.log_probs.append(log_prob)
-            sequence.finished = token in self.stop_token_ids or (ends is not None and ends(sequence.tokens))
+            sequence.finished = sequence.ends(token) or token in self.stop_token_ids
         going_on = [row for row, sequence in enumerate(self.active) if not sequence.is_done()]
         if len(going_on) < len(self.active):
             self.active = [self.active[row] for row in going_on]

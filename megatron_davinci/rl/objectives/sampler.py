@@ -35,7 +35,8 @@ class Sampler:
     def __init__(self, inputs: RolloutInputs, engine: Engine, reference: Reference | None, timers: Timers) -> None:
         self._inputs, self._engine, self._reference, self._timers = inputs, engine, reference, timers
         options = inputs.options
-        self._sampling = Sampling(options.temperature, options.rollouts.top_p or 1.0, inputs.answer_end)
+        ends = None if inputs.answer_end is None else inputs.answer_end.follow
+        self._sampling = Sampling(options.temperature, options.rollouts.top_p or 1.0, ends)
 
     @classmethod
     def of(cls, inputs: RolloutInputs, trainer: Trainer) -> "Sampler":
