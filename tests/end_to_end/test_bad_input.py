@@ -221,9 +221,12 @@ def test_records_that_are_none(tmp_path: Path) -> None:
 def test_text_that_is_missing_from_a_record(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"text": "a"}\n{"body": "b"}\n')
     write_tokenizer(tmp_path / "tokenizer.json")
-    arguments = ["in.jsonl", "--tokenizer", "tokenizer.json", "--out", "corpus"]
-    sentence = refuse("data", "tokenize", *arguments, cwd=tmp_path)
+    arguments = ["in.jsonl", "--tokenizer", "tokenizer.json", "--out"]
+    sentence = refuse("data", "tokenize", *arguments, "strict", "--strict", cwd=tmp_path)
     assert "record 2" in sentence and "body" in sentence
+    command = [*DAVINCI, "data", "tokenize", *arguments, "corpus"]
+    kept = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert "1 broken records were left out: in.jsonl, record 2" in kept.stderr
 
 
 def test_a_tokenizer_that_is_not_the_corpus_one(recipe_values: dict[str, Any], tmp_path: Path) -> None:
