@@ -80,7 +80,7 @@ class Signatures(MinhashDedupSignature):
 
 
 class _Words(WordTokenizer):
-    """Our words, for datatrove, whose own tokenizers want models that are downloaded."""
+    """Our words, for datatrove, whose own tokenizers want models that are downloaded; MinHash asks for words alone."""
 
     def word_tokenize(self, text: str) -> list[str]:
         return split_words(text)
@@ -98,14 +98,9 @@ def write_outputs(job: DeduplicateJob, shard: int) -> None:
     roots = np.fromfile(job.shard_file("clusters", shard, "u32"), np.uint32)
     exact, ids = exact_copies(job, shard), Values(job.work / "ids", base)
     name = f"{shard:05d}.jsonl.zst"
-    broken = [0]
-
-    def count_broken() -> None:
-        broken[0] += 1
-
     part = part_of(job.out)
     with jsonl_writer(part / "kept" / name) as kept, jsonl_writer(part / "dropped" / name) as dropped:
-        for number, document in enumerate(shard_documents(job, shard, on_broken=count_broken)):
+        for number, document in enumerate(shard_documents(job, shard, on_broken=lambda: counts.update(["broken"]))):
             root = int(roots[number])
             if root == base[shard] + number:
                 kept.write(document.metadata["record"])
@@ -118,7 +113,6 @@ def write_outputs(job: DeduplicateJob, shard: int) -> None:
             here = {"id": document.id, "file": job.files[shard].name, "record": document.metadata["number"]}
             dropped.write({**here, "reason": reason, "kept": {**stays, "document": of_number}})
     ids.close()
-    counts["broken"] = broken[0]
     write_json(job.shard_file("counts", shard, "json"), counts)
 
 

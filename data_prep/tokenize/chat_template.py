@@ -1,8 +1,8 @@
 """Conversations to text by a model's chat template, and which of it the assistant wrote.
 
 A conversation is rendered once. While it is text, each control token that the template writes is one noncharacter of
-Unicode, put into the template's own literals: a message, a tool or a role cannot write one, whatever it holds and
-wherever the template cuts it.
+Unicode, put into the template's own literals: a message or a tool cannot write one, whatever it holds and wherever the
+template cuts it. A role can, where a template forms tokens of roles; the turns that it adds make its record broken.
 """
 
 import itertools

@@ -248,6 +248,13 @@ SILENT = """{% for m in messages %}{% if m.role in ('user', 'assistant') or (m.r
 {% endif %}"""
 
 
+def _assert_broken_when_silent(folder: Path, record: dict[str, Any], reason: str) -> None:
+    tokenizer, _ = load_tokenizer(folder)
+    turns = TurnRenderer(SILENT, tokenizer.control_tokens, tokenizer.markup_tokens)
+    with pytest.raises(ConversationError, match=reason):
+        turns.render(conversation_of(record))
+
+
 @pytest.mark.parametrize(
     "record, reason",
     [
@@ -263,10 +270,7 @@ SILENT = """{% for m in messages %}{% if m.role in ('user', 'assistant') or (m.r
 def test_what_a_template_leaves_out_in_silence_makes_the_record_broken(
     folders: dict[str, Path], record: dict[str, Any], reason: str
 ) -> None:
-    tokenizer, _ = load_tokenizer(folders["Qwen3-Coder"])
-    turns = TurnRenderer(SILENT, tokenizer.control_tokens, tokenizer.markup_tokens)
-    with pytest.raises(ConversationError, match=reason):
-        turns.render(conversation_of(record))
+    _assert_broken_when_silent(folders["Qwen3-Coder"], record, reason)
 
 
 BLOCKS = """{% for m in messages %}<|im_start|>{{ m.role }}
@@ -428,10 +432,7 @@ ELSEWHERE: list[tuple[dict[str, Any], str]] = [
 def test_a_word_elsewhere_does_not_count_as_shown(
     folders: dict[str, Path], record: dict[str, Any], reason: str
 ) -> None:
-    tokenizer, _ = load_tokenizer(folders["Qwen3-Coder"])
-    turns = TurnRenderer(SILENT, tokenizer.control_tokens, tokenizer.markup_tokens)
-    with pytest.raises(ConversationError, match=reason):
-        turns.render(conversation_of(record))
+    _assert_broken_when_silent(folders["Qwen3-Coder"], record, reason)
 
 
 def test_parameters_are_arguments_and_a_system_beside_is_read(folders: dict[str, Path]) -> None:
