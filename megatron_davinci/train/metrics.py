@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
 from xxhash import xxh3_64
 
 from data_prep import InputError
@@ -20,6 +19,7 @@ from megatron_davinci.report.starts_file import StartedStage, append_start
 from megatron_davinci.report.write import write_run_report
 from megatron_davinci.rl.scored_rollouts import read_scored, scored_steps
 from megatron_davinci.train.prepare import RunState
+from megatron_davinci.train.tensorboard_file import TensorBoardFile
 
 _ROLLOUTS = 50  # responses in a table of Weights & Biases
 _PROGRESS = (
@@ -42,7 +42,7 @@ class Metrics:
         self._steps = JsonLines(directory / "metrics.jsonl", run.step)
         self._evaluations = JsonLines(directory / "evaluation.jsonl", run.step)
         self._answers = JsonLines(directory / "answers.jsonl", run.step if run.step else -1)
-        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=run.step + 1)
+        self._board = TensorBoardFile(directory / "tensorboard", first_step=run.step + 1)
         self._wandb = _open_wandb(run, directory)
 
     def report(
@@ -107,8 +107,7 @@ class Metrics:
 
     def _draw(self, values: Mapping[str, float], step: int) -> None:
         """A point of each curve, by group/name, wherever curves are drawn."""
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        self._board.write(values, step)
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
 
