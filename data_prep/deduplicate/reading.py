@@ -7,8 +7,10 @@ from typing import Any
 from datatrove.data import Document
 
 from data_prep.deduplicate.job import DeduplicateJob
+from data_prep.tokenize.chunk import BrokenRecord, Columns
 from data_prep.tokenize.encode import text_of_record
-from data_prep.tokenize.inputs import BrokenRecord, Columns, read, records_of
+from data_prep.tokenize.inputs import read
+from data_prep.tokenize.records import records_of
 
 
 def usable_records(path: Path, key: str) -> Iterator[tuple[int, dict[str, Any] | None, str]]:

@@ -17,7 +17,8 @@ from data_prep.deduplicate.steps import CONFIG, OneStep, Signatures, described, 
 from data_prep.io.errors import InputError
 from data_prep.io.files import PART, part_of, read_json, refuse_existing, take_lock, write_json
 from data_prep.pipeline.run import ExecutorKind, executor, start
-from data_prep.tokenize.inputs import Columns, check_columns, expand
+from data_prep.tokenize.chunk import Columns
+from data_prep.tokenize.inputs import check_columns, expand
 
 _LINES_AT_ONCE = 1000  # of each file that datatrove merges
 

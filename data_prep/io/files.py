@@ -19,7 +19,9 @@ from data_prep.io.errors import InputError
 
 PART = ".part"
 _CHUNK_BYTES = 1 << 20
-_USUAL_RATIO = 4  # of text under zstd
+_FED_BYTES = 2048  # of zstd at a time: 4 bytes may stand for 128 KiB
+_LONGEST_WINDOW = 1 << 31  # that zstd itself can write (--long=31), as public dumps are
+_MAX_LINE_BYTES = 128 << 20
 
 
 def part_of(path: Path) -> Path:
@@ -186,11 +188,18 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    rest = b""
+    rest, held = list[bytes](), 0
     for chunk in read_chunks(path, _CHUNK_BYTES):
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
-    yield rest
+        first, *lines = chunk.split(b"\n")
+        rest.append(first)
+        held += len(first)
+        if held > _MAX_LINE_BYTES:
+            raise InputError(f"{path} has a line of more than {_MAX_LINE_BYTES >> 20} MiB: it was refused")
+        if lines:
+            yield b"".join(rest)
+            yield from lines[:-1]
+            rest, held = [lines[-1]], len(lines[-1])
+    yield b"".join(rest)
 
 
 def read_chunks(path: Path, chunk_bytes: int, skip: int = 0) -> Iterator[bytes]:
@@ -200,6 +209,8 @@ def read_chunks(path: Path, chunk_bytes: int, skip: int = 0) -> Iterator[bytes]:
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist or is no file")
+    if path.suffix in (".gz", ".zst") and path.stat().st_size == 0:
+        raise InputError(f"{path} is empty, which no compressed file is: make or fetch it again")
     try:
         with path.open("rb") as raw:
             if path.suffix == ".zst":
@@ -220,14 +231,28 @@ def _drop(chunks: Iterator[bytes], skip: int) -> Iterator[bytes]:
 
 
 def _zstd_chunks(raw: IO[bytes], chunk_bytes: int) -> Iterator[bytes]:
-    frame = None
-    while block := raw.read(chunk_bytes // _USUAL_RATIO):
+    """Fed with so little at a time that a bomb of 32,000 to 1 gives megabytes; zstandard's own reader, which takes a
+    size, ends where the last frame is cut off without a word.
+    """
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_LONGEST_WINDOW)
+    frame = decompressor.decompressobj()
+    pieces, held = list[bytes](), 0
+    begun = False
+    while block := raw.read(_FED_BYTES):
         while block:
-            frame = frame or zstandard.ZstdDecompressor().decompressobj()
-            yield frame.decompress(block)
-            block, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
-    if frame is not None:  # zstandard's own stream reader ends here without a word
+            begun = True
+            pieces.append(frame.decompress(block))
+            held += len(pieces[-1])
+            block = b""
+            if frame.eof:
+                block, frame, begun = frame.unused_data, decompressor.decompressobj(), False
+        if held >= chunk_bytes:
+            whole = memoryview(b"".join(pieces))
+            yield from (bytes(whole[at : at + chunk_bytes]) for at in range(0, held, chunk_bytes))
+            pieces, held = [], 0
+    if begun:
         raise EOFError("the last frame is not complete")
+    yield b"".join(pieces)
 
 
 def take_lock(path: Path, lock_file: Callable[[int, int], Any] = fcntl.flock, busy: str | None = None) -> int:

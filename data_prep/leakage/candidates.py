@@ -72,7 +72,7 @@ def collect_candidates(
     on_progress: Callable[[int], None] = lambda texts: None,
 ) -> Candidates:
     """Write the texts under `key` that may share an n-gram as the corpus PREFIX. Raises InputError on bad input."""
-    encoding = Encoding(Path(), (key,), use_gigatoken=True)  # of which parsing uses the key
+    encoding = Encoding((key,))  # of which parsing uses the key
     chunks = read(expand(inputs), encoding.columns)
     choose = choice_of(references, n)
     references.encoder.count_from_here()

@@ -14,7 +14,9 @@ from typing import Any, Literal
 from data_prep.changes.record import Change, Commit, Conversation, Enhancement, FileChange, Issue, RepositoryFacts
 from data_prep.reconstruct.edits import CannotApply, FileTree, TextFile, split_lines
 from data_prep.reconstruct.patches import FilePatch
-from data_prep.tokenize.inputs import BrokenRecord, Columns, expand, read, records_of
+from data_prep.tokenize.chunk import BrokenRecord, Columns
+from data_prep.tokenize.inputs import expand, read
+from data_prep.tokenize.records import records_of
 
 _MODE = "100644"
 _HUNK = re.compile(r"^(@@ -\d+(?:,\d+)? \+\d+(?:,\d+)? @@)")

@@ -18,9 +18,11 @@ from data_prep.changes.swe_bench import holds_swe_bench_task, is_named_like_swe_
 from data_prep.io.errors import InputError
 from data_prep.io.files import JsonlWriter, jsonl_writer, new_directory, read_json, write_json
 from data_prep.sources.trajectory_length import TrajectoryLength
+from data_prep.tokenize.chunk import BrokenRecord, Columns
 from data_prep.tokenize.conversation import ConversationError, conversation_of
 from data_prep.tokenize.encode import without_nulls
-from data_prep.tokenize.inputs import BrokenRecord, Columns, read, records_of
+from data_prep.tokenize.inputs import read
+from data_prep.tokenize.records import records_of
 
 _SUFFIXES = (".traj.json", ".traj", ".json")
 _TABLES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")

@@ -38,6 +38,11 @@ class ChatConversation:
     tools: list[Any] | None = None
     untrained: frozenset[int] = frozenset()
 
+    @property
+    def size(self) -> int:
+        """Characters of its texts."""
+        return sum(len(message["content"]) for message in self.messages)
+
 
 def conversation_of(record: dict[str, Any], key: str = DEFAULT_KEY) -> ChatConversation:
     """The conversation of a record; with the default key, in whichever form it has one. Raises ConversationError."""

@@ -1,13 +1,15 @@
 """Chunks of input to flat arrays of ids: what a worker does, the same in a thread and in a process of its own."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.tokenize.chunk import BrokenRecord, Chunk, Columns, ReadCursor
 from data_prep.tokenize.conversation import (
     CONVERSATION_FIELDS,
     DEFAULT_KEY,
@@ -15,16 +17,18 @@ from data_prep.tokenize.conversation import (
     ConversationError,
     conversation_of,
 )
-from data_prep.tokenize.inputs import BrokenRecord, Chunk, Columns, ReadCursor, records_of
 from data_prep.tokenize.masks import encode_rendered
+from data_prep.tokenize.records import records_of
 from data_prep.tokenize.turns import TurnRenderer
-from data_prep.tokenizers import Tokenizer, load_tokenizer, special_tokens_beside
-from data_prep.tokenizers.encoder import Encoder, GigatokenEncoder, ReferenceEncoder
+from data_prep.tokenizers import Tokenizer
+from data_prep.tokenizers.encoder import Encoder
 
 if TYPE_CHECKING:
     from data_prep.tokenize.sentences import SentenceSplitter
 
 Value = str | list[str] | ChatConversation
+At = Callable[[int, int], None]
+_NONE: Mapping[Any, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,7 @@ class Encoding:
     `begin` is put before each document (BOS). `end` is put behind each conversation; what ends a text is the writer's.
     """
 
-    tokenizer: Path
     keys: tuple[str, ...]
-    use_gigatoken: bool
     chat_template: str | None = None
     punkt: Path | None = None
     keep_space: bool = True
@@ -90,14 +92,17 @@ class EncodedChunk:
     untrained: list[int]
 
 
-def parse(chunk: Chunk, encoding: Encoding) -> ParsedChunk:
-    """Read the records of a chunk; one without a usable value under each key is broken, and left out."""
+def parse(chunk: Chunk, encoding: Encoding, hopeless: Mapping[int, str] = _NONE) -> ParsedChunk:
+    """Read the records of a chunk; one without a usable value under each key is broken, and left out.
+
+    `hopeless`: the numbers of records that are known to be broken, and why.
+    """
     chat = encoding.chat_template is not None
     read_value: Callable[[dict[str, Any], str], Value] = conversation_of if chat else text_of_record
     parsed = ParsedChunk(chunk.path, chunk.after, {key: [] for key in encoding.keys})
     for number, record in records_of(chunk):
-        if isinstance(record, BrokenRecord):
-            parsed.broken.append((number, str(record)))
+        if isinstance(record, BrokenRecord) or number in hopeless:
+            parsed.broken.append((number, hopeless.get(number, str(record))))
             continue
         if chat and chunk.rows is not None:
             record = {name: without_nulls(value) for name, value in record.items()}
@@ -150,30 +155,28 @@ def _field(record: dict[str, Any], key: str) -> Any:
 class ChunkEncoder:
     """Turns parsed chunks into ids. Holds the tokenizer: one per worker."""
 
-    def __init__(self, encoding: Encoding, tokenizer: Tokenizer, encoder: Encoder) -> None:
+    def __init__(
+        self, encoding: Encoding, tokenizer: Tokenizer, encoder: Encoder, beside: Mapping[str, str] = _NONE
+    ) -> None:
         self._encoding, self._tokenizer, self._encoder = encoding, tokenizer, encoder
         self._splitter = _splitter(encoding.punkt, encoding.keep_space) if encoding.punkt else None
         self._turns = None
         if encoding.chat_template is not None:
             controls, markup = self._tokenizer.control_tokens, self._tokenizer.markup_tokens
-            beside = special_tokens_beside(encoding.tokenizer)
             self._turns = TurnRenderer(encoding.chat_template, controls, markup, beside)
 
-    @classmethod
-    def of_worker(cls, encoding: Encoding) -> Self:
-        """Load the tokenizer anew, in a process of its own."""
-        tokenizer, _ = load_tokenizer(encoding.tokenizer)
-        make: type[Encoder] = GigatokenEncoder if encoding.use_gigatoken else ReferenceEncoder
-        return cls(encoding, tokenizer, make(tokenizer))
-
-    def encode(self, parsed: ParsedChunk) -> EncodedChunk:
-        """Ids of a whole chunk."""
+    def encode(self, parsed: ParsedChunk, at: At = lambda number, size: None, one_by_one: bool = False) -> EncodedChunk:
+        """Ids of a whole chunk. `at` is told the number and the size of each record that is encoded by itself:
+        conversations, and `one_by_one` texts.
+        """
         changed: list[tuple[int, int]] = []
         untrained: list[int] = []
         documents = {}
         for key, values in parsed.values.items():
             if self._turns is not None:
-                documents[key] = self._encode_conversations(self._turns, values, parsed, changed, untrained)
+                documents[key] = self._encode_conversations(self._turns, values, parsed, changed, untrained, at)
+            elif one_by_one:
+                documents[key] = self._encode_one_by_one(values, parsed.records, at)
             else:
                 documents[key] = self._encode_texts(values)
         return EncodedChunk(
@@ -192,6 +195,19 @@ class ChunkEncoder:
             ids, lengths = _with_begin(ids, lengths, per_document, self._encoding.begin)
         return EncodedDocuments(ids, lengths, per_document)
 
+    def _encode_one_by_one(self, texts: Sequence[str | list[str]], numbers: Sequence[int], at: At) -> EncodedDocuments:
+        parts = []
+        for text, number in zip(texts, numbers, strict=True):
+            at(number, sum(map(len, text)) if isinstance(text, list) else len(text))
+            parts.append(self._encode_texts([text]))
+        per_document = [
+            np.array([len(part.lengths)]) if part.sequences_per_document is None else part.sequences_per_document
+            for part in parts
+        ]
+        ids = np.concatenate([part.ids for part in parts]) if parts else np.zeros(0, np.int64)
+        lengths = np.concatenate([part.lengths for part in parts]) if parts else np.zeros(0, np.int64)
+        return EncodedDocuments(ids, lengths, np.concatenate(per_document) if parts else None)
+
     def _sequences_of(self, text: str | list[str]) -> list[str]:
         parts = text if isinstance(text, list) else [text]
         return [s for part in parts for s in self._splitter.split(part)] if self._splitter else parts
@@ -203,6 +219,7 @@ class ChunkEncoder:
         parsed: ParsedChunk,
         changed: list[tuple[int, int]],
         untrained: list[int],
+        at: At,
     ) -> EncodedDocuments:
         ids, masks = [np.zeros(0, np.int64)], [np.zeros(0, np.uint8)]
         lengths = []
@@ -210,6 +227,7 @@ class ChunkEncoder:
             if not conversation.messages:  # dropped and counted, as an empty text is
                 lengths.append(0)
                 continue
+            at(number, conversation.size)
             try:
                 rendered = turns.render(conversation)
             except ConversationError as error:

@@ -12,8 +12,8 @@ from data_prep.corpus.record_notes import RecordNotes
 from data_prep.corpus.writer import CorpusWriter
 from data_prep.io.errors import InputError, NoDocuments
 from data_prep.io.files import part_of, refuse_existing
+from data_prep.tokenize.chunk import ReadCursor
 from data_prep.tokenize.encode import EncodedChunk, Encoding
-from data_prep.tokenize.inputs import ReadCursor
 from data_prep.tokenize.job import TokenizeJob
 from data_prep.tokenize.journal import ResumeJournal, State
 
@@ -36,7 +36,7 @@ class TokenizeRun:
         }
         self._punkt = first.with_name(f"{first.name}.punkt")
         self._learned = part_of(self._punkt)
-        if job.split_sentences and job.punkt is None:
+        if self.splits_by_own_punkt:
             refuse_existing(self._punkt)
         outputs = {key: str(prefix) for key, prefix in job.outputs.items()}
         settings = {"tokenizer": tokenizer, **self._provenance, "inputs": None, "outputs": outputs}
@@ -61,6 +61,11 @@ class TokenizeRun:
         self._notes = RecordNotes(state["notes"] if state else None)
         self._unsaved = 0
         return None
+
+    @property
+    def splits_by_own_punkt(self) -> bool:
+        """Whether sentences are split by a model of these very texts."""
+        return self._job.split_sentences and self._job.punkt is None
 
     def learn_punkt(self, texts: Iterable[str]) -> Path:
         """A Punkt model of these texts; where the run goes on, the one that it began with."""

@@ -3,19 +3,19 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from data_prep.corpus.indexed import corpus_files
 from data_prep.io.errors import InputError
 from data_prep.io.files import refuse_existing
 from data_prep.tokenize.chat_template_file import chat_template_of
-from data_prep.tokenize.encode import ChunkEncoder, Encoding, texts_of
+from data_prep.tokenize.encode import Encoding, texts_of
 from data_prep.tokenize.inputs import check_columns, expand, read
 from data_prep.tokenize.job import TokenizeJob, outputs_of
 from data_prep.tokenize.run import TokenizeRun
-from data_prep.tokenize.workers import encode_chunks
-from data_prep.tokenizers import load_tokenizer
-from data_prep.tokenizers.encoder import GigatokenEncoder, ReferenceEncoder, fastest_exact
+from data_prep.tokenize.worker_process import FASTEST, REFERENCE, LoadedTokenizer
+from data_prep.tokenize.workers import EncodingPool
 
 __all__ = ["TokenizeJob", "outputs_of", "tokenize"]
 
@@ -37,7 +37,16 @@ def tokenize(
         raise InputError(f"--workers is {job.workers}; it must be at least 1")
     for prefix in job.outputs.values():
         refuse_existing(corpus_files(prefix, masked=False)["idx"])
-    tokenizer, description = load_tokenizer(job.tokenizer)
+    with EncodingPool(job.tokenizer, job.workers, REFERENCE if job.conversations else FASTEST) as pool:
+        encoding = _encoding_of(job, pool.loaded)
+        pool.check(encoding)  # a template that cannot be used is told first
+        check_columns(inputs, encoding.columns)
+        run = TokenizeRun(job, encoding, pool.loaded.description, inputs)
+        _encode_all(run, pool, encoding, inputs, on_progress, journal_every_bytes)
+    return _commit(run)
+
+
+def _encoding_of(job: TokenizeJob, tokenizer: LoadedTokenizer) -> Encoding:
     if job.append_eod and tokenizer.eod is None:
         raise InputError(f"{job.tokenizer} declares no end-of-document token: leave --append-eod out")
     if job.prepend_bos and tokenizer.bos is None:
@@ -48,24 +57,31 @@ def tokenize(
         warnings.warn(
             f"{job.tokenizer} puts a token before texts (BOS), and these documents have none: give --prepend-bos where "
             "the model was trained with it",
-            stacklevel=2,
+            stacklevel=3,
         )
-    encoder = ReferenceEncoder(tokenizer) if job.conversations else fastest_exact(tokenizer)
-    template = chat_template_of(job.tokenizer, job.chat_template) if job.conversations else None
-    fast = isinstance(encoder, GigatokenEncoder)
-    begin = tokenizer.bos if job.prepend_bos else None
-    end = tokenizer.eod if job.append_eod and job.conversations else None
-    encoding = Encoding(job.tokenizer, tuple(job.outputs), fast, template, job.punkt, job.keep_space, begin, end)
-    chunk_encoder = ChunkEncoder(encoding, tokenizer, encoder)  # a template that cannot be used is told first
-    check_columns(inputs, encoding.columns)
-    run = TokenizeRun(job, encoding, description, inputs)
+    return Encoding(
+        tuple(job.outputs),
+        chat_template_of(job.tokenizer, job.chat_template) if job.conversations else None,
+        job.punkt,
+        job.keep_space,
+        begin=tokenizer.bos if job.prepend_bos else None,
+        end=tokenizer.eod if job.append_eod and job.conversations else None,
+    )
+
+
+def _encode_all(
+    run: TokenizeRun,
+    pool: EncodingPool,
+    encoding: Encoding,
+    inputs: list[Path],
+    on_progress: Callable[[int], None],
+    journal_every_bytes: int,
+) -> None:
     try:
-        if job.split_sentences and job.punkt is None:
+        if run.splits_by_own_punkt:
             learned = run.learn_punkt(texts_of(read(inputs, encoding.columns), encoding))
             encoding = replace(encoding, punkt=learned)
-            chunk_encoder = ChunkEncoder(encoding, tokenizer, encoder)
-        chunks = read(inputs, encoding.columns, run.cursor)
-        for chunk in encode_chunks(chunks, encoding, chunk_encoder, job.workers):
+        for chunk in pool.encode(read(inputs, encoding.columns, run.cursor), encoding):
             run.add(chunk, journal_every_bytes)
             on_progress(chunk.records)
     except InputError as error:
@@ -78,7 +94,6 @@ def tokenize(
     except BaseException:
         run.suspend()
         raise
-    return _commit(run)
 
 
 def _commit(run: TokenizeRun) -> dict[str, dict[str, Any]]:

@@ -1,42 +1,109 @@
-"""Encoding chunks side by side, results in order, never more than a few chunks in memory."""
+"""Encoding chunks side by side, results in order, never more than a few chunks in memory.
 
-import multiprocessing
-import os
-import signal
-import threading
+The tokenizer and the chat template are anybody's: they run in processes with limits. A chunk that ends its process is
+encoded again without the record at fault, which is broken.
+"""
+
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Self, TypeVar
 
-from data_prep.tokenize.encode import ChunkEncoder, EncodedChunk, Encoding, parse
-from data_prep.tokenize.inputs import Chunk
+from data_prep.io.errors import InputError
+from data_prep.io.limited_process import LimitedProcess, ProcessEnded
+from data_prep.tokenize.chunk import Chunk
+from data_prep.tokenize.encode import EncodedChunk, Encoding
+from data_prep.tokenize.worker_process import FASTEST, LoadedTokenizer, allowed_seconds, start_worker
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
+_LOADING_SECONDS = 120.0
+_MOST_HOPELESS = 100  # records that end their processes: more, and something else is wrong
 
-def encode_chunks(
-    chunks: Iterable[Chunk], encoding: Encoding, encoder: ChunkEncoder, workers: int
-) -> Iterator[EncodedChunk]:
-    """Encode chunks, in order. One worker is a thread beside one that parses; more are processes that do both.
 
-    Only the thread uses `encoder`: processes make their own.
-    """
-    if workers == 1:
-        with ThreadPoolExecutor(1) as parser, ThreadPoolExecutor(1) as encoding_thread:
-            parsed = in_order(parser, lambda chunk: parse(chunk, encoding), chunks, ahead=1)
-            yield from in_order(encoding_thread, encoder.encode, parsed, ahead=1)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker, (encoding,)) as pool:
+class EncodingPool:
+    """Processes that hold a tokenizer. Raises InputError for one that cannot be loaded, or ends its process."""
+
+    def __init__(self, tokenizer: Path, workers: int, kind: str = FASTEST) -> None:
+        self._tokenizer, self._workers, self._kind = tokenizer, workers, kind
+        self._idle: SimpleQueue[LimitedProcess] = SimpleQueue()
+        self._all: list[LimitedProcess] = []
+        self._hopeless = 0
+        self.loaded: LoadedTokenizer = self._start().ready
+        self._kind = self.loaded.kind
+        for text in self.loaded.warnings:
+            warnings.warn(text, stacklevel=2)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._all:
+            process.close()
+
+    def _start(self) -> LimitedProcess:
         try:
-            yield from in_order(pool, _encode_in_worker, chunks, ahead=2 * workers)
-        except BrokenProcessPool:
-            raise RuntimeError(
-                "an encoding process was killed, perhaps for want of memory: use fewer --workers"
-            ) from None
+            process = LimitedProcess(start_worker, (self._tokenizer, self._kind, self._workers > 1), _LOADING_SECONDS)
+        except ProcessEnded as end:
+            raise InputError(f"{self._tokenizer} was refused: loading it {end.reason}") from None
+        self._all.append(process)
+        self._idle.put(process)
+        return process
+
+    def check(self, encoding: Encoding) -> None:
+        """Raise InputError for a chat template that cannot be used."""
+        with self._process() as process:
+            try:
+                process.call((encoding, None, {}, False), _LOADING_SECONDS)
+            except ProcessEnded as end:
+                raise InputError(f"the chat template was refused: a small conversation {end.reason}") from None
+
+    @contextmanager
+    def _process(self) -> Iterator[LimitedProcess]:
+        process = self._idle.get()
+        try:
+            yield process
+        finally:
+            self._idle.put(process)
+
+    def encode(self, chunks: Iterable[Chunk], encoding: Encoding) -> Iterator[EncodedChunk]:
+        """Encode chunks, in order."""
+        while len(self._all) < self._workers:
+            self._start()
+        with ThreadPoolExecutor(self._workers) as threads:  # each waits for a process
+            yield from in_order(threads, lambda chunk: self._encode(chunk, encoding), chunks, 2 * self._workers)
+
+    def _encode(self, chunk: Chunk, encoding: Encoding) -> EncodedChunk:
+        hopeless: dict[int, str] = {}
+        one_by_one = False
+        with self._process() as process:
+            while True:
+                try:
+                    seconds = allowed_seconds(chunk.size)
+                    encoded: EncodedChunk = process.call((encoding, chunk, hopeless, one_by_one), seconds)
+                    return encoded
+                except ProcessEnded as end:
+                    if end.at is not None:
+                        hopeless[end.at] = end.reason
+                        self._count_hopeless(chunk, end)
+                    elif one_by_one:
+                        raise InputError(
+                            f"{chunk.path}: reading it from record {chunk.first} on {end.reason}: leave this input out"
+                        ) from None
+                    one_by_one = True
+
+    def _count_hopeless(self, chunk: Chunk, end: ProcessEnded) -> None:
+        self._hopeless += 1
+        if self._hopeless > _MOST_HOPELESS:
+            raise InputError(
+                f"{chunk.path}, record {end.at}, {end.reason}, as {_MOST_HOPELESS} records before it: check the chat "
+                "template and the tokenizer"
+            )
 
 
 def in_order(
@@ -54,26 +121,3 @@ def in_order(
     finally:
         for future in pending:  # the reader has given up: what is not begun need not be done
             future.cancel()
-
-
-_worker: ChunkEncoder
-_encoding: Encoding
-
-
-def _start_worker(encoding: Encoding) -> None:
-    global _worker, _encoding
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    _worker, _encoding = ChunkEncoder.of_worker(encoding), encoding
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()  # a killed parent tells nobody; a worker would wait for it for ever
-        os._exit(1)
-
-
-def _encode_in_worker(chunk: Chunk) -> EncodedChunk:
-    return _worker.encode(parse(chunk, _encoding))

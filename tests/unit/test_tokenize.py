@@ -24,7 +24,7 @@ from data_prep import InputError
 from data_prep.corpus import Corpus
 from data_prep.corpus.verify import verify_corpus
 from data_prep.corpus.writer import CorpusWriter
-from data_prep.tokenize import inputs
+from data_prep.tokenize import inputs, json_array, tables
 from data_prep.tokenize.sentences import SentenceSplitter
 from data_prep.tokenize.tokenize import TokenizeJob, tokenize
 from data_prep.tokenizers import load_tokenizer
@@ -48,6 +48,11 @@ def write_lines(path: Path, texts: list[str], **others: object) -> Path:
     pack = {".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)
     path.write_bytes(pack(data))
     return path
+
+
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (inputs, json_array, tables):
+        monkeypatch.setattr(module, "CHUNK_BYTES", 1 << 16)
 
 
 def job_of(path: Path | str, tokenizer: Path, prefix: Path, **others: object) -> TokenizeJob:
@@ -314,8 +319,8 @@ CHAT = """{% for m in messages %}<|im_start|>{{ m.role }}
 def test_interrupted_it_goes_on_in_every_form_of_input(
     qwen: Path, texts: list[str], tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inputs, "CHUNK_BYTES", 1 << 16)
-    monkeypatch.setattr(inputs, "_MOST_ROWS", 16)
+    small_chunks(monkeypatch)
+    monkeypatch.setattr(tables, "_MOST_ROWS", 16)
     source = tmp_path / f"in.{form.replace('chat', 'jsonl')}"
     others = {}
     if form == "parquet":
@@ -418,7 +423,7 @@ def interrupted(job: TokenizeJob, chunks: int = 3) -> None:
 def test_a_run_with_other_keys_begins_anew(
     qwen: Path, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inputs, "CHUNK_BYTES", 1 << 16)
+    small_chunks(monkeypatch)
     source = tmp_path / "in.jsonl"
     source.write_text("".join(json.dumps({"text": text, "other": text[::-1]}) + "\n" for text in texts * 4))
     interrupted(job_of(source, qwen, tmp_path / "corpus"))
@@ -525,7 +530,7 @@ def test_large_cells_come_in_small_batches(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "in.parquet")
     chunks = list(inputs.read([tmp_path / "in.parquet"], inputs.Columns((("text",),))))
     assert [chunk.first for chunk in chunks][:2] != [1, 41]
-    assert max(chunk.rows.nbytes for chunk in chunks if chunk.rows is not None) <= 4 * inputs.CHUNK_BYTES
+    assert max(chunk.size for chunk in chunks) <= 2 * inputs.CHUNK_BYTES
 
 
 def test_lists_are_the_sequences_of_a_document_as_in_megatron(qwen: Path, tmp_path: Path) -> None:
@@ -548,7 +553,7 @@ def test_lists_are_the_sequences_of_a_document_as_in_megatron(qwen: Path, tmp_pa
 def test_a_json_array_is_read_as_its_lines_are(
     qwen: Path, texts: list[str], tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inputs, "CHUNK_BYTES", 1 << 16)
+    small_chunks(monkeypatch)
     records: list[object] = [*({"text": text, "n": 1.5} for text in texts), 7, {"text": None}]
     array = b"\xef\xbb\xbf \n" + json.dumps(records, indent=1).encode()
     pack = {".gz": gzip.compress, ".zst": zstandard.compress}.get(Path(suffix).suffix, bytes)
@@ -630,7 +635,7 @@ def late_damage(folder: Path, texts: list[str]) -> list[Path]:
 def test_what_was_done_before_a_damaged_input_is_kept(
     qwen: Path, texts: list[str], tmp_path: Path, remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inputs, "CHUNK_BYTES", 1 << 16)
+    small_chunks(monkeypatch)
     files = late_damage(tmp_path, texts)
     job = replace(job_of("", qwen, tmp_path / "corpus"), inputs=tuple(map(str, files)))
     with pytest.raises(InputError, match=r"2.jsonl.zst is cut off or damaged .*what was encoded before it is kept"):
