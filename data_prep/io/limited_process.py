@@ -145,8 +145,15 @@ def _serve(
         pass  # the parent has ended
     except Exception as error:
         signal.setitimer(signal.ITIMER_PROF, 0)
-        told = isinstance(error, InputError | WorkFailed)
-        connection.send((False, error if told else RuntimeError(f"{type(error).__name__}: {error}")))
+        connection.send((False, _pickled_whole(error)))
+
+
+def _pickled_whole(error: Exception) -> Exception:
+    """The error as one that reaches another process: foreign ones, and those with arguments of their own, may not."""
+    for kind in (InputError, WorkFailed):
+        if isinstance(error, kind):
+            return kind(str(error))
+    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def limit_memory(room: int) -> None:

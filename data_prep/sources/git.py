@@ -10,13 +10,15 @@ from pathlib import Path
 
 from data_prep.changes.record import MAX_BLOB_BYTES, SUBMODULE, Change, Commit, FileChange
 from data_prep.changes.swe_bench import holds_swe_bench
-from data_prep.sources.git_command import GitClone, MissingObjects
+from data_prep.sources.git_command import GitClone, MissingObjects, TooLarge
 from data_prep.sources.git_graph import Chain, CommitGraph, NotReplayable
 from data_prep.sources.git_log import LOG_FORMAT, LogEntry, log_entries
 from data_prep.sources.landings import NOT_LANDED, Kind, Landings, PullRequest, is_pull_number
 from data_prep.sources.licenses import licenses_of
 from data_prep.sources.structure import Structures
 
+MAX_MESSAGE = 1 << 20  # characters of a commit's message
+_MOST_BYTES = 256 << 20  # of all files of one change
 _AT_ONCE = 64  # pull requests whose trees are read together
 
 
@@ -24,13 +26,15 @@ class GitSource:
     """The changes of one clone. `skipped` counts, by reason, what cannot become a record; `on_skip` hears of each.
 
     `name` is OWNER/NAME where the clone's remote does not tell it. `rebased`: whether pull requests that are known to
-    have landed by their patches alone become records.
+    have landed by their patches alone become records. `shared`: see GitReader.
     """
 
-    def __init__(self, path: Path | str, name: str | None = None, rebased: bool = True) -> None:
+    def __init__(self, path: Path | str, name: str | None = None, rebased: bool = True, shared: bool = False) -> None:
         self.on_skip: Callable[[str, str], None] = lambda name, reason: None
-        self.git = GitClone(Path(path))
-        refs = {ref.split("/")[2]: commit for ref, commit in self.git.refs("refs/pull/*/head").items()}
+        self.git = GitClone(Path(path), shared)
+        refs = {
+            ref.split("/")[2]: commit for ref, commit in self.git.refs("refs/pull/").items() if ref.endswith("/head")
+        }
         self.pull_heads = {int(number): commit for number, commit in refs.items() if is_pull_number(number)}
         self._odd_refs = sorted(refs.keys() - set(map(str, self.pull_heads)))
         self.repository = name or self.git.repository_name()
@@ -58,7 +62,7 @@ class GitSource:
     def licenses(self) -> tuple[str, ...]:
         """SPDX ids of the licences that lie at the top of the newest version."""
         if self._licenses is None:
-            self._licenses = licenses_of(self.git, MAX_BLOB_BYTES)
+            self._licenses = licenses_of(self.git)
         return self._licenses
 
     def changes(self) -> Iterator[Change]:
@@ -120,7 +124,7 @@ class GitSource:
         rest = iter(planned)
         while some := list(islice(rest, _AT_ONCE)):
             bases = (self._likely_base(each) for each in some)
-            with suppress(MissingObjects):  # told where it is needed
+            with suppress(MissingObjects, NotReplayable):  # told where it is needed
                 self._structures.prefetch(base for base in bases if base)
             yield from some
 
@@ -154,6 +158,8 @@ class GitSource:
         """The record of a pull request. Raises NotReplayable where its commits cannot be told one after the other."""
         kind, chain = self._landing(planned)
         entries = list(self._entries_of(chain.commits))
+        if any(len(entry.message) > MAX_MESSAGE for entry in entries):
+            raise NotReplayable("message_too_long")
         touched = {path for e in entries if e.sha not in chain.merges for f in e.files for path in (f.path, f.old_path)}
         commits = [
             self._merge_commit(entry, touched)
@@ -170,12 +176,18 @@ class GitSource:
             base=chain.base,
             head=chain.commits[-1],
             commits=tuple(commits),
-            blobs=self.git.blobs(list(blobs_of(commits)), MAX_BLOB_BYTES),
+            blobs=self._contents(commits),
             landed_at=planned.landed_at or None,
             licenses=self.licenses,
             structure=self._structures.of(chain.base),
             of_swe_bench=self.of_swe_bench,
         )
+
+    def _contents(self, commits: Sequence[Commit]) -> dict[str, bytes | None]:
+        try:
+            return self.git.blobs(list(blobs_of(commits)), MAX_BLOB_BYTES, _MOST_BYTES)
+        except TooLarge:
+            raise NotReplayable("too_large") from None
 
     def blob_ids(self, planned: PullRequest) -> set[str]:
         """Ids of all file contents that the record of a pull request may need; asks for none of them."""

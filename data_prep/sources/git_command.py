@@ -9,51 +9,38 @@ import secrets
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryFile
 from typing import IO
 
-from data_prep.io.errors import InputError
-from data_prep.sources.git_environment import environment_without_git
+from data_prep.io.errors import InputError, printable
+from data_prep.sources.git_reader import GIT, GitReader
+from data_prep.sources.repository_names import is_repository_name
 
-# Nothing that the clone's own configuration names may run, and none of its settings may change an output.
-_SETTINGS = {
-    "core.fsmonitor": "false",
-    "core.hooksPath": "/dev/null",
-    "log.showSignature": "false",
-    "color.ui": "false",
-}
-_SAFE = ("--no-replace-objects", *(word for item in _SETTINGS.items() for word in ("-c", "=".join(item))))
 _NEVER_RUN = {"log": ("--no-ext-diff", "--no-textconv"), "diff": ("--no-ext-diff", "--no-textconv")}
 _REMOTE_NAME = re.compile(r"^(?:(?!file)\w+://[^/]+/|[\w.@-]+:(?!//))(?:[^:]*/)?([^/:]+/[^/:]+?)(?:\.git)?/*$")
-_MISSING = b"missing\n"
 _QUESTIONS_AHEAD = 400  # written before the first answer is read: they fit into a pipe
 _BLOCK_BYTES = 1 << 16
+MAX_FIELD_BYTES = 2 << 20  # of a message or a path: no more is held
 
 
 class MissingObjects(InputError):
     """A clone lacks objects that are asked for."""
 
 
-class GitClone:
-    """One clone, bare or not. Raises InputError when `path` is none, or has no commit."""
+class TooLarge(Exception):
+    """What is asked for together is more than may be held."""
 
-    def __init__(self, path: Path) -> None:
-        if not path.is_dir():
-            raise InputError(f"{path} is no directory: give the path of a git clone")
+
+class GitClone:
+    """One clone, bare or not, read through a `GitReader`. Raises InputError when `path` is none, or has no commit."""
+
+    def __init__(self, path: Path, shared: bool = False) -> None:
+        self._reader = GitReader(path, shared)
         self._path = path
-        # An empty list of protocols: a partial clone may not fetch what it lacks, whatever its configuration says.
-        offline = {"GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0"}
-        self._environment = {**environment_without_git(), **offline, "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
-        try:
-            top = self._ask("rev-parse", "--show-toplevel") or self._ask("rev-parse", "--absolute-git-dir")
-        except FileNotFoundError:
-            raise InputError("the git command is not installed: install git") from None
-        if top is None or Path(top).resolve() != path.resolve():
-            raise InputError(f"{path} is not a git repository: give the path of a clone")
         head = self._ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
         if head is None:
             raise InputError(f"{path} has no commits on its current branch: there is nothing to collect")
-        if self._ask("rev-parse", "--is-shallow-repository") == "true":
+        if self._reader.is_shallow:
             raise InputError(f"{path} is shallow: parents of its oldest commits are missing; run git fetch --unshallow")
         self.head = head
         self._cat_file: subprocess.Popen[bytes] | None = None
@@ -61,35 +48,38 @@ class GitClone:
 
     def repository_name(self) -> str:
         """owner/name out of the remote's address, else the folder's name."""
-        remote = self._ask("config", "--get", "remote.origin.url") or ""
-        match = _REMOTE_NAME.match(remote)
-        return match[1] if match else self._path.resolve().name.removesuffix(".git")
+        match = _REMOTE_NAME.match(self._reader.remote())
+        folder = self._path.resolve().name.removesuffix(".git")
+        return match[1] if match and is_repository_name(match[1]) else printable(folder)
 
-    def refs(self, pattern: str) -> dict[str, str]:
-        """Ref name -> commit."""
-        lines = self._ask("for-each-ref", "--format=%(refname) %(objectname)", pattern) or ""
-        return dict(line.split(" ", 1) for line in lines.splitlines())
+    def refs(self, prefix: str) -> dict[str, str]:
+        """Names of refs that begin so -> their objects, of which the clone may lack some."""
+        return {name: found for name, found in self._reader.refs.items() if name.startswith(prefix)}
 
     def merge_base(self, one: str, other: str) -> str | None:
         """The best common ancestor of two commits."""
         return self._ask("merge-base", one, other)
 
     def patch_id(self, old: str, new: str) -> str | None:
-        """git's identity of the patch between two commits, blind to where its hunks lie."""
+        """git's identity of the patch between two commits, blind to where its hunks lie; None for an empty one."""
         with self._start("diff", "--full-index", "--binary", old, new) as diff:
-            command = [*self._command("patch-id"), "--stable"]
-            found = subprocess.run(command, stdin=diff.stdout, capture_output=True, check=True, env=self._environment)
-        return found.stdout.decode().partition(" ")[0] if diff.returncode == 0 else None
+            found = self._run([*self._command("patch-id"), "--stable"], stdin=diff.stdout)
+        named = found.stdout.decode().partition(" ")[0] if diff.returncode == 0 else ""
+        return named or None
 
-    def patch_ids(self, commits: Sequence[str]) -> dict[str, str]:
-        """Commit -> git's identity of its patch against its first parent, see `patch_id`. Empty patches have none, nor
-        have those whose contents the clone lacks.
+    def patch_ids(self, commits: Sequence[str]) -> dict[str, str | None]:
+        """Commit -> git's identity of its patch against its first parent, see `patch_id`. Empty patches have none; None
+        stands where the clone lacks the contents.
         """
         found, whole = self._patch_ids(commits)
-        if not whole and len(commits) > 1:  # git has stopped at the first that it cannot compare
-            for commit in (commit for commit in commits if commit not in found):
-                found |= self._patch_ids([commit])[0]
-        return found
+        if whole:
+            return dict(found)
+        if len(commits) == 1:
+            return {commits[0]: None}
+        if found:
+            found.popitem()  # git has stopped at the first that it cannot compare, perhaps half-way through its patch
+        alone = (self.patch_ids([commit]) for commit in commits if commit not in found)
+        return {**found, **{commit: patch for each in alone for commit, patch in each.items()}}
 
     def _patch_ids(self, commits: Sequence[str]) -> tuple[dict[str, str], bool]:
         with TemporaryFile() as names:
@@ -98,7 +88,7 @@ class GitClone:
             options = ("--stdin", "-r", "-p", "--full-index", "--binary", "--no-ext-diff", "--no-textconv")
             command, pipe = self._command("diff-tree", *options), subprocess.PIPE
             diffs = subprocess.Popen(
-                command, stdin=names, stdout=pipe, stderr=subprocess.DEVNULL, env=self._environment
+                command, stdin=names, stdout=pipe, stderr=subprocess.DEVNULL, env=self._reader.environment
             )
             with diffs:
                 found = self._run([*self._command("patch-id"), "--stable"], stdin=diffs.stdout)
@@ -115,26 +105,29 @@ class GitClone:
         """NUL-separated fields of a command's output, as they come; bytes that are not UTF-8 become U+FFFD."""
         with self._start(*arguments) as process:
             assert process.stdout is not None
-            rest = b""
-            while block := os.read(process.stdout.fileno(), _BLOCK_BYTES):
-                *fields, rest = (rest + block).split(b"\0")
-                yield from (field.decode(errors="replace") for field in fields)
-            if rest:
-                yield rest.decode(errors="replace")
+            yield from _fields(process.stdout)
             if process.wait() != 0:
                 raise InputError(f"git {arguments[0]} failed in {self._path}: is the clone complete?")
 
-    def blobs(self, blob_ids: Sequence[str], max_bytes: int) -> dict[str, bytes | None]:
-        """Contents of blobs by id, None above `max_bytes`. Raises InputError for one that the clone lacks."""
+    def blobs(self, blob_ids: Sequence[str], max_bytes: int, max_total: int | None = None) -> dict[str, bytes | None]:
+        """Contents of blobs by id, None above `max_bytes`. Raises MissingObjects for one that the clone lacks, and
+        TooLarge for more than `max_total` bytes of all.
+        """
         if self._cat_file is None:
             self._cat_file = self._start("cat-file", "--batch-command")
         found: dict[str, bytes | None] = {}
+        total = 0
         try:
             for at in range(0, len(blob_ids), _QUESTIONS_AHEAD):
                 some = blob_ids[at : at + _QUESTIONS_AHEAD]
-                sizes = dict(zip(some, (size for size, _ in self._objects("info", some)), strict=True))
+                sizes = dict(zip(some, (size for size, _ in self._objects("info", "blob", some)), strict=True))
                 wanted = [blob_id for blob_id in some if sizes[blob_id] <= max_bytes]
-                contents = dict(zip(wanted, (content for _, content in self._objects("contents", wanted)), strict=True))
+                total += sum(sizes[blob_id] for blob_id in wanted)
+                if max_total is not None and total > max_total:
+                    raise TooLarge
+                contents = dict(
+                    zip(wanted, (content for _, content in self._objects("contents", "blob", wanted)), strict=True)
+                )
                 found |= {blob_id: contents.get(blob_id) for blob_id in some}
         except MissingObjects:
             self._cat_file.communicate()  # what it has still to say answers no later question
@@ -149,13 +142,13 @@ class GitClone:
         try:
             for at in range(0, len(names), _QUESTIONS_AHEAD):
                 asked = names[at : at + _QUESTIONS_AHEAD]
-                yield from (content or b"" for _, content in self._objects("contents", asked))
+                yield from (content or b"" for _, content in self._objects("contents", "tree", asked))
         except MissingObjects:
             self._cat_file.communicate()  # what it has still to say answers no later question
             self._cat_file = None
             raise
 
-    def _objects(self, question: str, blob_ids: Sequence[str]) -> Iterator[tuple[int, bytes | None]]:
+    def _objects(self, question: str, kind: str, blob_ids: Sequence[str]) -> Iterator[tuple[int, bytes | None]]:
         """Size, and where asked content, of each object: all questions are asked before the first answer is read."""
         assert self._cat_file is not None and self._cat_file.stdin is not None and self._cat_file.stdout is not None
         answers = self._cat_file.stdout
@@ -163,12 +156,13 @@ class GitClone:
         self._cat_file.stdin.flush()
         for blob_id in blob_ids:
             answer = answers.readline()
-            if not answer or answer.endswith(_MISSING):
+            facts = answer.split()
+            if facts[1:2] != [kind.encode()]:  # it is missing, or what names it is damaged
                 raise MissingObjects(
                     f"object {blob_id} is missing from {self._path}: the clone is shallow or partial; "
                     "deepen it with git fetch --unshallow, or clone it again without --filter"
                 )
-            size = int(answer.split()[2])
+            size = int(facts[2])
             yield size, answers.read(size + 1)[:-1] if question == "contents" else None
 
     def diffs(self, lines: Sequence[str], format: str, renames: bool = True) -> Iterator[str]:
@@ -189,7 +183,7 @@ class GitClone:
             diff_tree.stdin.write(end.encode())
             diff_tree.stdin.flush()
             try:
-                yield from _fields_until(diff_tree.stdout, end.encode())
+                yield from _fields(diff_tree.stdout, end.encode())
             except EOFError:
                 self._diff_tree.pop(renames).communicate()
                 raise MissingObjects(
@@ -200,18 +194,14 @@ class GitClone:
     def merged_by_git(self, ours: str, theirs: str, paths: Sequence[str]) -> dict[str, tuple[str, str]] | None:
         """path -> (mode, blob) in the tree that git by itself makes of two commits; None where it cannot.
 
-        In a repository of our own, whose configuration names no merge driver, and which takes the new objects.
+        In the reader, whose configuration names no merge driver, and which takes the new objects.
         """
-        with TemporaryDirectory() as folder:
-            self._run(["git", "init", "-q", "--bare", folder])
-            objects = self._ask("rev-parse", "--path-format=absolute", "--git-path", "objects")
-            Path(folder, "objects", "info", "alternates").write_text(f"{objects}\n")
-            git = ["git", *_SAFE, "-C", folder]
-            merged = self._run([*git, "merge-tree", "--write-tree", "--no-messages", ours, theirs])
-            if merged.returncode not in (0, 1):  # 1: with conflicts, somewhere
-                return None
-            tree = merged.stdout.decode(errors="replace").partition("\n")[0]
-            listing = self._run([*git, "--literal-pathspecs", "ls-tree", "-r", "-z", "--full-tree", tree, "--", *paths])
+        merged = self._run(self._command("merge-tree", "--write-tree", "--no-messages", ours, theirs))
+        if merged.returncode not in (0, 1):  # 1: with conflicts, somewhere
+            return None
+        tree = merged.stdout.decode(errors="replace").partition("\n")[0]
+        git = [*GIT, "--literal-pathspecs", "-C", str(self._reader.directory)]
+        listing = self._run([*git, "ls-tree", "-r", "-z", "--full-tree", tree, "--", *paths])
         found = {}
         for entry in listing.stdout.decode(errors="replace").split("\0")[:-1]:
             facts, _, path = entry.partition("\t")
@@ -225,13 +215,14 @@ class GitClone:
             if process is not None:
                 process.communicate()
         self._cat_file, self._diff_tree = None, {}
+        self._reader.close()
 
     def _command(self, *arguments: str) -> list[str]:
         name, *rest = arguments
-        return ["git", *_SAFE, "-C", str(self._path), name, *_NEVER_RUN.get(name, ()), *rest]
+        return [*GIT, "-C", str(self._reader.directory), name, *_NEVER_RUN.get(name, ()), *rest]
 
     def _run(self, command: list[str], stdin: IO[bytes] | None = None) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(command, stdin=stdin, capture_output=True, env=self._environment, check=False)
+        return subprocess.run(command, stdin=stdin, capture_output=True, env=self._reader.environment, check=False)
 
     def _ask(self, *arguments: str) -> str | None:
         """A short answer, None when git says no."""
@@ -240,17 +231,36 @@ class GitClone:
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            self._command(*arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self._environment
+            self._command(*arguments),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=self._reader.environment,
         )
 
 
-def _fields_until(pipe: IO[bytes], end: bytes) -> Iterator[str]:
-    rest = b""
-    while not rest.endswith(end):
-        block = os.read(pipe.fileno(), _BLOCK_BYTES)
-        if not block:
-            raise EOFError
-        *fields, rest = (rest + block).split(b"\0")
-        yield from (field.decode(errors="replace") for field in fields)
-    if rest != end:
-        yield rest.removesuffix(end).decode(errors="replace")
+def _fields(pipe: IO[bytes], end: bytes | None = None) -> Iterator[str]:
+    """NUL-separated fields up to `end`, or up to the end of the output. Of one that is too long the rest is dropped.
+
+    Raises EOFError where `end` does not come.
+    """
+    pieces, held = list[bytes](), 0
+    while block := os.read(pipe.fileno(), _BLOCK_BYTES):
+        first, *others = block.split(b"\0")
+        if held <= MAX_FIELD_BYTES:
+            pieces.append(first)
+            held += len(first)
+        if others:
+            yield b"".join(pieces).decode(errors="replace")
+            yield from (field.decode(errors="replace") for field in others[:-1])
+            pieces, held = [others[-1]], len(others[-1])
+        if end is not None and held <= MAX_FIELD_BYTES and block.endswith(end[-1:]):
+            last = b"".join(pieces)
+            if last.endswith(end):
+                if last != end:
+                    yield last.removesuffix(end).decode(errors="replace")
+                return
+    if end is not None:
+        raise EOFError
+    if held:
+        yield b"".join(pieces).decode(errors="replace")

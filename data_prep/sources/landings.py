@@ -116,7 +116,7 @@ class Landings:
         self,
         planned: dict[int, PullRequest],
         outside: Mapping[str, LogEntry],
-        patch_ids: Callable[[list[str]], dict[str, str]],
+        patch_ids: Callable[[list[str]], dict[str, str | None]],
     ) -> Iterator[tuple[int, PullRequest | str]]:
         """Every head that no commit names: the pull request whose patches are all on the main line, else the reason.
 
@@ -161,15 +161,17 @@ class Landings:
         return list(dict.fromkeys(sha for trait in _traits(entry) for sha in self._alike.get(trait, ())))
 
     def _rebased(
-        self, number: int, entries: list[LogEntry], alike: list[list[str]], ids: dict[str, str], taken: set[str]
+        self, number: int, entries: list[LogEntry], alike: list[list[str]], ids: dict[str, str | None], taken: set[str]
     ) -> PullRequest | str:
         found: list[str] = []
         for entry, candidates in zip(entries, alike, strict=True):
+            if ids.get(entry.sha, "") is None:
+                return "contents_missing"
             same = [
                 sha for sha in candidates if entry.sha in ids and ids.get(sha) == ids[entry.sha] and sha not in found
             ]
             if not same:
-                return NOT_LANDED
+                return "contents_missing" if any(ids.get(sha, "") is None for sha in candidates) else NOT_LANDED
             found.append(same[0])
         if not taken.isdisjoint(found):
             return "landed_as_another_pull_request"

@@ -10,11 +10,14 @@ from data_prep.sources.git_command import GitClone, MissingObjects
 _NAMES = re.compile(r"(?:un)?licen[cs]e|copying", re.IGNORECASE)
 
 
-def licenses_of(git: GitClone, max_bytes: int) -> tuple[str, ...]:
+_MOST_FILES, _MOST_BYTES = 16, 256 << 10  # compared with every licence there is: a text of a megabyte takes minutes
+
+
+def licenses_of(git: GitClone) -> tuple[str, ...]:
     """SPDX ids of the known licences among LICENSE, LICENCE, UNLICENSE, COPYING and their like, each once, in order."""
-    files = {name: blob for name, blob in git.top_files().items() if _NAMES.match(name)}
+    files = [blob for name, blob in git.top_files().items() if _NAMES.match(name)]
     try:
-        contents = git.blobs(list(files.values()), max_bytes)
+        contents = git.blobs(files[:_MOST_FILES], _MOST_BYTES)
     except MissingObjects:  # a clone without contents, which fetches what it needs
         return ()
     found = (_license(content) for content in contents.values() if content)

@@ -1,25 +1,33 @@
 """A repository's files as a tree to read, small enough for a prompt."""
 
+import itertools
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from data_prep.sources.git_command import GitClone
+from data_prep.sources.git_graph import NotReplayable
 
 MOST_LINES = 1_500
 _MOST_NAMES = 200_000  # remembered at a time: memory must not grow with the history
+_MOST_LEVELS = 100  # of folders: a computer made what has more
 _FOLDER_MODE = b"40000"
 
 
 @dataclass
 class Folder:
-    """A tree of git: names of its files, its folders by name, and how many files it has in all."""
+    """A tree of git: names of its files, and its folders by name.
+
+    One that occurs in many places is one object, and is counted and shown once: a few trees can stand for millions.
+    """
 
     files: list[str]
     folders: dict[str, "Folder"]
     _shown: dict[int, str] = field(default_factory=dict, repr=False)
+    _num_lines: dict[int, int] = field(default_factory=dict, repr=False)
 
-    @property
+    @cached_property
     def num_files(self) -> int:
         """Files here and below."""
         return len(self.files) + sum(folder.num_files for folder in self.folders.values())
@@ -37,12 +45,15 @@ class Folder:
 
     def num_lines(self, depth: int) -> int:
         """How many lines `shown` gives."""
-        below = sum(folder.num_lines(depth - 1) for folder in self.folders.values()) if depth else 0
-        return len(self.files) + len(self.folders) + below
+        if depth not in self._num_lines:
+            below = sum(folder.num_lines(depth - 1) for folder in self.folders.values()) if depth else 0
+            self._num_lines[depth] = len(self.files) + len(self.folders) + below
+        return self._num_lines[depth]
 
+    @cached_property
     def height(self) -> int:
         """How many levels of folders there are."""
-        return max((1 + folder.height() for folder in self.folders.values()), default=0)
+        return max((1 + folder.height for folder in self.folders.values()), default=0)
 
 
 class Structures:
@@ -63,7 +74,8 @@ class Structures:
     def prefetch(self, commits: Iterable[str]) -> None:
         """Read the trees of several versions together: each question alone would wait for its answer.
 
-        Raises MissingObjects where the clone lacks one, and then remembers none of them.
+        Raises MissingObjects where the clone lacks one, or NotReplayable where one is deeper than any project's, and
+        then remembers none of them.
         """
         if self._num_names > _MOST_NAMES:
             self._folders, self._num_names = {}, 0
@@ -73,7 +85,11 @@ class Structures:
         for commit, content in zip(wanted, self._git.trees([f"{each}^{{tree}}" for each in wanted]), strict=True):
             roots[commit], inside = _folder(content, len(commit) // 2)
             below += inside
-        while below:  # a level at a time
+        for level in itertools.count():
+            if not below:
+                break
+            if level == _MOST_LEVELS:
+                raise NotReplayable("folders_too_deep")
             unknown = [tree for _, _, tree in below if tree not in self._folders and tree not in read]
             unknown, deeper = list(dict.fromkeys(unknown)), list[tuple[Folder, str, str]]()
             for tree, content in zip(unknown, self._git.trees(unknown), strict=True):
@@ -109,7 +125,7 @@ def structure_of(root: Folder, most_lines: int = MOST_LINES) -> str:
 
     What a change touches has no part in that.
     """
-    depth = root.height()
+    depth = root.height
     while depth and root.num_lines(depth) > most_lines:
         depth -= 1
     return root.shown(depth)

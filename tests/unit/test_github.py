@@ -175,7 +175,7 @@ def test_a_rebase_and_a_merge_inside_come_through_a_clone_without_contents(tmp_p
     plans.append(PullRequest("merge", 2, "Two", "", run("rev-parse", "HEAD^1"), merge, run("rev-parse", "HEAD^2")))
     clone = RemoteClone(f"file://{path}", tmp_path / "scratch")
     clone.fetch_pull_heads([1, 2])
-    full, reader = GitSource(path), GitSource(clone.reader)
+    full, reader = GitSource(path), GitSource(clone.reader, shared=True)
     clone.fetch_contents({blob for plan in plans for blob in reader.blob_ids(plan)})
     for plan in plans:
         own, other = (replace(source.record(plan), repository="r") for source in (full, reader))

@@ -154,7 +154,7 @@ class _Collector:
     ) -> Iterator[Change]:
         every = list(infos)  # their heads are fetched together; the code, which is what is large, comes bit by bit
         clone.fetch_pull_heads(info.number for info in every)
-        source = GitSource(clone.reader)
+        source = GitSource(clone.reader, shared=True)
         source.repository = found.name
         rest = iter(every)
         try:
