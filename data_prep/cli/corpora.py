@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from data_prep.cli.app import AsJson, ExecutorKind, ExecutorOptions, Workers, app
-from data_prep.io.errors import InputError
+from data_prep.io.errors import InputError, escaped, printable
 from data_prep.io.summary import print_summary
 
 
@@ -22,7 +22,7 @@ def verify(prefixes: Annotated[list[Path], typer.Argument(help="PREFIX of each c
     for prefix in prefixes:
         damage = verify_corpus(prefix)
         damaged |= bool(damage)
-        typer.echo("\n".join(damage) if damage else f"{prefix} is whole")
+        typer.echo("\n".join(map(printable, damage)) if damage else f"{prefix} is whole")
     if damaged:
         raise typer.Exit(1)
 
@@ -41,6 +41,8 @@ def inspect(
     from data_prep.samples.show import show_samples
     from data_prep.tokenize.show import show_documents
 
+    if document < 0 or count < 1:
+        raise InputError(f"--document is {document} and --count {count}: give numbers from 0 and from 1 on")
     if path.is_dir() or path.suffix == ".zst":
         shown = show_samples(path, document, count)
     elif tokenizer is None:
@@ -48,8 +50,8 @@ def inspect(
     else:
         shown = show_documents(path, tokenizer, document, count)
     for heading, text in shown:
-        typer.secho(heading, bold=True)
-        typer.echo(text)
+        typer.secho(printable(heading), bold=True)
+        typer.echo(escaped(text))
 
 
 @app.command()

@@ -45,12 +45,11 @@ def pack(
     from data_prep.io.files import refuse_existing
 
     refuse_existing(out)
-    refuse_existing(histogram)
     corpora = repeated(Corpus.open_all(prefixes), repeat)
     lengths = np.concatenate([corpus.lengths for corpus in corpora])
     plan = pack_documents(lengths, seq_length, long_documents, document_alignment, pack_alignment)
     counts = LengthHistogram(lengths)
-    if histogram is not None:
+    if histogram is not None and not histogram.exists():  # a killed start may have drawn it: the plan comes last
         counts.draw(histogram, seq_length)
     save_plan(plan, corpora, out)
     if as_json:

@@ -8,7 +8,7 @@ import numpy as np
 from data_prep.corpus.indexed import corpus_files, manifest_checksum, map_elements, read_index, token_types
 from data_prep.corpus.writer import CHECKSUM_BLOCK_BYTES
 from data_prep.io.errors import InputError
-from data_prep.io.files import block_checksums, refuse_existing, write_json
+from data_prep.io.files import block_checksums, json_bytes, new_file, refuse_existing
 
 _TOKENS_AT_ONCE = 16 << 20
 
@@ -47,5 +47,6 @@ def adopt_corpus(prefix: Path, tokenizer: dict[str, Any], origin: str) -> dict[s
         },
     }
     manifest["seal"] = manifest_checksum(manifest)
-    write_json(files["manifest.json"], manifest)
+    with new_file(files["manifest.json"]) as part:
+        part.write_bytes(json_bytes(manifest))
     return manifest

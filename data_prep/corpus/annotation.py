@@ -13,7 +13,16 @@ import numpy as np
 from data_prep.corpus.indexed import INDEX_HEADER, INDEX_MAGIC, Corpus, map_elements
 from data_prep.io.arrays import Float32s
 from data_prep.io.errors import InputError
-from data_prep.io.files import PART, block_checksums, part_of, read_json, refuse_existing, take_lock, write_json
+from data_prep.io.files import (
+    PART,
+    block_checksums,
+    part_of,
+    publish,
+    read_json,
+    refuse_existing,
+    take_lock,
+    write_json,
+)
 
 _FLOAT32 = 7  # Megatron's DType code
 _BLOCK_BYTES = 64 << 20
@@ -110,7 +119,7 @@ class AnnotationWriter:
         description = {**self._description, "checksum": block_checksums(self._parts["bin"], _BLOCK_BYTES)}
         write_json(self._parts["json"], description)
         for name, path in self._files.items():
-            self._parts[name].replace(path)
+            publish(self._parts[name], path)
         self.suspend()
         self._lock_file.unlink()
         return description

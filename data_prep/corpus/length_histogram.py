@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.io.errors import InputError
-from data_prep.io.files import part_of
+from data_prep.io.files import new_file
 
 _BAR = 40  # characters of the longest bar
 
@@ -71,7 +71,5 @@ class LengthHistogram:
             axes.set_xlabel("length from (tokens)")
             axes.set_title(what)
             axes.axvline(np.log2(seq_length) - self._first - 0.5, color="gray", linestyle="--", linewidth=1)
-        part = part_of(path)
-        part.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(part, format="png", dpi=120)
-        part.replace(path)
+        with new_file(path) as part:
+            figure.savefig(part, format="png", dpi=120)

@@ -16,8 +16,8 @@ from data_prep._native import pack_best_fit
 from data_prep.corpus.indexed import Corpus
 from data_prep.io.arithmetic import ceil_to_multiple
 from data_prep.io.arrays import Int64s
-from data_prep.io.errors import InputError
-from data_prep.io.files import part_of
+from data_prep.io.errors import InputError, refused_if_damaged
+from data_prep.io.files import new_file
 
 LongDocuments = Literal["error", "split", "drop"]
 
@@ -137,31 +137,29 @@ def save_plan(plan: PackPlan, corpora: Sequence[Corpus], path: Path) -> None:
 
     Raises InputError when `path` exists: nothing is ever overwritten.
     """
-    if path.exists():
-        raise InputError(f"{path} already exists: remove it, or name another")
     arrays = {name: np.ascontiguousarray(getattr(plan, name)) for name in _ARRAYS}
     head = {name: getattr(plan, name) for name in _NUMBERS}
     head |= {"corpora": describe_corpora(corpora), "xxh3_64": plan.checksum}
-    part = part_of(path)
-    part.parent.mkdir(parents=True, exist_ok=True)
-    part.write_bytes(save(arrays, metadata={"pack_plan": orjson.dumps(head).decode()}))
-    part.replace(path)
+    with new_file(path) as part:
+        part.write_bytes(save(arrays, metadata={"pack_plan": orjson.dumps(head).decode()}))
 
 
 def load_plan(path: Path, corpora: Sequence[Corpus]) -> PackPlan:
     """Read a plan; InputError when it is altered, or was made for other corpora than these."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            head = orjson.loads((file.metadata() or {})["pack_plan"])
-            arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+        with refused_if_damaged(path, "make it again with davinci data pack"):
+            with safe_open(path, framework="numpy") as file:
+                head = orjson.loads((file.metadata() or {})["pack_plan"])
+                arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+            plan = PackPlan(**{name: head[name] for name in _NUMBERS}, **arrays)
+            altered = plan.checksum != head["xxh3_64"]
+            names = ", ".join(str(entry["prefix"]) for entry in head["corpora"])
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: make it with davinci data pack") from None
-    except (SafetensorError, KeyError):
+    except (SafetensorError, OSError):
         raise InputError(f"{path} is not a pack plan: make it again with davinci data pack") from None
-    plan = PackPlan(**{name: head[name] for name in _NUMBERS}, **arrays)
-    if plan.checksum != head["xxh3_64"]:
+    if altered:
         raise InputError(f"{path} was altered after it was written: make it again with davinci data pack")
     if head["corpora"] != describe_corpora(corpora):
-        names = ", ".join(entry["prefix"] for entry in head["corpora"])
         raise InputError(f"{path} was made for {names}, not for these corpora: make it again with davinci data pack")
     return plan

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from data_prep._native import IndexedDatasetWriter
 from data_prep.corpus.indexed import corpus_files, manifest_checksum
 from data_prep.io.errors import InputError, NoDocuments
-from data_prep.io.files import PART, block_checksums, part_of, take_lock, write_json
+from data_prep.io.files import PART, block_checksums, part_of, publish, take_lock, write_json
 
 CHECKSUM_BLOCK_BYTES = 64 << 20
 _UINT16_VOCABULARY_LIMIT = 65_500  # Megatron's rule: uint16 below, int32 from here on
@@ -119,7 +120,7 @@ class CorpusWriter:
     def publish(self) -> None:
         """Give everything that was prepared its name."""
         for name, path in self._files.items():
-            self._parts[name].replace(path)
+            publish(self._parts[name], path)
         self.discard()  # what is left beside
 
     def _count_trained(self) -> int:
@@ -151,6 +152,7 @@ class CorpusWriter:
         self._close_lock()
 
     def _close_lock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-        self._lock = None
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            with suppress(OSError):  # the lock is gone either way, and the number is another file's by now
+                os.close(lock)

@@ -1,7 +1,13 @@
 """The exceptions that the command line makes a sentence of."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+# What damaged values lead Python to raise where a well-formed one was taken for granted.
+DAMAGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError, EOFError)
 
 
 class InputError(Exception):
@@ -28,6 +34,25 @@ def is_full_disk(error: BaseException) -> bool:
 def printable(text: object, limit: int = 2000) -> str:
     """A message as a terminal may have it: names in it are anybody's, and may hold escape sequences, or megabytes."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(text)[:limit])
+
+
+def escaped(text: str) -> str:
+    """Text of others as a terminal may have it, line by line."""
+    return "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text)
+
+
+@contextmanager
+def refused_if_damaged(path: Path, remedy: str = "make or fetch it again") -> Iterator[None]:
+    """Around a reader of what anybody wrote: whatever its bytes lead Python to raise is one sentence with its name."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise InputError(f"{path} is damaged, or nothing of this kind ({describe(error)}): {remedy}") from None
+
+
+def describe(error: BaseException) -> str:
+    """What an exception of a library says, with its kind, short."""
+    return printable(f"{type(error).__name__}: {error}", 300)
 
 
 def first_mistake(error: Any) -> str:

@@ -22,6 +22,7 @@ _CHUNK_BYTES = 1 << 20
 _FED_BYTES = 2048  # of zstd at a time: 4 bytes may stand for 128 KiB
 _LONGEST_WINDOW = 1 << 31  # that zstd itself can write (--long=31), as public dumps are
 _MAX_LINE_BYTES = 128 << 20
+_MAX_WHOLE_BYTES = 1 << 30  # of a file that is read as a whole: an index of a corpus's checksums has some MB
 
 
 def part_of(path: Path) -> Path:
@@ -34,15 +35,64 @@ def json_bytes(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
+def publish(part: Path, path: Path) -> None:
+    """Give what is whole its name, and have it there after a loss of power. Files in a directory are flushed too."""
+    for each in _files_of(part):
+        _flush(each)
+    part.replace(path)
+    _flush(path.parent)
+
+
+def _files_of(part: Path) -> list[Path]:
+    if not part.is_dir():
+        return [part]
+    return [*(each for each in part.rglob("*") if each.is_dir() or each.is_file()), part]
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write readable JSON; the file appears by rename."""
     part = part_of(path)
     part.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("wb") as file:
-        file.write(json_bytes(value))
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    part.write_bytes(json_bytes(value))
+    publish(part, path)
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Hold the lock of an output. Raises InputError while another process makes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock_file = path.with_name(f"{path.name}.lock{PART}")
+    lock = take_lock(lock_file, busy=f"another process is writing {path}: wait for it to end")
+    try:
+        yield
+    finally:
+        lock_file.unlink(missing_ok=True)
+        os.close(lock)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A file that appears under its name only when the block ends well; one process at a time makes it.
+
+    Raises InputError where it is there already: nothing is ever overwritten.
+    """
+    with only_writer(path):
+        refuse_existing(path)
+        part = part_of(path)
+        try:
+            yield part
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        publish(part, path)
 
 
 def read_regular_file(path: Path, limit: int) -> bytes:
@@ -66,12 +116,23 @@ def check_regular_file(path: Path) -> None:
         raise InputError(f"{path} is no regular file: it was refused")
 
 
+def refuse_link_outside(path: Path, root: Path | None = None) -> Path:
+    """The path itself. Raises InputError where it leads out of `root`, or of its own directory: a tree that others made
+    may not have files of this machine read as its own. Hugging Face's cache, snapshots/HASH to blobs/, is none.
+    """
+    inside = (root or path.parent).resolve()
+    target = path.resolve()
+    if inside in target.parents or target == inside:
+        return path
+    if inside.parent.name == "snapshots" and target.parent == inside.parent.parent / "blobs":
+        return path
+    raise InputError(f"{path} is a link that leads out of {root or path.parent}: put the file itself there")
+
+
 def read_json(path: Path) -> Any:
-    """Parse a JSON file; InputError names the file when it is missing or is not JSON."""
+    """Parse a JSON file; InputError names the file when it is missing, is not JSON, or is longer than any should be."""
     try:
-        return orjson.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
+        return orjson.loads(_read_whole(path))
     except orjson.JSONDecodeError as error:
         raise InputError(f"{path} is not JSON: {error}") from None
 
@@ -79,11 +140,15 @@ def read_json(path: Path) -> Any:
 def read_text(path: Path) -> str:
     """Text of a file; InputError when it is missing or is not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
+        return _read_whole(path).decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error}") from None
+
+
+def _read_whole(path: Path) -> bytes:
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    return read_regular_file(path, _MAX_WHOLE_BYTES)
 
 
 def refuse_existing(path: Path | None) -> None:
@@ -129,18 +194,19 @@ def new_directory(path: Path) -> Iterator[Path]:
 
     Raises InputError when `path` already holds something: nothing is ever overwritten.
     """
-    refuse_occupied(path)
     path = path.resolve()  # "." has no name to put a suffix to
-    part = part_of(path)
-    if part.exists():
-        shutil.rmtree(part)  # an earlier run was killed
-    part.mkdir(parents=True)
-    try:
-        yield part
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    part.replace(path)
+    with only_writer(path):
+        refuse_occupied(path)
+        part = part_of(path)
+        if part.exists():
+            shutil.rmtree(part)  # an earlier run was killed
+        part.mkdir(parents=True)
+        try:
+            yield part
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        publish(part, path)
 
 
 @contextmanager
@@ -150,14 +216,13 @@ def jsonl_writer(path: Path) -> Iterator["JsonlWriter"]:
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
         with part.open("wb") as raw:
-            with zstandard.ZstdCompressor(level=6).stream_writer(raw, closefd=False) as stream:
+            compressor = zstandard.ZstdCompressor(level=6, write_checksum=True)
+            with compressor.stream_writer(raw, closefd=False) as stream:
                 yield JsonlWriter(stream)
-            raw.flush()
-            os.fsync(raw.fileno())
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    part.replace(path)
+    publish(part, path)
 
 
 class JsonlWriter:
@@ -180,7 +245,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             continue
         try:
             record = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
+        except (orjson.JSONDecodeError, RecursionError) as error:
             raise InputError(f"{path}, line {number}, is not JSON: {error}") from None
         if not isinstance(record, dict):
             raise InputError(f"{path}, line {number}, holds a {type(record).__name__}; it must be a JSON object")
@@ -283,10 +348,11 @@ def block_checksums(path: Path, block_bytes: int) -> list[str]:
     """xxh3 (64 bit, hexadecimal) of each block of a file; the last one may be shorter."""
     digests = []
     with path.open("rb") as file:
-        for start in range(0, path.stat().st_size, block_bytes):
+        size = path.stat().st_size
+        for start in range(0, size, block_bytes):
             file.seek(start)
             digest = xxh3_64()
-            for at in range(0, block_bytes, _CHUNK_BYTES):  # small pieces stay in the cache
+            for at in range(0, min(block_bytes, size - start), _CHUNK_BYTES):  # small pieces stay in the cache
                 digest.update(file.read(min(_CHUNK_BYTES, block_bytes - at)))
             digests.append(digest.hexdigest())
     return digests

@@ -7,7 +7,7 @@ import orjson
 import zstandard
 from xxhash import xxh3_128_hexdigest
 
-from data_prep.io.files import part_of
+from data_prep.io.files import part_of, publish
 
 
 class ResponseCache:
@@ -20,7 +20,7 @@ class ResponseCache:
         """The value put for a request, None where there is none or it is damaged."""
         try:
             return orjson.loads(zstandard.ZstdDecompressor().decompress(self._path(request).read_bytes()))
-        except (FileNotFoundError, zstandard.ZstdError, orjson.JSONDecodeError):
+        except (OSError, zstandard.ZstdError, orjson.JSONDecodeError, MemoryError):
             return None
 
     def put(self, request: Any, value: Any) -> None:
@@ -29,7 +29,7 @@ class ResponseCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = part_of(path)
         part.write_bytes(zstandard.ZstdCompressor().compress(orjson.dumps(value)))
-        part.replace(path)
+        publish(part, path)
 
     def _path(self, request: Any) -> Path:
         key = xxh3_128_hexdigest(orjson.dumps(request, option=orjson.OPT_SORT_KEYS))

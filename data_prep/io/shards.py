@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data_prep.io.errors import InputError
-from data_prep.io.files import PART, part_of, read_json, refuse_existing, take_lock, write_json
+from data_prep.io.files import PART, part_of, publish, read_json, refuse_existing, take_lock, write_json
 
 ShardNote = dict[str, Any]
 
@@ -60,6 +60,8 @@ class ShardedStep:
 
     def begin(self) -> None:
         """Make, or find, the directory of what is unfinished. Raises InputError where it is another job's."""
+        if self.out.exists():
+            self._tidy()
         refuse_existing(self.out)
         note = self._part / "job.json"
         if note.exists() and read_json(note) != self._job:
@@ -99,10 +101,15 @@ class ShardedStep:
             raise InputError(f"{self.out} is not finished ({len(missing)} shards are missing): start the command again")
         summary = summarize([read_json(self._note(shard)) for shard in self.shards])
         write_json(self._part / "summary.json", summary)
-        self._part.replace(self.out)
-        shutil.rmtree(self.out / "notes")
-        (self.out / "job.json").unlink()
+        publish(self._part, self.out)
+        self._tidy()
         return summary
+
+    def _tidy(self) -> None:
+        """Remove what a finished output does not need; a killed command may have left it."""
+        if (self.out / "job.json").is_file():
+            shutil.rmtree(self.out / "notes", ignore_errors=True)
+            (self.out / "job.json").unlink(missing_ok=True)
 
     def _note(self, shard: Path) -> Path:
         return self._part / "notes" / f"{shard.name}.json"

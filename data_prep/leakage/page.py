@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.corpus.indexed import Corpus
-from data_prep.io.files import part_of
+from data_prep.io.files import new_file
 from data_prep.leakage.benchmarks import References
 from data_prep.tokenizers import Tokenizer
 
@@ -46,9 +46,8 @@ def write_page(
         f"<h1>{report['n']}-gram leakage</h1><p>Contaminated from a score of {report['tau']}.</p>"
         f"{_summary(report)}{''.join(sections)}{left_out}</html>\n"
     )
-    part = part_of(out)
-    part.write_text(page)
-    part.replace(out)
+    with new_file(out) as part:
+        part.write_text(page)
 
 
 def _summary(report: dict[str, Any]) -> str:

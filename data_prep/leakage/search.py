@@ -1,14 +1,15 @@
 """The whole search of benchmarks in corpora or texts, with all that it writes."""
 
+import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from data_prep.corpus.indexed import Corpus, corpus_files
-from data_prep.io.errors import InputError
-from data_prep.io.files import make_parent, refuse_existing, write_json
+from data_prep.io.errors import InputError, printable
+from data_prep.io.files import json_bytes, make_parent, new_file, part_of, read_json, refuse_existing, write_json
 from data_prep.io.progress import counter
 from data_prep.leakage.benchmarks import References
 from data_prep.leakage.candidates import Candidates, collect_candidates
@@ -46,6 +47,16 @@ class LeakageSearch:
     def run(self) -> dict[str, Any]:
         """Write the report and what else is named; returns a summary. Raises InputError before anything is written."""
         self._check()
+        write_json(self._begun, self._settings())
+        try:
+            facts = self._search()
+        except InputError:
+            self._begun.unlink()  # it has come to its end, with a sentence
+            raise
+        self._begun.unlink()
+        return facts
+
+    def _search(self) -> dict[str, Any]:
         corpora = Corpus.open_all(self.inputs) if self.json_key is None else []
         references = References.read(self.benchmarks, self.tokenizer)
         if self.clean_benchmark is not None:
@@ -56,7 +67,8 @@ class LeakageSearch:
             tokens = sum(int(corpus.lengths.sum()) for corpus in corpora)
             with counter("tokens", tokens, quiet=self.quiet) as advance:
                 leakage = measure_leakage(corpora, references, self.n, self.tau, self.threads, advance)
-            write_json(self.out, found.say_where(leakage) if found else leakage.report)
+            with new_file(self.out) as part:  # first: it stays, whatever becomes of the others
+                part.write_bytes(json_bytes(found.say_where(leakage) if found else leakage.report))
             if self.html is not None:
                 write_page(leakage.report, references, corpora, self.html, *([found.where] if found else []))
         if self.clean_benchmark is not None:
@@ -72,11 +84,22 @@ class LeakageSearch:
                 "--drop-to writes a corpus: tokenize the texts first, then give their corpus without --text"
             )
         dropped = self.drop_to and corpus_files(self.drop_to, masked=False)["idx"]
-        for path in (self.out, self.html, self.clean_benchmark, dropped):
+        outputs = (self.out, self.html, self.clean_benchmark, dropped)
+        if self._begun.exists() and read_json(self._begun) == self._settings():
+            _remove(*outputs)  # of the same command, which did not come to its end
+        for path in outputs:
             refuse_existing(path)
         check_parameters(self.n, self.tau)
         if self.threads < 1:
             raise InputError(f"--threads is {self.threads}; it must be at least 1")
+
+    @property
+    def _begun(self) -> Path:
+        """The note of a command that has not come to its end."""
+        return part_of(self.out.with_name(f"{self.out.name}.begun"))
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: str(value) for name, value in asdict(self).items()}
 
     def _candidates(self, references: References, prefix: Path) -> Candidates | None:
         if self.json_key is None:
@@ -92,8 +115,19 @@ class LeakageSearch:
         }
 
 
+def _remove(*paths: Path | None) -> None:
+    for path in paths:
+        if path is not None and path.is_dir():
+            shutil.rmtree(path)
+        elif path is not None:
+            path.unlink(missing_ok=True)
+
+
 def _facts_of_texts(found: Candidates) -> dict[str, Any]:
     """How many texts there were and how many could leak; records that hold none are said on stderr."""
     if found.broken:
-        print(f"warning: {len(found.broken):,} broken records were left out: {found.broken[0]}", file=sys.stderr)
+        print(
+            f"warning: {len(found.broken):,} broken records were left out: {printable(found.broken[0], 200)}",
+            file=sys.stderr,
+        )
     return {"texts": found.texts, "tokenized": len(found.places)}

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from data_prep.io.errors import InputError
+from data_prep.io.errors import DAMAGE, InputError
 from data_prep.io.files import PART, read_json, write_json
 
 State = dict[str, Any]
@@ -37,10 +37,13 @@ class ResumeJournal:
             return None, None
         if not isinstance(entry, dict) or entry.get("settings") != self._settings or "files" not in entry:
             return None, None
-        state, at_input = (
-            each if each and self._was_read(each["place"], entry["files"]) else None
-            for each in (entry["state"], entry["at_input"])
-        )
+        try:
+            state, at_input = (
+                each if each and self._was_read(each["place"], entry["files"]) else None
+                for each in (entry["state"], entry["at_input"])
+            )
+        except DAMAGE:
+            return None, None
         return state or at_input, at_input
 
     def _was_read(self, place: State, files: list[Any]) -> bool:

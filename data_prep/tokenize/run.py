@@ -8,10 +8,11 @@ from typing import Any
 
 from xxhash import xxh3_64
 
+from data_prep.corpus.indexed import corpus_files
 from data_prep.corpus.record_notes import RecordNotes
 from data_prep.corpus.writer import CorpusWriter
 from data_prep.io.errors import InputError, NoDocuments
-from data_prep.io.files import part_of, refuse_existing
+from data_prep.io.files import part_of, publish, refuse_existing
 from data_prep.tokenize.chunk import ReadCursor
 from data_prep.tokenize.encode import EncodedChunk, Encoding
 from data_prep.tokenize.job import TokenizeJob
@@ -36,8 +37,9 @@ class TokenizeRun:
         }
         self._punkt = first.with_name(f"{first.name}.punkt")
         self._learned = part_of(self._punkt)
-        if self.splits_by_own_punkt:
-            refuse_existing(self._punkt)
+        files = corpus_files(first, masked=False)
+        if self.splits_by_own_punkt and not files["bin"].exists() and not part_of(files["bin"]).exists():
+            refuse_existing(self._punkt)  # else it is of an attempt of ours that did not come to its end
         outputs = {key: str(prefix) for key, prefix in job.outputs.items()}
         settings = {"tokenizer": tokenizer, **self._provenance, "inputs": None, "outputs": outputs}
         self._journal = ResumeJournal(first, settings, [[path.name, *_stamps(path)] for path in inputs])
@@ -73,6 +75,8 @@ class TokenizeRun:
 
         if self.cursor == ReadCursor():
             shutil.rmtree(self._learned, ignore_errors=True)
+        if not self._learned.exists() and self._punkt.exists() and self.cursor != ReadCursor():
+            shutil.copytree(self._punkt, self._learned)  # the run was about to end
         if not self._learned.exists():
             train_punkt(texts, self._learned)
         self._provenance["punkt"] = _digest_of_directory(self._learned)
@@ -112,7 +116,8 @@ class TokenizeRun:
         self._journal.settle()
         manifests = {key: self._prepare(key, writer) for key, writer in self._writers.items()}
         if self._learned.exists():
-            self._learned.replace(self._punkt)
+            shutil.rmtree(self._punkt, ignore_errors=True)
+            publish(self._learned, self._punkt)
         for writer in self._writers.values():
             writer.publish()
         self._journal.remove()

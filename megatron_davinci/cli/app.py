@@ -9,7 +9,7 @@ import orjson
 import typer
 
 from data_prep.cli import app as data_app
-from data_prep.io.exit_codes import exit_on_mistake
+from data_prep.io.exit_codes import exit_on_mistake, print_any_text
 from megatron_davinci import __version__
 from megatron_davinci.cli.bench import app as bench_app
 from megatron_davinci.cli.convert import app as convert_app
@@ -95,6 +95,7 @@ app.command()(doctor)
 
 def run_and_exit(command: typer.Typer, *arguments: str) -> None:
     """Run a command line: a user's mistake is one sentence on stderr and exit code 2."""
+    print_any_text()
     with exit_on_mistake():
         command(list(arguments) or None)
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from data_prep import InputError
+from data_prep.io.errors import printable
 
 app = typer.Typer(no_args_is_help=True, help="Checkpoints between Megatron and Hugging Face.")
 
@@ -85,7 +86,7 @@ def verify(
 
     found = differences(one, other, model)
     for line in found:
-        typer.echo(line)
+        typer.echo(printable(line))
     if found:
         raise typer.Exit(1)
     typer.echo("the same weights")

@@ -24,9 +24,10 @@ def report(
     It needs no network and no server. A run writes its own at every checkpoint.
     Example: davinci report runs/base runs/rmt --out compare.html
     """
+    from data_prep.io.errors import printable
     from megatron_davinci.report.write import default_report_file, write_report
 
     target = out or default_report_file(paths)
     for fault in write_report(paths, target, tokenizer, title):
-        typer.echo(f"warning: {fault}", err=True)
+        typer.echo(f"warning: {printable(fault)}", err=True)
     typer.echo(target)

@@ -8,8 +8,12 @@ import yaml
 from pydantic import ValidationError
 
 from data_prep import InputError
+from data_prep.io.errors import DAMAGE, describe
+from data_prep.io.files import read_regular_file
 from megatron_davinci.config.messages import sentence
 from megatron_davinci.config.recipe import Recipe
+
+_MOST_BYTES, _MOST_NODES, _MOST_LEVELS = 16 << 20, 1_000_000, 100
 
 
 class _Loader(yaml.SafeLoader):
@@ -39,12 +43,9 @@ def load_recipe(path: Path, overrides: list[str], with_weights: bool = True) -> 
 
     `with_weights`: the directories of weights that it names must be here.
     """
-    try:
-        values = yaml.load(path.read_bytes(), _Loader)  # noqa: S506  # a SafeLoader
-    except OSError as error:
-        raise InputError(f"recipe {path} cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
+    if path.is_dir():
+        raise InputError(f"recipe {path} cannot be read: Is a directory")
+    values = _read_yaml(read_regular_file(path, _MOST_BYTES), f"recipe {path}")
     if not isinstance(values, dict):
         raise InputError(f"recipe {path} holds no keys")
     for override in overrides:
@@ -68,6 +69,32 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(), sort_keys=False)
 
 
+def _read_yaml(data: bytes, what: str) -> Any:
+    """Raises InputError for what is no YAML, or no recipe's: nested deeply, or by names that stand for each other."""
+    try:
+        node = yaml.compose(data, _Loader)
+        _check_nodes(node, what)
+        return yaml.load(data, _Loader)  # noqa: S506  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise InputError(f"{what} is not YAML: {' '.join(str(error).split())}") from None
+    except DAMAGE as error:
+        raise InputError(f"{what} is not YAML: {describe(error)}") from None
+
+
+def _check_nodes(node: Any, what: str) -> None:
+    """Raise InputError for a document that unfolds to more than any recipe's, before it is unfolded."""
+    pending, count = [(node, 0)], 0
+    while pending:
+        at, depth = pending.pop()
+        count += 1
+        if count > _MOST_NODES or depth > _MOST_LEVELS:
+            raise InputError(f"{what} is nested too deeply, or names its own parts too often: write it out")
+        if isinstance(at, yaml.SequenceNode):
+            pending += [(each, depth + 1) for each in at.value]
+        elif isinstance(at, yaml.MappingNode):
+            pending += [(each, depth + 1) for pair in at.value for each in pair]
+
+
 def parse_overrides(overrides: list[str]) -> dict[str, Any]:
     """The values of key=value pairs, with dots between levels. Raises InputError."""
     values: dict[str, Any] = {}
@@ -80,10 +107,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals:
         raise InputError(f"override '{override}' is not key=value")
-    try:
-        value = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
-    except yaml.YAMLError:
-        raise InputError(f"override '{override}': {text!r} is not YAML") from None
+    value = _read_yaml(text.encode(errors="surrogateescape"), f"override '{override}': {text!r}")
     *parents, last = path.split(".")
     target: Any = values
     for key in parents:

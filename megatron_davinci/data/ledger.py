@@ -93,6 +93,22 @@ class Ledger:
         ]
 
 
+def is_ledger(entries: Any, step: int) -> bool:
+    """Whether a checkpoint's entries can be what a run of so many steps has written."""
+    names = {"stage": str, "epoch": int, "documents": int, "tokens": int, "fingerprint": str}
+    return (
+        isinstance(entries, list)
+        and (not entries or step > 0)
+        and all(
+            isinstance(entry, dict)
+            and all(type(entry.get(name)) is kind for name, kind in names.items())
+            and len(entry["fingerprint"]) == 16
+            and set(entry["fingerprint"]) <= set("0123456789abcdef")
+            for entry in entries
+        )
+    )
+
+
 def _hash(document: Int64s, position: Int64s) -> UInt64s:
     """F(d, p): two rounds of the finalizer of SplitMix64 (Steele, Lea, Flood 2014); products wrap modulo 2^64."""
     return _mix(_mix(document.astype(np.uint64)) + position.astype(np.uint64))

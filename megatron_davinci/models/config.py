@@ -1,6 +1,6 @@
 """A model's shape, read from a Hugging Face config.json: of a preset of this package, or of a directory. Torch-free."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
@@ -8,7 +8,7 @@ from typing import Any, Self
 import orjson
 
 from data_prep import InputError
-from data_prep.io.files import read_json
+from data_prep.io.files import read_json, refuse_link_outside
 from megatron_davinci.models.families import FAMILIES, Family, Mapping
 from megatron_davinci.models.rope import RopeScaling, read_rope
 from megatron_davinci.models.sizes import ModelSizes
@@ -98,7 +98,7 @@ class ModelConfig(ModelSizes):
         )
         sizes = {
             "rope_scaling_factor" if name == "rope_scaling" else name: value
-            for name, value in asdict(self).items()
+            for name, value in ((each.name, getattr(self, each.name)) for each in fields(self))
             if name not in ignored
         }
         if self.rope_scaling is not None and self.rope_scaling.is_llama3:
@@ -106,9 +106,14 @@ class ModelConfig(ModelSizes):
         return {"model_type": self.family.model_type, **sizes}
 
 
+_MAY_BE_NULL = ("num_key_value_heads", "head_dim")
+_LARGEST_SIZE = 1 << 28  # above every model's, and below what would end this machine
+_LARGEST_BASE = 1e15
+
+
 def _rotary_base(value: Any, origin: str) -> float:
-    if not isinstance(value, float | int) or value != int(value) or value < 1:
-        raise InputError(f"{origin} has rope_theta {value!r}; Megatron-Core takes a whole number from 1 on")
+    if type(value) not in (int, float) or not 1 <= value <= _LARGEST_BASE or value != int(value):
+        raise InputError(f"{origin} has rope_theta {value!r}; Megatron-Core takes a whole number from 1 on, to 1e15")
     return float(value)
 
 
@@ -116,10 +121,15 @@ def _check_numbers(config: dict[str, Any], origin: str) -> None:
     """Raise InputError for a size that is none, and for heads that cannot be sharded or turned."""
     for name in _SIZES:
         value = config.get(name)
-        if name in config and value is not None and (type(value) is not int or value < 1):
-            raise InputError(f"{origin} has {name} {value!r}; it must be a whole number from 1 on")
+        if name not in config or (value is None and name in _MAY_BE_NULL):
+            continue
+        if type(value) is not int or not 1 <= value <= _LARGEST_SIZE:
+            raise InputError(f"{origin} has {name} {value!r}; it must be a whole number from 1 to {_LARGEST_SIZE:,}")
+    std = config.get("initializer_range", 0.02)
+    if type(std) not in (int, float) or not 0 < std < 10:
+        raise InputError(f"{origin} has initializer_range {std!r}; it must be a positive number below 10")
     epsilon = config["rms_norm_eps"]
-    if not isinstance(epsilon, float | int) or not 0 < epsilon < 1:
+    if type(epsilon) not in (int, float) or not 0 < epsilon < 1:
         raise InputError(f"{origin} has rms_norm_eps {epsilon!r}; it must be a small positive number")
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
     groups, width = config.get("num_key_value_heads") or heads, config.get("head_dim") or hidden // heads
@@ -137,7 +147,9 @@ def preset_names() -> list[str]:
 def load_model_config(model: str) -> ModelConfig:
     """The shape of a preset, or of a Hugging Face directory."""
     if (Path(model) / "config.json").is_file():
-        return ModelConfig.from_huggingface(read_json(Path(model) / "config.json"), f"{model}/config.json")
+        return ModelConfig.from_huggingface(
+            read_json(refuse_link_outside(Path(model) / "config.json")), f"{model}/config.json"
+        )
     preset = _PRESETS / f"{model}.json"
     if not preset.is_file():
         raise InputError(

@@ -72,6 +72,8 @@ def _scaling(kind: str, rope: dict[str, Any], config: dict[str, Any], origin: st
         numbers[name] = config.get(name) or rope.get(name) or longest  # at top level it is believed first
     if kind == "yarn":
         if "factor" in rope and rope["factor"] is None:
+            if type(longest) is not int or type(numbers[name]) is not int or min(longest, numbers[name]) < 1:
+                raise InputError(f"{origin} scales RoPE ({kind}) from {numbers[name]!r} to {longest!r} positions")
             numbers["factor"] = longest / numbers[name]
         numbers |= {
             name: rope[name] for name in ("beta_fast", "beta_slow", "mscale", "mscale_all_dim") if rope.get(name)
@@ -83,8 +85,15 @@ def _scaling(kind: str, rope: dict[str, Any], config: dict[str, Any], origin: st
     if kind == "yarn":
         by = [numbers.pop(name, None) for name in ("mscale", "mscale_all_dim")]
         upper, lower = (_mscale(numbers["factor"], each) for each in (by if all(by) else (1.0, 0.0)))
-        numbers = {"attention_factor": upper / lower, "truncate": bool(rope.get("truncate", True)), **numbers}
+        numbers = {"attention_factor": upper / lower, "truncate": _boolean(rope, "truncate", origin), **numbers}
     return RopeScaling(rope_type=kind, **numbers)
+
+
+def _boolean(rope: dict[str, Any], name: str, origin: str) -> bool:
+    value = rope.get(name, True)
+    if not isinstance(value, bool):
+        raise InputError(f"{origin} scales RoPE with {name} {value!r}; it must be true or false")
+    return value
 
 
 def _mscale(factor: float, by: float) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 
 from data_prep import InputError
 from data_prep.corpus import Annotation, Corpus
-from data_prep.io.files import PART
+from data_prep.io.files import PART, only_writer, publish
 from megatron_davinci.config.objectives import Difficulty
 from megatron_davinci.report.metrics_file import read_metrics
 from megatron_davinci.rl.difficulty import LEVEL_NAMES, NONE, levels_of
@@ -75,10 +75,11 @@ def _save(figure: Any, out: Path) -> None:
     """Under its name when it is whole. Raises InputError for a kind of picture that is none."""
     if out.suffix.removeprefix(".") not in figure.canvas.get_supported_filetypes():
         raise InputError(f"{out} is no name of a picture: let it end with .png, .svg or .pdf")
-    part = out.with_name(f"{out.stem}{PART}{out.suffix}")
-    figure.savefig(part, dpi=110)
-    plt.close(figure)
-    part.replace(out)
+    with only_writer(out):
+        part = out.with_name(f"{out.stem}{PART}{out.suffix}")
+        figure.savefig(part, dpi=110)
+        plt.close(figure)
+        publish(part, out)
 
 
 def _plot(axes: Any, steps: Sequence[dict[str, float]], title: str, names: Sequence[str]) -> None:

@@ -66,6 +66,7 @@ METRIC_FIELDS = tuple(
         ("skipped", "optimizer", "", "1 where the step was skipped, because a number was not finite."),
         ("reward", "reward", "", "Mean reward of a response (Eq. 5)."),
         ("accuracy", "reward", "share", "Responses with the correct answer."),
+        ("unjudged_fraction", "reward", "share", "Responses that could not be judged: neither right nor wrong."),
         ("length_reward", "reward", "", "Mean reward for length (Eq. 2), where there is a budget."),
         ("rewards", "reward", "", "Mean reward by corpus, where the blend has several."),
         ("positions_{level}", "reward", "prompts", "Prompts of this difficulty."),

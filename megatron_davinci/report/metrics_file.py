@@ -11,7 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from data_prep import InputError
 from data_prep.io.errors import first_mistake
-from data_prep.io.files import check_regular_file, part_of
+from data_prep.io.files import part_of, publish, read_regular_file
+
+_MOST_BYTES = 4 << 30  # a million steps of the longest lines
 
 Line = TypeVar("Line", bound=BaseModel)
 
@@ -20,10 +22,10 @@ class JsonLines:
     """A line of JSON per report; those after `last_step` are dropped first."""
 
     def __init__(self, path: Path, last_step: int) -> None:
-        kept = [line for line in read_metrics(path) if line["step"] <= last_step]
+        lines = [(line, _parse(path, number, line)["step"]) for number, line in _whole_lines(path)]
         part = part_of(path)
-        part.write_bytes(b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in kept))
-        part.replace(path)
+        part.write_bytes(b"".join(line + b"\n" for line, step in lines if step <= last_step))
+        publish(part, path)
         self._file = path.open("ab", buffering=0)
 
     def write(self, line: dict[str, Any]) -> None:
@@ -59,8 +61,7 @@ def read_lines(path: Path, form: type[Line]) -> list[Line]:
 
 def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     if os.path.lexists(path):
-        check_regular_file(path)
-        yield from enumerate(path.read_bytes().split(b"\n")[:-1], 1)
+        yield from enumerate(read_regular_file(path, _MOST_BYTES).split(b"\n")[:-1], 1)
 
 
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import orjson
 from jinja2 import Environment, FileSystemLoader
 
 from data_prep import InputError
-from data_prep.io.files import PART, make_parent
+from data_prep.io.files import PART, make_parent, publish
 from megatron_davinci import __version__
 from megatron_davinci.report.blocks import Axis, Chart, ChartCurve, PageSection
 from megatron_davinci.report.numbers import number_text
@@ -55,7 +55,7 @@ def _replace(target: Path, page: str) -> None:
     try:
         with part.open("xb") as file:  # a link of this name is not followed
             file.write(page.encode(errors="backslashreplace"))
-        part.replace(target)
+        publish(part, target)
     except BaseException:
         part.unlink(missing_ok=True)
         raise

@@ -38,9 +38,14 @@ class ScoredGroup:
 def score_group(group: Group, grader: Grader, options: RolloutOptions, texts: TokenBytes) -> ScoredGroup:
     """`grader`: the prompt source's, for this prompt."""
     scores = [_score(response, group.spec.budget, grader, options, texts) for response in group.responses]
-    rewards = [score.reward for score in scores]
+    judged = [number for number, response in enumerate(group.responses) if response.judged]
     paper = options.paper
-    return ScoredGroup(group, scores, group_advantages(rewards, paper.advantage_delta, paper.advantage_ddof))
+    rewards = [scores[number].reward for number in judged]
+    advantages = [0.0] * len(scores)  # of a response that was not judged too: it is neither right nor wrong
+    known = group_advantages(rewards, paper.advantage_delta, paper.advantage_ddof)
+    for number, advantage in zip(judged, known, strict=True):
+        advantages[number] = advantage
+    return ScoredGroup(group, scores, advantages)
 
 
 def _score(response: Response, budget: int, grader: Grader, options: RolloutOptions, texts: TokenBytes) -> Score:
@@ -58,9 +63,13 @@ def group_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
         return {}
     scores = list(chain.from_iterable(group.scores for group in groups))
     responses = list(chain.from_iterable(group.group.responses for group in groups))
+    judged = [score for score, response in zip(scores, responses, strict=True) if response.judged]
     found = {
-        "reward": _mean([score.reward for score in scores]),
-        "accuracy": _mean([score.correct for score in scores]),
+        **(
+            {"reward": _mean([s.reward for s in judged]), "accuracy": _mean([s.correct for s in judged])}
+            if judged
+            else {}
+        ),
         "response_tokens": _mean([len(response.tokens) for response in responses]),
         "thought_tokens": _mean([score.thought_tokens for score in scores]),
         "truncated_fraction": _mean([not response.finished for response in responses]),
@@ -68,6 +77,11 @@ def group_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
         "zero_advantage_fraction": _mean([not any(group.advantages) for group in groups]),
         "zero_accuracy_variance_fraction": _mean([len({score.correct for score in g.scores}) < 2 for g in groups]),
     }
+    if judged:
+        right = {"reward": _mean([s.reward for s in judged]), "accuracy": _mean([s.correct for s in judged])}
+        found = right | found
+    if len(judged) < len(scores):
+        found["unjudged_fraction"] = 1 - len(judged) / len(scores)
     if any(response.cut_tokens for response in responses):
         found["cut_tokens"] = _mean([response.cut_tokens for response in responses])
     if any(group.group.spec.budget for group in groups):

@@ -124,8 +124,11 @@ class RolloutInputs(ObjectiveInputs):
 def read_stop_token_ids(directory: Path, end_of_document: int | None) -> frozenset[int]:
     """Ids that end a response: the end of a document, and what generation_config.json names, as in transformers."""
     path = directory / "generation_config.json"
-    named = read_json(path).get("eos_token_id") if path.is_file() else None
+    held = read_json(path) if path.is_file() else {}
+    named = held.get("eos_token_id") if isinstance(held, dict) else [None]
     ids = named if isinstance(named, list) else [named, end_of_document]
+    if not isinstance(held, dict) or not all(id is None or (type(id) is int and 0 <= id < 1 << 31) for id in ids):
+        raise InputError(f"{path} has an eos_token_id that is no token's id, nor a list of them: correct it")
     return frozenset(id for id in [*ids, end_of_document] if id is not None)
 
 

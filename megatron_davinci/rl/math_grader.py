@@ -22,6 +22,7 @@ from data_prep import InputError
 Pair = tuple[str, str]  # truth, answer
 
 MAX_CHARACTERS = 300  # characters; more is no final answer
+_FIRST_CPU_SECONDS = 0.25
 _CPU_SECONDS = 2.0  # for one pair; of the processor, so that a busy machine judges as an idle one does
 _STUCK_SECONDS = 60.0
 _ALL_SECONDS = 300.0  # for all pairs of a step: other ranks wait
@@ -34,13 +35,14 @@ _ASSIGNMENT = re.compile(r"\s*\\?[A-Za-z]\w*\s*=[^=]*")
 _PLAIN_NAME = re.compile(r"[A-Za-z]\w*(?:_\{?\w+\}?)?")
 
 
-def are_equal(pairs: Iterable[Pair]) -> dict[Pair, bool]:
-    """Verdicts on (truth, answer), each pair once. What is too long, or takes too long to compare, is not equal.
+def are_equal(pairs: Iterable[Pair]) -> dict[Pair, bool | None]:
+    """Verdicts on (truth, answer), each pair once. What is too long, or takes too long to compare, is not equal; None:
+    it was not judged, for a reason that is not its own.
 
     Words are compared as text, whatever their case. An equation answers a truth that is none only as "x = ...". Raises
     InputError where the comparison does not work on this machine.
     """
-    verdicts = {pair: _at_once(*pair) for pair in pairs}
+    verdicts: dict[Pair, bool | None] = {pair: _at_once(*pair) for pair in pairs}
     asked = [pair for pair, verdict in verdicts.items() if verdict is None]
     compared = _compare([_PROBE, *asked]) if asked else {_PROBE: True}
     if not compared[_PROBE]:
@@ -65,27 +67,43 @@ def _at_once(truth: str, answer: str) -> bool | None:
     return None
 
 
-def _compare(asked: list[Pair]) -> dict[Pair, bool]:
-    spawn = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
-    workers = min(_MOST_PROCESSES, len(asked), len(os.sched_getaffinity(0)))
-    deadline, late = time.monotonic() + _ALL_SECONDS, 0
-    found = dict.fromkeys(asked, False)
-    with ProcessPool(workers, context=spawn, initializer=_begin) as pool:
-        jobs = [(pair, pool.schedule(_is_equal, args=(pair,), timeout=_STUCK_SECONDS)) for pair in asked]
-        for pair, job in jobs:
-            try:
-                found[pair] = job.result(max(0.0, deadline - time.monotonic()))
-            except (TookTooLong, ProcessExpired, MemoryError):
-                late += time.monotonic() >= deadline
-        if time.monotonic() >= deadline:
-            pool.stop()
-    if late:
+def _compare(asked: list[Pair]) -> dict[Pair, bool | None]:
+    """Every pair gets a short time first: those that want more must not take it from the others."""
+    deadline = time.monotonic() + _ALL_SECONDS
+    found = _judge(asked, _FIRST_CPU_SECONDS, deadline)
+    slow = [pair for pair, verdict in found.items() if verdict is None]
+    if slow:
+        found |= _judge(slow, _CPU_SECONDS, deadline)
+    if not_judged := sum(verdict is None for verdict in found.values()):
         print(
-            f"warning: {late} of {len(asked)} answers were not judged within {_ALL_SECONDS:.0f} s on {workers} cores, "
-            "and count as wrong: give the first rank more",
+            f"warning: {not_judged} of {len(asked)} answers were not judged within {_ALL_SECONDS:.0f} s: they are left "
+            "out; give the first rank more cores and memory",
             file=sys.stderr,
             flush=True,
         )
+    return found
+
+
+def _judge(asked: list[Pair], seconds: float, deadline: float) -> dict[Pair, bool | None]:
+    """Verdicts, None where there is none: in the first round for want of `seconds`, in the last for want of anything
+    but processor time and memory of its own, of which each pair had its share.
+    """
+    spawn = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
+    workers = min(_MOST_PROCESSES, len(asked), len(os.sched_getaffinity(0)))
+    found: dict[Pair, bool | None] = dict.fromkeys(asked)
+    with ProcessPool(workers, context=spawn, initializer=_begin) as pool:
+        jobs = [(pair, pool.schedule(_is_equal, args=(pair, seconds), timeout=_STUCK_SECONDS)) for pair in asked]
+        for pair, job in jobs:
+            try:
+                found[pair] = job.result(max(0.0, deadline - time.monotonic()))
+            except MemoryError:
+                found[pair] = False
+            except ProcessExpired as end:  # its own time has ended it, or somebody else has
+                found[pair] = False if end.exitcode == -signal.SIGPROF and seconds == _CPU_SECONDS else None
+            except (TookTooLong, RuntimeError):  # the latter: all workers were killed
+                continue
+        if time.monotonic() >= deadline:
+            pool.stop()
     return found
 
 
@@ -125,13 +143,27 @@ _OUTSIDE = {"os", "socket", "subprocess", "shutil", "ctypes", "pty", "tempfile",
 _HARMLESS = {"os.listdir", "os.scandir", "os.walk", "os.fwalk", "os.putenv", "os.unsetenv"}
 
 
-def _is_equal(pair: Pair) -> bool:
-    signal.setitimer(signal.ITIMER_PROF, _CPU_SECONDS)  # whose signal ends the process
+class _OutOfTime(BaseException):
+    """No Exception: the library catches those."""
+
+
+def _stop(*_: Any) -> None:
+    raise _OutOfTime
+
+
+def _is_equal(pair: Pair, seconds: float) -> bool | None:
+    """None where it takes longer, if it can be stopped; else the process ends."""
+    signal.signal(signal.SIGVTALRM, _stop)
+    signal.setitimer(signal.ITIMER_PROF, max(_CPU_SECONDS, 2 * seconds))  # whose signal ends the process
     try:
+        signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
         return _same_mathematics(*pair)
+    except _OutOfTime:
+        return False if seconds == _CPU_SECONDS else None
     except (RecursionError, ArithmeticError, ValueError, TypeError, PermissionError):
         return False
     finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
         signal.setitimer(signal.ITIMER_PROF, 0.0)
 
 

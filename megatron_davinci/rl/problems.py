@@ -66,6 +66,11 @@ def _read(path: Path, problem_key: str, answer_key: str, encoder: Tokenizer) -> 
         yield ids, final
 
 
+def _verdict(judged: bool | None) -> dict[str, Any]:
+    """What is known of a response: one that was not judged is not wrong."""
+    return {"correct": bool(judged), "judged": judged is not None}
+
+
 def final_answer(solution: str) -> str:
     """What comes after GSM8K's ####, else stands in the last \\boxed{}, else all of it."""
     if _MARK in solution:
@@ -136,7 +141,7 @@ class ProblemPrompts(PromptSource[Grpo]):
             replace(
                 group,
                 responses=[
-                    replace(response, correct=each is not None and verdicts[truth, each])
+                    replace(response, **_verdict(False if each is None else verdicts[truth, each]))
                     for response, each in zip(group.responses, every, strict=True)
                 ],
             )

@@ -42,7 +42,7 @@ class Response:
     """Ids and the log-probability of each, in nats, as its writer saw them; not `finished`: cut off at the longest.
 
     `correct`: whether its answer is correct, where the document cannot tell. `cut_tokens`: how many followed its
-    answer, which are left out.
+    answer, which are left out. Not `judged`: nobody could say whether it is correct, so no reward is drawn from it.
     """
 
     tokens: Sequence[int]
@@ -50,6 +50,7 @@ class Response:
     finished: bool
     reference_log_probs: Sequence[float] | None = None
     correct: bool | None = None
+    judged: bool = True
     cut_tokens: int = 0
 
 
@@ -126,8 +127,11 @@ def _response(entry: Any) -> Response:
     optional = {name: entry.get(name) for name in ("reference_log_probs", "correct")}
     if not _is_count(entry.get("cut_tokens", 0)):
         raise ValueError("cut_tokens is no number of tokens")
-    cut = entry.get("cut_tokens", 0)
-    response = Response(entry["tokens"], entry["log_probs"], entry["finished"], **optional, cut_tokens=cut)
+    cut, judged = entry.get("cut_tokens", 0), entry.get("judged", True)
+    if type(judged) is not bool:
+        raise ValueError("judged is neither true nor false")
+    tokens, log_probs = entry["tokens"], entry["log_probs"]
+    response = Response(tokens, log_probs, entry["finished"], **optional, judged=judged, cut_tokens=cut)
     known = [response.log_probs, *([] if response.reference_log_probs is None else [response.reference_log_probs])]
     for numbers in known:
         if len(numbers) != len(response.tokens):

@@ -12,7 +12,7 @@ from typing import Any
 import torch.distributed as dist
 
 from data_prep import InputError
-from data_prep.io.errors import is_full_disk
+from data_prep.io.errors import is_full_disk, printable
 from megatron_davinci.config import Recipe, StageRecipe
 from megatron_davinci.core.adam import reset_moments
 from megatron_davinci.core.build import check_layers_can_be_built, transformer_config
@@ -108,7 +108,7 @@ def with_whole_weights(run: RunState) -> RunState:
         if not altered:
             break
         if is_main_rank():
-            print(f"{run.checkpoint / altered[0]} is altered: going back", file=sys.stderr, flush=True)
+            print(printable(f"{run.checkpoint / altered[0]} is altered: going back"), file=sys.stderr, flush=True)
         run = prepare_run(run.recipe, run.checkpoint.name)
     return run
 
@@ -290,7 +290,7 @@ class TrainLoop:
             yield
         except (InputError, FloatingPointError) as error:
             if is_main_rank():
-                print(f"{what}: {error}", file=sys.stderr, flush=True)
+                print(printable(f"{what}: {error}"), file=sys.stderr, flush=True)
 
     def _progress(self) -> dict[str, Any]:
         return {"ledger": self._ledger.entries(), "skipped": self._skipped}

@@ -15,6 +15,7 @@ from megatron_davinci.config import Recipe
 from megatron_davinci.config.processes import check_number_of_ranks, process_rank
 from megatron_davinci.data.batches import RunBatches
 from megatron_davinci.data.checks import check_tokenizer, check_vocabulary
+from megatron_davinci.data.ledger import is_ledger
 from megatron_davinci.data.objective import ObjectiveInputs, open_inputs
 from megatron_davinci.models.config import ModelConfig, load_model_config
 from megatron_davinci.train.checkpoint.recovery import newest_whole
@@ -150,8 +151,12 @@ def read_progress(checkpoint: Path | None, identity: dict[str, Any]) -> dict[str
     if checkpoint is None:
         return {"step": 0, "ledger": []}
     directory, progress = checkpoint.parent, read_json(checkpoint / PROGRESS_FILE)
-    if not {"step", "ledger", *identity} <= progress.keys():
+    if not isinstance(progress, dict) or not {"step", "ledger", *identity} <= progress.keys():
         raise InputError(f"{checkpoint / PROGRESS_FILE} is of another version: name another one in {directory}/latest")
+    step, last = progress["step"], progress.get("num_steps")
+    numbers = type(step) is int and type(last) is int and 0 <= step <= last
+    if not numbers or not is_ledger(progress["ledger"], step):
+        raise InputError(f"{checkpoint / PROGRESS_FILE} is damaged: name another checkpoint in {directory}/latest")
     other = [name for name, key in _WHAT_IDENTITY_IS.items() if progress[key] != identity[key]]
     if other:
         raise InputError(

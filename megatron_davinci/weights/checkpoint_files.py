@@ -10,7 +10,7 @@ from typing import Any
 from xxhash import xxh3_64
 
 from data_prep import InputError
-from data_prep.io.files import PART, read_json
+from data_prep.io.files import PART, publish, read_json, refuse_link_outside
 from megatron_davinci.weights.metadata import read_metadata
 from megatron_davinci.weights.paths import checkpoints_of, step_of
 
@@ -26,11 +26,8 @@ _GENERATION = "generation_config.json"
 def name_latest(checkpoint: Path) -> None:
     """Have RUN/latest name a checkpoint, by rename, when the name is on disk."""
     pointer = checkpoint.with_name(f"latest{PART}")
-    with pointer.open("w") as file:
-        file.write(f"{checkpoint.name}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    pointer.replace(checkpoint.with_name("latest"))
+    pointer.write_text(f"{checkpoint.name}\n")
+    publish(pointer, checkpoint.with_name("latest"))
 
 
 def prune_checkpoints(newest: Path, limit: int, retain_interval: int | None = None) -> None:
@@ -78,7 +75,9 @@ def _inventory(directory: Path) -> dict[str, dict[str, Any]]:
         raise InputError(f"{directory / _MANIFEST} is missing or altered")
     manifest = read_json(directory / _MANIFEST)
     files = manifest.get("files") if isinstance(manifest, dict) else None
-    if not isinstance(files, dict) or not all(isinstance(known, dict) for known in files.values()):
+    names = list(files) if isinstance(files, dict) else [".."]
+    plain = all(len(name) < 256 and ".." not in Path(name).parts and not name.startswith("/") for name in names)
+    if not isinstance(files, dict) or not plain or not all(isinstance(known, dict) for known in files.values()):
         raise InputError(f"{directory / _MANIFEST} is missing or altered")
     return files
 
@@ -87,14 +86,14 @@ def copy_tokenizer(source: Path, target: Path) -> list[str]:
     """Copy the tokenizer's files that a directory has; returns their names."""
     found = [name for name in TOKENIZER_FILES if (source / name).is_file()]
     for name in found:
-        shutil.copyfile(source / name, target / name)
+        shutil.copyfile(refuse_link_outside(source / name), target / name)
     return found
 
 
 def copy_generation(source: Path, target: Path) -> None:
     """Copy how a model is sampled from by default, where its directory says so."""
     if (source / _GENERATION).is_file():
-        shutil.copyfile(source / _GENERATION, target / _GENERATION)
+        shutil.copyfile(refuse_link_outside(source / _GENERATION), target / _GENERATION)
 
 
 def take_inventory(directory: Path, wanted: Callable[[str], bool]) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ import torch
 from xxhash import xxh3_64
 
 from data_prep import InputError
-from data_prep.io.files import part_of, refuse_occupied, take_lock, write_json
+from data_prep.io.files import part_of, publish, refuse_occupied, take_lock, write_json
 from data_prep.io.progress import bytes_counter
 from megatron_davinci.models.config import ModelConfig
 from megatron_davinci.weights.checkpoint_files import file_entry
@@ -108,9 +108,9 @@ class Conversion:
             name = str(path.relative_to(self.part))
             if path.is_file() and name not in hashes and path not in (self.journal.path, manifest):
                 hashes[name] = file_entry(path)
-        write_json(manifest, {"files": hashes})
+        write_json(manifest, {"files": dict(sorted(hashes.items()))})
         refuse_occupied(self._out)  # something may have been put there meanwhile
-        self.part.replace(self._out)
+        publish(self.part, self._out)
         (self._out / self.journal.path.name).unlink()
 
 

@@ -15,7 +15,7 @@ import orjson
 from xxhash import xxh3_64
 
 from data_prep import InputError
-from data_prep.io.files import PART, part_of
+from data_prep.io.files import PART, part_of, publish
 
 _JOURNAL = "journal.jsonl"
 
@@ -45,7 +45,7 @@ class HashedFile:
         """Give the file its name; returns its size and hash."""
         os.fsync(self._file.fileno())
         self._file.close()
-        self._part.replace(self._path)
+        publish(self._part, self._path)
         return {"bytes": self.position, "xxh3_64": self._digest.hexdigest()}
 
 
@@ -66,6 +66,7 @@ class ConversionJournal:
         directory.mkdir(exist_ok=True)
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []
         lines = [line for line in lines if line.endswith(b"\n")] if lines[:1] == [first] else [first]
+        lines = [first, *(line for line in lines[1:] if _is_entry(line))]
         noted = [orjson.loads(line) for line in lines[1:]]
         self.files = {entry["file"]: entry for entry in noted if self._whole(entry)}
         for path in directory.iterdir():
@@ -74,7 +75,7 @@ class ConversionJournal:
             elif path.name not in self.files and path != self.path:
                 path.unlink()
         begun.write_bytes(b"".join(lines))  # without a last line that a full disk left unfinished
-        begun.replace(self.path)
+        publish(begun, self.path)
 
     def _is_ours(self) -> bool:
         return self.path.is_file() and self.path.read_bytes()[:15] == b'{"conversion":1'
@@ -90,6 +91,16 @@ class ConversionJournal:
     def _whole(self, entry: dict[str, Any]) -> bool:
         path = self._directory / entry["file"]
         return path.is_file() and path.stat().st_size == entry["bytes"]
+
+
+def _is_entry(line: bytes) -> bool:
+    """Whether a line of a journal can be this project's: it names a file of this directory, and its size."""
+    try:
+        entry = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    name, size = (entry.get("file"), entry.get("bytes")) if isinstance(entry, dict) else (None, None)
+    return isinstance(name, str) and Path(name).name == name and type(size) is int
 
 
 def write_all(

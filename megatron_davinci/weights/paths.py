@@ -1,12 +1,16 @@
 """Which checkpoint a path stands for. Torch-free."""
 
+import re
 from pathlib import Path
 
 from xxhash import xxh3_64
 
 from data_prep import InputError
-from data_prep.io.files import read_text
+from data_prep.io.errors import printable
+from data_prep.io.files import read_regular_file, read_text
 
+_STEP = re.compile(r"step_[0-9]{7,18}")
+_MOST_BYTES = 4096  # of a file that holds a name
 _ENDS = 1 << 20  # bytes at either end of a file
 TRACKER = "latest_checkpointed_iteration.txt"  # Megatron-LM's and Megatron-Bridge's
 
@@ -14,7 +18,11 @@ TRACKER = "latest_checkpointed_iteration.txt"  # Megatron-LM's and Megatron-Brid
 def latest_checkpoint(run: Path) -> Path | None:
     """The checkpoint that RUN/latest names, None where there is none."""
     pointer = run / "latest"
-    name = pointer.read_text().strip() if pointer.is_file() else ""
+    if not pointer.is_file():
+        return None
+    name = read_regular_file(pointer, _MOST_BYTES).decode(errors="replace").strip()
+    if name and not _STEP.fullmatch(name):
+        raise InputError(f"{pointer} says {printable(name, 100)!r}, which is no step_NNNNNNN: name a checkpoint there")
     return run / name if name else None
 
 
@@ -59,6 +67,8 @@ def _latest_iteration(run: Path) -> Path | None:
     said = read_text(run / TRACKER).strip()
     if said == "release":
         return run / said
-    if not said.isdecimal():
-        raise InputError(f"{run / TRACKER} says {said!r}, which is no iteration: name the checkpoint's own directory")
+    if not said.isdecimal() or len(said) > 18:
+        raise InputError(
+            f"{run / TRACKER} says {printable(said, 100)!r}, which is no iteration: name the checkpoint's own directory"
+        )
     return run / f"iter_{int(said):07d}"

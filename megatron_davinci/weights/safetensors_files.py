@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep import InputError
-from data_prep.io.files import read_json
+from data_prep.io.files import read_json, refuse_link_outside
 from megatron_davinci.weights.stored_chunks import MappedFile, is_plain_name
 from megatron_davinci.weights.stored_tensors import DTYPES, Piece, StoredTensor
 
@@ -58,13 +58,13 @@ def _read_header(path: Path) -> tuple[dict[str, _Entry], int]:
     """Entries by name, and where the data begins."""
     if not path.is_file():
         raise InputError(f"{path} does not exist: the index names it")
-    size = path.stat().st_size
+    size = refuse_link_outside(path).stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(_HEADER_LIMIT, size - 8):
             raise InputError(f"{path} is no safetensors file, or cut off: copy it again")
         try:
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(length), object_pairs_hook=_without_doubles)
             header.pop("__metadata__", None)
             entries = {name: _entry(**entry) for name, entry in header.items()}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -76,6 +76,13 @@ def _read_header(path: Path) -> tuple[dict[str, _Entry], int]:
     if ends and (ends[0][0] != 0 or any(one[1] != other[0] for one, other in pairwise(ends))):
         raise InputError(f"{path} has a header whose tensors do not follow each other: copy it again")
     return entries, 8 + length
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises ValueError for a name twice."""
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError
+    return dict(pairs)
 
 
 def _entry(dtype: Any, shape: Any, data_offsets: Any) -> _Entry:

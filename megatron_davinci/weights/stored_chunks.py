@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from data_prep import InputError
-from data_prep.io.files import check_regular_file
+from data_prep.io.files import check_regular_file, refuse_link_outside
 from megatron_davinci.weights.metadata import MetadataIndex, StorageInfo, TensorStorageMetadata, read_metadata
 from megatron_davinci.weights.safe_pickle import RefusedPickleError
 from megatron_davinci.weights.torch_objects import read_object
@@ -38,7 +38,9 @@ class MappedFile:
         """An array (size,) uint8."""
         if not self.path.is_file() or not self.path.stat().st_size:
             raise InputError(f"{self.path} does not exist, or is empty: the checkpoint is not whole")
-        return np.memmap(self.path, np.uint8, "c")  # never written to; torch wants a map that could be
+        return np.memmap(
+            refuse_link_outside(self.path), np.uint8, "c"
+        )  # never written to; torch wants a map that could be
 
 
 @dataclass

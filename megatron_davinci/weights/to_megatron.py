@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from data_prep import InputError
-from data_prep.io.files import refuse_occupied, write_json
+from data_prep.io.files import refuse_link_outside, refuse_occupied, write_json
 from megatron_davinci.models.config import ModelConfig
 from megatron_davinci.weights.checkpoint_files import copy_generation, copy_tokenizer
 from megatron_davinci.weights.conversion import Conversion, ConversionOptions
@@ -59,7 +59,7 @@ def import_from_hf(source: Path, out: Path, options: ConversionOptions | None = 
         torch.save(_COMMON, conversion.part / "common.pt")
         write_json(conversion.part / "metadata.json", _FORMAT)
         (conversion.part / "hf").mkdir(exist_ok=True)
-        shutil.copyfile(source / "config.json", conversion.part / "hf" / "config.json")
+        shutil.copyfile(refuse_link_outside(source / "config.json"), conversion.part / "hf" / "config.json")
         copy_tokenizer(source, conversion.part / "hf")
         copy_generation(source, conversion.part / "hf")
         conversion.complete()

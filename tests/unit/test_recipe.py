@@ -214,7 +214,7 @@ def test_stages_agree_on_what_a_saved_optimizer_can_be_taken_up_by(recipe_values
     "change, message",
     [
         ({"num_hidden_layers": "4"}, "num_hidden_layers '4'; it must be a whole number"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers 0; it must be a whole number from 1 on"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers 0; it must be a whole number from 1 to"),
         ({"num_key_value_heads": 3}, "4 heads for 3 key-value heads"),
         ({"head_dim": 15}, "a head_dim of 15: RoPE turns pairs"),
         ({"rope_theta": "x"}, "rope_theta 'x'"),

@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from data_prep import WorkFailed
 from data_prep.io.errors import is_full_disk
-from data_prep.io.files import part_of, read_json, write_json
+from data_prep.io.files import part_of, publish, read_json, write_json
 from megatron_davinci.config import Recipe, dump_recipe
 from megatron_davinci.core import device
 from megatron_davinci.core.adam import parts_of
@@ -165,7 +165,7 @@ class CheckpointManager:
             write_json(part / "manifest.json", {"files": files})
             if final.exists():
                 shutil.rmtree(final)  # the same step of an earlier attempt, past which the run fell back
-            part.replace(final)
+            publish(part, final)
             name_latest(final)
             options = self._recipe.checkpoint
             prune_checkpoints(final, options.save_total_limit, options.save_retain_interval)
