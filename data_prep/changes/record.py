@@ -7,7 +7,8 @@ import base64
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
-from data_prep.io.errors import InputError
+from data_prep.changes.field_types import check_fields
+from data_prep.io.errors import DAMAGE, InputError
 
 RECORD_FORMAT = 2  # of records on disk; another one is refused
 MAX_BLOB_BYTES = 1 << 20  # larger files are named, not included
@@ -213,9 +214,15 @@ class Change:
                 held["conversation"] = _conversation(conversation)
             if enhancement := held.get("enhancement"):
                 held["enhancement"] = Enhancement(**enhancement)
-            return cls(**held)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"not a change as davinci data collect writes it ({error}): collect it again") from None
+            change = cls(**held)
+            check_fields(change)
+            return change
+        except DAMAGE as error:
+            raise BrokenChange(f"not a change as davinci data collect writes it ({error}): collect it again") from None
+
+
+class BrokenChange(InputError):
+    """A record of this version that holds something else than a change."""
 
 
 def _commit(entry: dict[str, Any]) -> Commit:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-from data_prep.changes.record import Change
+from data_prep.changes.record import BrokenChange, Change
 from data_prep.io.errors import InputError
 from data_prep.io.files import jsonl_writer, read_jsonl
 
@@ -27,10 +27,16 @@ def write_records(
     return kinds
 
 
-def read_changes(shard: Path) -> Iterator[Change]:
-    """Records of a shard. Raises InputError, with the place, for one that is none of ours."""
+def read_changes(shard: Path, on_broken: Callable[[str], None] | None = None) -> Iterator[Change]:
+    """Records of a shard. `on_broken` hears of the place of each that holds no change; without it that is InputError.
+
+    Raises InputError for one of another version.
+    """
     for number, record in enumerate(read_jsonl(shard), 1):
         try:
             yield Change.from_json(record)
         except InputError as error:
+            if on_broken is not None and isinstance(error, BrokenChange):
+                on_broken(f"{shard.name}, line {number}")
+                continue
             raise InputError(f"{shard}, line {number}: {error}") from None

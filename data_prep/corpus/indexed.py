@@ -7,6 +7,7 @@ trained), and PREFIX.entropy.{bin,idx,json}, see `entropy`.
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, Self
 
 import numpy as np
@@ -50,12 +51,23 @@ def corpus_checksum(manifest: dict[str, Any]) -> str:
     return xxh3_64("".join(digest for name in names for digest in blocks[name]).encode()).hexdigest()
 
 
-def _is_manifest(held: Any) -> bool:
+def is_manifest(held: Any) -> bool:
     """Whether a manifest says what is needed of it, in the right types."""
     if not isinstance(held, dict) or not isinstance(held.get("checksum"), dict):
         return False
-    tokenizer = held.get("tokenizer")
-    return isinstance(tokenizer, dict) and {"kind", "vocab_size", "fingerprint"} <= tokenizer.keys()
+    tokenizer, checksums = held.get("tokenizer"), held["checksum"]
+    if not isinstance(tokenizer, dict) or not isinstance(held.get("provenance"), dict):
+        return False
+    known = {"kind": str, "vocab_size": int, "fingerprint": str}
+    counts = ("documents", "tokens", "empty_documents_dropped")
+    digests = [checksums[name] for name in ("bin", "idx", "loss_mask.bin", "loss_mask.idx") if name in checksums]
+    return (
+        all(type(tokenizer.get(name)) is kind for name, kind in known.items())
+        and type(tokenizer.get("eod")) in (int, NoneType)
+        and all(type(held.get(name)) is int for name in counts)
+        and {"bin", "idx"} <= checksums.keys()
+        and all(isinstance(each, list) and all(isinstance(digest, str) for digest in each) for each in digests)
+    )
 
 
 class Corpus:
@@ -73,7 +85,7 @@ class Corpus:
                 raise InputError(f"{path} does not exist: a corpus is PREFIX.bin, .idx and .manifest.json")
         manifest_file = corpus_files(self.prefix, masked=False)["manifest.json"]
         self.manifest: dict[str, Any] = read_json(manifest_file)
-        if not _is_manifest(self.manifest):
+        if not is_manifest(self.manifest):
             raise InputError(f"{manifest_file} is no manifest of a corpus: write the corpus again")
         files = corpus_files(self.prefix, self.masked)
         self.tokens, self._sequences, self._documents = map_elements(files["bin"], files["idx"], _TOKEN_TYPES)

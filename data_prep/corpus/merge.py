@@ -10,6 +10,7 @@ import numpy.typing as npt
 from data_prep.corpus.indexed import Corpus
 from data_prep.corpus.record_notes import added_up
 from data_prep.corpus.writer import CorpusWriter
+from data_prep.io.errors import InputError
 
 TOKENS_PER_COPY = 4 << 20
 
@@ -48,6 +49,11 @@ def copy_documents(
             for batch in _batches(corpus, documents):
                 _copy(corpus, batch, writer)
         return writer.commit(provenance)
+    except ValueError as error:
+        writer.discard()
+        raise InputError(
+            f"a corpus holds what its manifest does not allow ({error}): check it with data verify"
+        ) from None
     except BaseException:
         writer.discard()
         raise

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+from data_prep.io.errors import InputError, printable
+
 MAX_EXAMPLES = 20  # of records that a manifest names
 COUNTERS = {"broken": "broken_records", "untrained": "untrained_conversations", "changed": "changed_turns"}
 
@@ -12,9 +14,9 @@ class RecordNotes:
 
     def __init__(self, state: dict[str, Any] | None = None) -> None:
         state = state or {}
-        self._counts = {counter: state.get(counter, 0) for counter in COUNTERS.values()}
+        self._counts = {counter: _count(state.get(counter, 0)) for counter in COUNTERS.values()}
         named = state.get("examples", {})
-        self._examples: dict[str, list[str]] = {kind: list(named.get(kind, [])) for kind in COUNTERS}
+        self._examples: dict[str, list[str]] = {kind: _texts(named, kind) for kind in COUNTERS}
 
     def add(self, kind: str, examples: list[str], count: int | None = None) -> None:
         """Note records of a kind; `count` where there are more of them than are named."""
@@ -35,5 +37,18 @@ def added_up(provenances: Iterable[dict[str, Any]]) -> RecordNotes:
     total = RecordNotes()
     for provenance in provenances:
         for kind, counter in COUNTERS.items():
-            total.add(kind, provenance.get("examples", {}).get(kind, []), provenance.get(counter, 0))
+            total.add(kind, _texts(provenance.get("examples", {}), kind), _count(provenance.get(counter, 0)))
     return total
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int:
+        raise InputError(
+            f"a manifest counts {printable(value, 100)!r} records, which is no number: write the corpus again"
+        )
+    return value
+
+
+def _texts(named: Any, kind: str) -> list[str]:
+    found = named.get(kind, []) if isinstance(named, dict) else []
+    return [str(each) for each in found] if isinstance(found, list) else []

@@ -30,6 +30,11 @@ def part_of(path: Path) -> Path:
     return path.with_name(path.name + PART)
 
 
+def plain_name(path: Path) -> str:
+    """The name of a file as text that JSON can hold: names of files are any bytes."""
+    return os.fsencode(path.name).decode(errors="backslashreplace")
+
+
 def json_bytes(value: Any) -> bytes:
     """Readable JSON, always the same for the same value."""
     return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

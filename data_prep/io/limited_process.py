@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
-from data_prep.io.errors import InputError, WorkFailed
+from data_prep.io.errors import InputError, WorkFailed, describe
 
 MEMORY_BYTES = 4 << 30  # that the work may take beside what a new process holds
 _NOTHING = -1
+_ANSWER, _ERROR, _FAILED = "answer", "error", "failed"
 _NO_MEMORY = 77  # exit status of a process that the limit has refused memory
 _BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # not what the work itself dies of
 _MOST_LOST = 3
@@ -36,8 +37,9 @@ class ProcessEnded(Exception):
 class LimitedProcess:
     """`start(*arguments)` runs in the process: it gives what `ready` is to be, and the function that answers calls.
 
-    That function takes an item and a `Mark`. Functions, items and answers are pickled; whatever either raises is raised
-    here. Raises ProcessEnded where `start` takes more than `seconds` of processor time, or too much memory.
+    That function takes an item and a `Mark`. Functions, items and answers are pickled. An InputError or WorkFailed of
+    either is raised here; whatever else they raise ends the process. Raises ProcessEnded where `start` does that, or
+    takes more than `seconds` of processor time, or too much memory.
     """
 
     def __init__(self, start: Callable[..., Any], arguments: Sequence[Any], seconds: float) -> None:
@@ -82,7 +84,7 @@ class LimitedProcess:
 
     def _answer(self) -> Any:
         try:
-            fine, value = self._connection.recv()
+            kind, value = self._connection.recv()
         except (EOFError, ConnectionResetError):
             self._process.join()
             code = self._process.exitcode
@@ -91,10 +93,13 @@ class LimitedProcess:
                 raise _EndedByOthers from None
             at = int(self._at.value)
             raise ProcessEnded(_reason(code), None if at == _NOTHING else at) from None
-        if not fine:
-            self.close()
+        if kind == _ANSWER:
+            return value
+        at = int(self._at.value)
+        self.close()
+        if kind == _ERROR:
             raise value
-        return value
+        raise ProcessEnded(f"cannot be worked on ({value})", None if at == _NOTHING else at)
 
     def close(self) -> None:
         """End the process."""
@@ -135,7 +140,7 @@ def _serve(
         answer = ready
         while True:
             signal.setitimer(signal.ITIMER_PROF, 0)
-            connection.send((True, answer))
+            connection.send((_ANSWER, answer))
             item, seconds = connection.recv()
             signal.setitimer(signal.ITIMER_PROF, seconds)
             answer = handle(item, mark)
@@ -143,17 +148,13 @@ def _serve(
         os._exit(_NO_MEMORY)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the parent has ended
-    except Exception as error:
+    except (InputError, WorkFailed) as error:
         signal.setitimer(signal.ITIMER_PROF, 0)
-        connection.send((False, _pickled_whole(error)))
-
-
-def _pickled_whole(error: Exception) -> Exception:
-    """The error as one that reaches another process: foreign ones, and those with arguments of their own, may not."""
-    for kind in (InputError, WorkFailed):
-        if isinstance(error, kind):
-            return kind(str(error))
-    return RuntimeError(f"{type(error).__name__}: {error}")
+        kind = InputError if isinstance(error, InputError) else WorkFailed
+        connection.send((_ERROR, kind(str(error))))  # a class with arguments of its own may not arrive
+    except BaseException as error:  # foreign code's: panics of Rust are no Exception
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        connection.send((_FAILED, describe(error)))
 
 
 def limit_memory(room: int) -> None:

@@ -31,6 +31,10 @@ class ResponseCache:
         part.write_bytes(zstandard.ZstdCompressor().compress(orjson.dumps(value)))
         publish(part, path)
 
+    def remove(self, request: Any) -> None:
+        """Forget the value put for a request."""
+        self._path(request).unlink(missing_ok=True)
+
     def _path(self, request: Any) -> Path:
         key = xxh3_128_hexdigest(orjson.dumps(request, option=orjson.OPT_SORT_KEYS))
         return self._folder / key[:2] / f"{key[2:]}.json.zst"

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from data_prep.io.errors import InputError
 from data_prep.io.files import PART, part_of, publish, read_json, refuse_existing, take_lock, write_json
 
+_MOST_FAILED = 3  # shards: it is not the shards' fault
+
 ShardNote = dict[str, Any]
 
 
@@ -74,10 +76,18 @@ class ShardedStep:
         if self.out.exists():
             return  # another one has finished it all
         with self._open_work(rank, tasks) as work:
+            failed: list[InputError] = []
             for shard in self.shards[rank::tasks]:
-                if not self._note(shard).exists():
-                    self._do(shard, work)
+                try:
+                    if not self._note(shard).exists():
+                        self._do(shard, work)
+                except InputError as error:  # one that cannot be done does not keep the others from it
+                    failed.append(error)
+                    if len(failed) == _MOST_FAILED:
+                        raise
                 on_shard(1)
+            if failed:
+                raise failed[0]
 
     def _do(self, shard: Path, work: ShardWork) -> None:
         notes = self._part / "notes"

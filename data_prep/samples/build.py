@@ -11,7 +11,7 @@ from typing import Any
 
 from data_prep.changes.record import Change
 from data_prep.changes.shards import read_changes
-from data_prep.io.errors import InputError
+from data_prep.io.errors import DAMAGE, InputError, printable
 from data_prep.io.files import JsonlWriter, jsonl_writer, read_json
 from data_prep.io.shards import ShardedStep, ShardWork, shards_in
 from data_prep.reconstruct.contents import Rejected
@@ -66,7 +66,12 @@ class BuildJob:
             jsonl_writer(folder / "samples" / shard.name) as samples,
             jsonl_writer(folder / "rejected" / shard.name) as rejected,
         ):
-            for change in read_changes(shard):
+
+            def reject(name: str) -> None:
+                statistics.reject("broken_record")
+                rejected.write({"id": name, "reason": "broken_record"})
+
+            for change in read_changes(shard, reject):
                 self._build(change, encoder, statistics, samples, rejected)
         return statistics.as_json()
 
@@ -82,9 +87,10 @@ class BuildJob:
             made = samples_of(change, SAMPLE_FORMATS.get(self.format), self.pseudonyms)
             if encoder is not None:
                 made = self._measured(made, encoder, statistics)
-        except Rejected as reason:
-            statistics.reject(str(reason))
-            rejected.write({"id": change.id, "reason": str(reason)})
+        except (Rejected, *DAMAGE) as error:  # the latter: a field of the record holds something else than it should
+            reason = str(error) if isinstance(error, Rejected) else "broken_record"
+            statistics.reject(reason)
+            rejected.write({"id": printable(change.id, 300), "reason": reason})
             return
         statistics.keep(change, made)
         for sample in made:
@@ -103,4 +109,10 @@ class BuildJob:
         """What the summary says of all shards, and of the collection that they come from."""
         source = self.records / "summary.json"
         collected = read_json(source) if source.exists() else {}
+        counted = collected.get("records") if isinstance(collected, dict) else None
+        found = sum(note["records"] for note in notes)
+        if counted not in (None, found):
+            raise InputError(f"{source} counts {counted} records, {self.records} holds {found}: collect them again")
+        if not isinstance(collected, dict):
+            raise InputError(f"{source} is no summary of records: remove it, or collect them again")
         return {"format": self.format, **total(notes), "collected": collected}

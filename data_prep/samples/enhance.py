@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import openai
-from openai.types.chat import ChatCompletion
 
 from data_prep.changes.record import Change, Commit, Enhancement
 from data_prep.changes.shards import read_changes
-from data_prep.io.errors import InputError
+from data_prep.io.errors import InputError, printable
 from data_prep.io.files import jsonl_writer, read_json
 from data_prep.io.response_cache import ResponseCache
 from data_prep.io.shards import ShardedStep, ShardNote, ShardWork, shards_in
@@ -33,6 +33,8 @@ _TERSE_WORDS = 6  # a message without a body and with fewer words says too littl
 _PATCH_CHARACTERS = 48_000  # about 12,000 tokens; halved while the server says that it is too much
 _LEAST_PATCH_CHARACTERS = 500
 _MOST_TRIES = 4
+_MOST_REFUSALS = 3  # of short requests in a row: it is not one record's fault
+_CHARACTERS_PER_TOKEN = 32  # that no text has: a longer answer is none
 _TIMEOUT_SECONDS = 600.0
 
 
@@ -71,13 +73,14 @@ class EnhanceJob:
                     assert change.enhancement is not None
                     counts["summaries"] += change.enhancement.summary is not None
                     counts["messages"] += len(change.enhancement.messages)
-        return dict(counts)
+        return {**counts, **({"refused": model.refused} if model.refused else {})}
 
     def summarize(self, notes: list[ShardNote]) -> ShardNote:
         """Counts over all shards."""
         counts: Counter[str] = sum((Counter(note) for note in notes), Counter())
         collected = read_json(self.records / "summary.json")
         enhanced = {name: counts[name] for name in ("records", "summaries", "messages")}
+        enhanced |= {"refused": counts["refused"]} if counts["refused"] else {}
         return {**collected, "enhanced": {"model": self.model, **enhanced}}
 
 
@@ -154,6 +157,7 @@ class LanguageModel:
     def __init__(self, server: str, name: str, answers: ResponseCache, concurrency: int) -> None:
         self.name = name
         self._server, self._answers, self._concurrency = server, answers, concurrency
+        self.refused = self._refusals = 0  # the latter in a row
 
     async def __aenter__(self) -> "LanguageModel":
         self._running = asyncio.Semaphore(self._concurrency)
@@ -192,9 +196,13 @@ class LanguageModel:
                     return await self._complete(instruction, content, max_tokens)
                 except openai.BadRequestError as error:  # longer than the model reads, most of the time
                     if room < _LEAST_PATCH_CHARACTERS:
-                        raise InputError(f"{self._server} refuses a short request: {_said_by(error)}") from None
+                        self._count_refused(error)
+                        return None
                     room //= 2
                 except openai.APIStatusError as error:
+                    if error.status_code == 413 and room >= _LEAST_PATCH_CHARACTERS:
+                        room //= 2
+                        continue
                     if error.status_code not in (408, 409, 429) and error.status_code < 500:
                         raise InputError(
                             f"{self._server} refuses: status {error.status_code}, {_said_by(error)}"
@@ -215,15 +223,39 @@ class LanguageModel:
                 max_tokens=max_tokens,
                 temperature=0.0,
             )
-        except ValueError:  # a body that is no JSON
+        except (ValueError, RecursionError):  # a body that is no JSON
             found = None
-        if not isinstance(found, ChatCompletion) or not found.choices:
+        said = _content(found)
+        if said is _OTHER_FORM:
             raise InputError(
                 f"{self._server} answers, but not as OpenAI's protocol has it: give the address that ends in /v1"
             )
-        said = found.choices[0].message.content
-        return said.strip() or None if isinstance(said, str) else None
+        self._refusals = 0
+        if said is None or len(said) > _CHARACTERS_PER_TOKEN * max_tokens:
+            return None
+        return said.encode(errors="replace").decode().strip() or None
+
+    def _count_refused(self, error: openai.APIStatusError) -> None:
+        """A request that a server does not take (its content filter, say) gets no answer; several in a row end it."""
+        self.refused += 1
+        self._refusals += 1
+        if self._refusals == _MOST_REFUSALS:
+            raise InputError(f"{self._server} refuses a short request: {_said_by(error)}") from None
 
 
 def _said_by(error: openai.APIStatusError) -> str:
-    return " ".join(str(error.message).split())[:200]
+    said = " ".join(str(error.message).split())
+    key = os.environ.get("OPENAI_API_KEY")
+    return printable(said.replace(key, "***") if key else said, 200)
+
+
+_OTHER_FORM: Any = object()
+
+
+def _content(found: Any) -> Any:
+    """The text of an answer, None where the model says nothing; `_OTHER_FORM` for what is no answer."""
+    try:
+        said = found.choices[0].message.content
+    except (AttributeError, LookupError, TypeError):
+        return _OTHER_FORM
+    return said if isinstance(said, str | None) else _OTHER_FORM

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from data_prep.changes.record import Change, Commit, Conversation, Enhancement, FileChange, Issue, RepositoryFacts
+from data_prep.io.errors import DAMAGE
 from data_prep.reconstruct.edits import CannotApply, FileTree, TextFile, split_lines
 from data_prep.reconstruct.patches import FilePatch
 from data_prep.tokenize.chunk import BrokenRecord, Columns
@@ -42,7 +43,7 @@ class PublishedRows:
                     if isinstance(row, BrokenRecord):
                         raise CannotApply("broken_row")
                     yield change_of_row(row)
-                except (CannotApply, KeyError, TypeError, AttributeError) as error:
+                except (CannotApply, *DAMAGE) as error:
                     reason = str(error) if isinstance(error, CannotApply) and "_" in str(error) else "broken_row"
                     self.skipped[reason] += 1
                     self.on_skip(f"{chunk.path}, row {number}", reason)
@@ -51,7 +52,15 @@ class PublishedRows:
 def change_of_row(row: dict[str, Any]) -> Change:
     """A row as a change. Raises CannotApply where a patch does not fit its file."""
     number = row.get("number") or row.get("pr_number")
-    if not (isinstance(row["title"], str) and isinstance(row["repo_name"], str) and isinstance(number, int | None)):
+    told = [
+        row["title"],
+        row["repo_name"],
+        *(row.get(name) or "" for name in ("body", "repo_description", "pr_summary")),
+    ]
+    told += [entry.get(name) or "" for entry in row["commits"] for name in ("message", "refined_message")]
+    if not all(isinstance(text, str) for text in told) or not row["title"] or not row["repo_name"]:
+        raise CannotApply("broken_row")
+    if number is not None and (type(number) is not int or not 0 < number < 1 << 53):
         raise CannotApply("broken_row")
     tree: FileTree = {each["path"]: TextFile(each["content"], _MODE) for each in row["relevant_files"]}
     blobs: dict[str, bytes | None] = {}

@@ -18,7 +18,9 @@ def chat_template_of(tokenizer: Path, given: Path | None = None) -> str:
     declared = read_json(config) if config.is_file() else {}
     template = declared.get("chat_template") if isinstance(declared, dict) else None
     if isinstance(template, list):  # several by name, as older tokenizers have them
-        template = next((each.get("template") for each in template if each.get("name") == "default"), None)
+        template = next(
+            (e.get("template") for e in template if isinstance(e, dict) and e.get("name") == "default"), None
+        )
     if not isinstance(template, str):
         raise InputError(f"{folder} holds no chat template: give one with --chat-template FILE")
     return template

@@ -4,6 +4,7 @@ Forms of a record: OpenAI's `messages`, ShareGPT's `conversations`, and `prompt`
 """
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ _ROLES = {
     "bot": "assistant",
     "model": "assistant",
 }
+_HALF = re.compile("[\ud800-\udfff]")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -53,8 +55,11 @@ def conversation_of(record: dict[str, Any], key: str = DEFAULT_KEY) -> ChatConve
             message, weight = _message(each)
             messages.append(message)
             weights.append(0 if number < prompt_messages else weight)
+        tools = tools_of(record.get("tools"))
+        if any_text([messages, tools], lambda text: _HALF.search(text) is not None):
+            raise ConversationError("holds half a character (a lone surrogate), which is no text")
         untrained = frozenset(number for number, weight in enumerate(weights) if weight == 0)
-        return ChatConversation(messages, tools_of(record.get("tools")), untrained)
+        return ChatConversation(messages, tools, untrained)
     except RecursionError:
         raise ConversationError("is nested too deeply") from None
 

@@ -45,12 +45,17 @@ def _inputs_at(path: Path) -> list[Path]:
     return [path]
 
 
-def _inputs_below(directory: Path) -> Iterator[Path]:
+def _inputs_below(directory: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """Links of a user's own folder are followed, but not in a circle."""
+    facts = directory.stat()
+    here = (facts.st_dev, facts.st_ino)
+    if here in above:
+        return
     for child in sorted(directory.iterdir()):
         if is_saved_dataset(child) or (child.is_file() and child.name.endswith(_SUFFIXES)):
             yield child
         elif child.is_dir():
-            yield from _inputs_below(child)
+            yield from _inputs_below(child, above | {here})
 
 
 def read(paths: list[Path], columns: Columns, cursor: ReadCursor | None = None) -> Iterator[Chunk]:

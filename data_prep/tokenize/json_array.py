@@ -3,6 +3,7 @@
 import codecs
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _ARRAYS = (".json", ".json.gz", ".json.zst")
 _BRACKET = b"["
 _JSON = json.JSONDecoder()
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_UNREADABLE = object()
 
 
 def is_array(path: Path) -> bool:
@@ -43,10 +46,12 @@ def read_array(path: Path, cursor: ReadCursor) -> Iterator[Chunk]:
 
 
 def _as_line(record: Any) -> bytes:
+    if record is _UNREADABLE:
+        return b"(nested too deeply, or a number too long)"  # a broken record
     try:
         return json.dumps(record).encode()
     except RecursionError:
-        return b"(nested too deeply)"  # a broken record
+        return b"(nested too deeply)"
 
 
 def _items_of_array(path: Path) -> Iterator[Any]:
@@ -66,10 +71,13 @@ def _items_of_array(path: Path) -> Iterator[Any]:
         try:
             item, end = _JSON.raw_decode(text, at)
             if end == len(text) and not ended:
-                raise ValueError("a number may go on")
-        except RecursionError:
-            raise InputError(f"{path} is no JSON array of records: one is nested too deeply") from None
-        except ValueError as error:
+                raise json.JSONDecodeError("a number may go on", "", 0)
+        except (RecursionError, ValueError) as error:
+            over = None if isinstance(error, json.JSONDecodeError) else _end_of_item(text, at)
+            if over is not None:  # it is whole, and no parser takes it
+                yield _UNREADABLE
+                at = over
+                continue
             if ended:
                 raise InputError(f"{path} is no whole JSON array of records: {error}") from None
             if len(text) - at > MAX_RECORD_BYTES:
@@ -82,6 +90,19 @@ def _items_of_array(path: Path) -> Iterator[Any]:
             continue
         yield item
         at = end
+
+
+def _end_of_item(text: str, at: int) -> int | None:
+    """Where an object or a list ends that begins at `at`, by its brackets; None where it does not end in the text."""
+    depth = 0
+    for match in _BRACKETS.finditer(text, at):
+        if match[0] in "[{":
+            depth += 1
+        elif match[0] in "]}":
+            depth -= 1
+        if depth == 0:
+            return match.end()
+    return None
 
 
 def _skip(text: str, at: int, characters: str) -> int:

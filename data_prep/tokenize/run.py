@@ -12,7 +12,7 @@ from data_prep.corpus.indexed import corpus_files
 from data_prep.corpus.record_notes import RecordNotes
 from data_prep.corpus.writer import CorpusWriter
 from data_prep.io.errors import InputError, NoDocuments
-from data_prep.io.files import part_of, publish, refuse_existing
+from data_prep.io.files import part_of, plain_name, publish, refuse_existing
 from data_prep.tokenize.chunk import ReadCursor
 from data_prep.tokenize.encode import EncodedChunk, Encoding
 from data_prep.tokenize.job import TokenizeJob
@@ -27,7 +27,7 @@ class TokenizeRun:
         self._end = tokenizer["eod"] if job.append_eod and not job.conversations else None
         first = next(iter(job.outputs.values()))
         self._provenance = {
-            "inputs": [path.name for path in inputs],
+            "inputs": [plain_name(path) for path in inputs],
             "append_eod": job.append_eod,
             "prepend_bos": job.prepend_bos,
             "chat_template": _digest(encoding.chat_template),
@@ -42,7 +42,7 @@ class TokenizeRun:
             refuse_existing(self._punkt)  # else it is of an attempt of ours that did not come to its end
         outputs = {key: str(prefix) for key, prefix in job.outputs.items()}
         settings = {"tokenizer": tokenizer, **self._provenance, "inputs": None, "outputs": outputs}
-        self._journal = ResumeJournal(first, settings, [[path.name, *_stamps(path)] for path in inputs])
+        self._journal = ResumeJournal(first, settings, [[plain_name(path), *_stamps(path)] for path in inputs])
         state, self._at_input = self._journal.read()
         self._open(state, tokenizer)
 
@@ -94,7 +94,7 @@ class TokenizeRun:
                 documents.ids, documents.lengths, documents.sequences_per_document, self._end, documents.loss_mask
             )
             self._unsaved += documents.ids.nbytes
-        name = chunk.path.name
+        name = plain_name(chunk.path)
         self._notes.add("broken", [f"{name}, record {n}, {why}" for n, why in chunk.broken])
         self._notes.add("untrained", [f"{name}, record {n}" for n in chunk.untrained])
         self._notes.add("changed", [f"{name}, record {n}, message {m}" for n, m in chunk.changed])

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.io.errors import InputError
-from data_prep.io.files import read_json
+from data_prep.io.errors import InputError, describe
+from data_prep.io.files import check_regular_file, read_json, refuse_link_outside
 from data_prep.io.limited_process import limited_memory
 from data_prep.tokenize.chunk import CHUNK_BYTES, MAX_RECORD_BYTES, BrokenRecord, Chunk, Columns, ReadCursor, too_long
 
@@ -59,7 +59,7 @@ def _refused_if_damaged(path: Path) -> Iterator[None]:
     except MemoryError:
         raise InputError(f"{path} has rows of more than {_ROOM_BYTES >> 30} GiB: they are no documents") from None
     except (ArrowException, OSError) as error:
-        raise InputError(f"{path} is not a whole Parquet file: {error}") from None
+        raise InputError(f"{path} is not a whole table: {describe(error)}") from None
 
 
 def _next_within_memory(path: Path, batches: Iterator["pyarrow.RecordBatch"]) -> "pyarrow.RecordBatch | None":
@@ -70,6 +70,7 @@ def _next_within_memory(path: Path, batches: Iterator["pyarrow.RecordBatch"]) ->
 def _open_parquet(path: Path, stored_once: Sequence[str] = ()) -> "ParquetFile":
     from pyarrow.parquet import ParquetFile
 
+    check_regular_file(path)
     # pre_buffer would hold a whole row group
     return ParquetFile(path, pre_buffer=False, buffer_size=CHUNK_BYTES, read_dictionary=list(stored_once))
 
@@ -99,6 +100,7 @@ def _read_saved_dataset(path: Path, columns: Columns) -> Iterator["pyarrow.Recor
     names = columns.of_table(path, loaded.column_names)
     rows = _rows_per_batch(loaded.data.nbytes, len(loaded.data))
     for table in loaded.select_columns(names).with_format("arrow").iter(batch_size=rows):
+        table.validate(full=True)  # a mapped file's offsets may lead anywhere
         yield from table.to_batches()
 
 
@@ -130,6 +132,7 @@ def _refuse_links_outside(path: Path) -> None:
             name = PurePath(str(file.get("filename") if isinstance(file, dict) else file))
             if len(name.parts) != 1 or directory.parent not in (path, path.parent):
                 raise InputError(f"{directory} names a file outside itself, {name}: it was refused")
+            refuse_link_outside(directory / name)
 
 
 def _cut(path: Path, batch: "pyarrow.RecordBatch", cursor: ReadCursor) -> Iterator[Chunk]:
@@ -200,10 +203,12 @@ def rows_of(stream: bytes) -> Iterator[dict[str, Any] | BrokenRecord]:
     for rows in pyarrow.ipc.open_stream(stream):
         try:
             yield from rows.to_pylist()
-        except UnicodeDecodeError:
+        except (ValueError, OverflowError, pyarrow.ArrowException):
             for number in range(rows.num_rows):
                 try:
                     [row] = rows.slice(number, 1).to_pylist()
                     yield row
                 except UnicodeDecodeError as error:
                     yield BrokenRecord(f"is not UTF-8: {error}")
+                except (ValueError, OverflowError, pyarrow.ArrowException) as error:
+                    yield BrokenRecord(f"holds a value that cannot be read: {error}")

@@ -26,6 +26,9 @@ class HuggingFaceTokenizer:
         self._definition = read_json(path)
         if not isinstance(self._definition, dict):
             raise InputError(f"{path} is not a Hugging Face tokenizer.json: it holds no JSON object")
+        model = self._definition.get("model")
+        if isinstance(model, dict) and model.get("dropout"):
+            raise InputError(f"{path} drops merges by chance (dropout {model['dropout']}): remove it")
         first = _first_special_token(self._definition.get("post_processor"))
         # Templates that add a BOS, or trim offsets: documents are encoded as they are.
         self._definition["post_processor"] = None

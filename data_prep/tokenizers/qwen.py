@@ -94,6 +94,8 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
             ranks[base64.b64decode(token, validate=True)] = int(rank)
         except (ValueError, binascii.Error):
             raise InputError(f"{path}, line {number}, is not a base64 token and its rank") from None
+    if not set(map(bytes, zip(range(256), strict=True))) <= ranks.keys():
+        raise InputError(f"{path} is not a complete .tiktoken file: some bytes have no token")
     if sorted(ranks.values()) != list(range(len(ranks))):
         raise InputError(f"{path} is not a complete .tiktoken file: its ranks are not 0 to {len(ranks) - 1}")
     return ranks

@@ -65,11 +65,6 @@ def group_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     responses = list(chain.from_iterable(group.group.responses for group in groups))
     judged = [score for score, response in zip(scores, responses, strict=True) if response.judged]
     found = {
-        **(
-            {"reward": _mean([s.reward for s in judged]), "accuracy": _mean([s.correct for s in judged])}
-            if judged
-            else {}
-        ),
         "response_tokens": _mean([len(response.tokens) for response in responses]),
         "thought_tokens": _mean([score.thought_tokens for score in scores]),
         "truncated_fraction": _mean([not response.finished for response in responses]),

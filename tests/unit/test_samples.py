@@ -1,5 +1,6 @@
 """Tests of samples: whole real histories replay in every form, nothing of a benchmark gets in, no name gets out."""
 
+import itertools
 import os
 import random
 import signal
@@ -21,7 +22,7 @@ from pyarrow.parquet import read_table
 from data_prep import InputError
 from data_prep.changes.record import Change, Commit, Conversation, Event, FileChange, RepositoryFacts
 from data_prep.changes.swe_bench import swe_bench_verified
-from data_prep.io.files import read_json, read_jsonl
+from data_prep.io.files import jsonl_writer, read_json, read_jsonl
 from data_prep.io.shards import run_in_process
 from data_prep.reconstruct.contents import Rejected, opaque_paths
 from data_prep.reconstruct.edits import TextFile
@@ -393,7 +394,6 @@ def test_a_build_begun_with_other_options_is_refused(records: Path, tmp_path: Pa
     "line, message",
     [
         ('{"format": 1}', "line 1: the record is of format 1, this version reads 2: collect it again"),
-        ('{"format": 2}', "line 1: not a change as davinci data collect writes it"),
         ("{broken", "line 1, is not JSON"),
     ],
 )
@@ -409,6 +409,17 @@ def test_a_record_of_another_kind_is_one_sentence(tmp_path: Path, line: str, mes
     )  # fmt: skip
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_record_that_holds_no_change_costs_itself_alone(pluggy_clone: Path, tmp_path: Path) -> None:
+    whole = [change.to_json() for change in itertools.islice(GitSource(pluggy_clone).changes(), 3)]
+    broken = [{"format": 2}, {**whole[0], "title": None}, {**whole[0], "commits": 5}, {**whole[0], "blobs": {}}]
+    with jsonl_writer(tmp_path / "records" / "records" / "00000.jsonl.zst") as writer:
+        for record in (*broken, *whole):
+            writer.write(record)
+    summary = run_in_process(BuildJob(tmp_path / "records", "general"), tmp_path / "out")
+    assert summary["records"] == 7 and summary["rejected"]["broken_record"] == len(broken)
+    assert summary["samples"] > 0
 
 
 def test_a_shallow_clone_says_how_to_deepen_it(pluggy_clone: Path, tmp_path: Path) -> None:

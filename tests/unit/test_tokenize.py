@@ -252,7 +252,7 @@ def test_bad_records_leave_nothing(qwen: Path, tmp_path: Path, line: str, messag
         ("*.nothing", "matches no file"),
         ("empty", "holds no saved dataset and no file"),
         ("notes.txt", "is no known input"),
-        ("broken.parquet", "not a whole Parquet file"),
+        ("broken.parquet", "not a whole table"),
         ("other.parquet", "has no column 'text'; its columns are: content"),
         ("cut.jsonl.zst", "cut off or damaged"),
     ],

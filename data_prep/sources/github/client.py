@@ -5,8 +5,8 @@ else a minute, twice as long each time. Tokens stand in memory only: no message,
 """
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -14,13 +14,16 @@ import httpx
 from githubkit import GitHub
 from githubkit.exception import RequestError, RequestFailed
 
-from data_prep.io.errors import InputError
+from data_prep.io.errors import DAMAGE, InputError, describe, printable
 from data_prep.io.response_cache import ResponseCache
 from data_prep.sources.github.addresses import RefusedAnswer, check_origin
 
 DEFAULT_URL = "https://api.github.com"
 _MOST_TRIES = 6  # of one request, beside waiting for a limit to pass
 _MOST_LIMITS = 12  # in a row without one answer
+_MOST_BYTES = 256 << 20  # of one answer
+_MOST_TIMEOUTS = 10  # that one answer may take as a whole
+_MOST_SECONDS = 6 * 3600  # GitHub's limits pass within an hour
 _GONE = (404, 409, 410, 422, 451)  # a request that will not succeed: deleted, empty, moved beyond reach, blocked
 
 
@@ -72,6 +75,8 @@ class GitHubClient:
         self._cache, self._pause, self._timeout, self._on_state = cache, pause, timeout, on_state
         self._tokens = [Token(self._client(token)) for token in tokens] or [Token(self._client(None))]
         self._open = ExitStack()
+        self._secrets = [token for token in tokens if token]
+        self._recent: list[dict[str, Any]] = []
 
     def _client(self, token: str | None) -> GitHub[Any]:
         return GitHub(
@@ -81,7 +86,10 @@ class GitHubClient:
             auto_retry=False,  # it knows neither the waiting rule nor the other tokens
             http_cache=False,
             follow_redirects=True,
-            event_hooks={"request": [lambda request: check_origin(request.url, self.url)]},  # of each redirect too
+            event_hooks={
+                "request": [lambda request: check_origin(request.url, self.url)],  # of each redirect too
+                "response": [self._read_bounded],
+            },
             timeout=httpx.Timeout(self._timeout),
         )
 
@@ -92,6 +100,40 @@ class GitHubClient:
 
     def __exit__(self, *error: object) -> None:
         self._open.close()
+
+    def _read_bounded(self, response: httpx.Response) -> None:
+        """Read the body here: it may be endless, or come a byte at a time."""
+        pieces, held, deadline = list[bytes](), 0, time.monotonic() + _MOST_TIMEOUTS * self._timeout
+        for piece in response.iter_bytes():
+            pieces.append(piece)
+            held += len(piece)
+            if held > _MOST_BYTES:
+                raise RefusedAnswer(f"{self.url} sends more than {_MOST_BYTES >> 20} MiB: it was refused")
+            if time.monotonic() > deadline:
+                raise httpx.ReadTimeout("the answer takes too long")
+        response._content = b"".join(pieces)  # what httpx itself does where it reads
+
+    @contextmanager
+    def refused_if_odd(self) -> Iterator[None]:
+        """Around what takes answers apart: those of another form than GitHub's are forgotten (they would be wrong for
+        ever), and RefusedAnswer is raised.
+        """
+        outer, self._recent = self._recent, []
+        try:
+            yield
+        except DAMAGE as error:
+            for request in self._recent:
+                self._cache.remove(request)
+            raise RefusedAnswer(f"{self.url} answers in another form than GitHub ({describe(error)})") from None
+        finally:
+            self._recent = outer + self._recent
+
+    def masked(self, text: object) -> str:
+        """What a server says, without the tokens that it was sent."""
+        said = str(text)
+        for secret in self._secrets:
+            said = said.replace(secret, "***")
+        return said
 
     def get(self, path: str, **params: str | int) -> Any:
         """The JSON behind a path of the REST API. Raises Unavailable where there is none, and RefusedAnswer."""
@@ -115,10 +157,17 @@ class GitHubClient:
 
     def _answer(self, request: dict[str, Any], send: Callable[[GitHub[Any]], Any]) -> Any:
         self.calls += 1
+        self._recent.append(request)
         known = self._cache.get(request)
         if known is None:
-            known = self._ask(send, "query" in request)
-            self._cache.put(request, known)
+            try:
+                known = self._ask(send, "query" in request)
+            except (InputError, RefusedAnswer) as error:
+                raise type(error)(self.masked(error)) from None
+            try:
+                self._cache.put(request, known)
+            except (TypeError, ValueError) as error:  # half a character, a number beyond 64 bits
+                raise RefusedAnswer(f"{self.url} answers what is no JSON ({describe(error)})") from None
         if "status" in known:
             raise Unavailable(str(known["status"]))
         return known["data"]
@@ -171,7 +220,7 @@ class GitHubClient:
             return Reply(429, {}, None)
         try:
             body = response.json() if response.content else None
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
         return Reply(response.status_code, {key.lower(): value for key, value in response.headers.items()}, body)
 
@@ -180,12 +229,21 @@ class GitHubClient:
         if not _is_limited(reply):
             return None
         after = reply.headers.get("retry-after", "")
-        if after.isdigit():
-            return float(after)
-        reset = reply.headers.get("x-ratelimit-reset", "")
-        if reply.headers.get("x-ratelimit-remaining") == "0" and reset.isdigit():
-            return max(0.0, float(reset) - time.time()) + 1
+        if (seconds := _number(after, None)) is not None:
+            return self._bearable(float(seconds))
+        reset = _number(reply.headers.get("x-ratelimit-reset"), None)
+        if reply.headers.get("x-ratelimit-remaining") == "0" and reset is not None:
+            return self._bearable(max(0.0, float(reset) - time.time()) + 1)
         return self._pause * 2.0 ** min(token.limits, 6)
+
+    def _bearable(self, wait: float) -> float:
+        """Raises InputError for what nobody waits for."""
+        if wait > _MOST_SECONDS:
+            raise InputError(
+                f"{self.url} asks to wait for {wait / 3600:,.0f} hours: start the command again later, it goes on "
+                "where it was"
+            )
+        return wait
 
     def _free_token(self) -> Token:
         """The token that may be used first; waits until it may."""
@@ -210,7 +268,7 @@ def _graphql(client: GitHub[Any]) -> str:
 
 
 def _number(text: str | None, default: int | None) -> int | None:
-    return int(text) if text and text.isdigit() else default
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 19 else default
 
 
 def _is_limited(reply: Reply) -> bool:
@@ -251,5 +309,5 @@ def _settle_query(reply: Reply) -> dict[str, Any] | None:
     if any("timedout" in str(error).lower() or "something went wrong" in str(error).lower() for error in lost):
         raise QueryTooLarge
     if reply.status == 200 and lost:
-        raise InputError(f"GitHub refuses a query: {lost[0].get('message')}")
+        raise RefusedAnswer(f"GitHub refuses a query: {printable(lost[0].get('message'), 300)}")
     return None

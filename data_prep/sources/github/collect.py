@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from data_prep.changes.record import Change
 from data_prep.changes.shards import write_records
-from data_prep.io.errors import InputError
+from data_prep.io.errors import InputError, printable
 from data_prep.io.files import jsonl_writer
 from data_prep.io.response_cache import ResponseCache
 from data_prep.io.shards import ShardedStep, ShardWork
@@ -129,7 +129,13 @@ class _Collector:
         """The records of a repository; what GitHub has of it no more is skipped, what came before is kept."""
         try:
             found = repository(self._client, name)
-            pages = merged_pull_requests(self._client, *found.name.split("/"))
+
+            def refuse(number: str, why: str) -> None:
+                print(printable(self._client.masked(why)), file=sys.stderr, flush=True)
+                skip(f"{found.name}#{number}", "answer_refused")
+
+            owner, _, own_name = found.name.partition("/")
+            pages = merged_pull_requests(self._client, owner, own_name, refuse)
             infos = (info for page in pages for info in page)
             if self._job.code == "api":
                 yield from self._by_api(found, infos, skip)
@@ -139,7 +145,7 @@ class _Collector:
         except Unavailable as status:
             skip(name, f"repository_unavailable_{status}")
         except RefusedAnswer as sentence:  # the server's other repositories may be as they should
-            print(sentence, file=sys.stderr, flush=True)
+            print(printable(self._client.masked(sentence)), file=sys.stderr, flush=True)
             skip(name, "repository_answer_refused")
         except RepositoryMoved:  # renamed since its answer was kept, or sent away
             skip(name, "repository_moved")
@@ -172,7 +178,14 @@ class _Collector:
         code = ApiCode(self._client, found.name)
         for info in infos:
             plan = PullRequest("squash", info.number, info.title, info.body, "", info.landed or "", info.head)
-            yield from _record(found, info, plan, code.record, skip)
+            try:
+                with self._client.refused_if_odd():
+                    changes = list(_record(found, info, plan, code.record, skip))
+            except RefusedAnswer as error:
+                print(printable(self._client.masked(error)), file=sys.stderr, flush=True)
+                skip(f"{found.name}#{info.number}", "answer_refused")
+                continue
+            yield from changes
 
 
 def scratch_of(out: Path) -> Path:

@@ -1,12 +1,14 @@
 """Pull requests of a repository, page by page, with all that was said about them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from data_prep.changes.bots import is_bot
+from data_prep.changes.field_types import check_fields
 from data_prep.changes.record import GHOST, Conversation, Event, Issue
-from data_prep.sources.github.addresses import object_id, pull_number
+from data_prep.io.errors import printable
+from data_prep.sources.github.addresses import RefusedAnswer, object_id, pull_number
 from data_prep.sources.github.client import GitHubClient, QueryTooLarge, Unavailable
 from data_prep.sources.github.queries import (
     MERGED_PULL_REQUESTS,
@@ -17,6 +19,7 @@ from data_prep.sources.github.queries import (
 )
 
 Node = dict[str, Any]
+_MOST_PAGES = 10_000  # of one list
 
 
 @dataclass(frozen=True)
@@ -31,20 +34,46 @@ class PullRequestInfo:
     conversation: Conversation
 
 
-def merged_pull_requests(client: GitHubClient, owner: str, name: str) -> Iterator[list[PullRequestInfo]]:
-    """Merged pull requests, oldest first, in pages. Raises Unavailable where the repository is not there (any more)."""
+def merged_pull_requests(
+    client: GitHubClient, owner: str, name: str, on_refused: Callable[[str, str], None]
+) -> Iterator[list[PullRequestInfo]]:
+    """Merged pull requests, oldest first, in pages. Raises Unavailable where the repository is not there (any more).
+
+    `on_refused` hears of the number, as the server has it, of each that is told in another form than GitHub's, and why.
+    """
     after: str | None = None
+    seen: set[str] = set()
     while True:
         data = _less_and_less(
             client, MERGED_PULL_REQUESTS, PULL_REQUESTS_PER_QUERY, owner=owner, name=name, after=after
         )
         if data.get("repository") is None:
             raise Unavailable("404")
-        page = data["repository"]["pullRequests"]
-        yield [_info(client, owner, name, node) for node in page["nodes"] if node]
-        if not page["pageInfo"]["hasNextPage"]:
+        with client.refused_if_odd():
+            page = data["repository"]["pullRequests"]
+            nodes, after = [node for node in page["nodes"] if node], _next_page(page, seen)
+        infos = []
+        for node in nodes:
+            try:
+                with client.refused_if_odd():
+                    infos.append(_info(client, owner, name, node))
+            except RefusedAnswer as error:
+                number = node.get("number") if isinstance(node, dict) else None
+                on_refused(printable(number, 20), str(error))
+        yield infos
+        if after is None:
             return
-        after = page["pageInfo"]["endCursor"]
+
+
+def _next_page(page: Node, seen: set[str]) -> str | None:
+    """The cursor of the next page; None behind the last. Raises ValueError for one that was there before."""
+    if not page["pageInfo"]["hasNextPage"]:
+        return None
+    after = page["pageInfo"]["endCursor"]
+    if not isinstance(after, str) or after in seen or len(seen) > _MOST_PAGES:
+        raise ValueError("the pages do not end")
+    seen.add(after)
+    return after
 
 
 def _less_and_less(client: GitHubClient, query: str, first: int, **which: Any) -> Node:
@@ -79,6 +108,9 @@ def _info(client: GitHubClient, owner: str, name: str, node: Node) -> PullReques
         issues=tuple(_issue(entry) for entry in whole("closingIssuesReferences")),
         events=tuple(sorted([*comments, *reviews, *threads], key=lambda event: (event.at, event.id))),
     )
+    check_fields(conversation)
+    if not isinstance(node["title"], str) or not isinstance(node["body"], str | None):
+        raise TypeError("a title or a body that is no text")
     landed = (node["mergeCommit"] or {}).get("oid")
     if landed is not None:
         landed = object_id(landed, client.url)
@@ -88,12 +120,12 @@ def _info(client: GitHubClient, owner: str, name: str, node: Node) -> PullReques
 
 def _whole(client: GitHubClient, owner: str, name: str, node: Node, connection: str) -> Iterator[Node]:
     """All nodes of a list of a pull request, the rest of it asked for where it goes on."""
-    page = node[connection]
+    page, seen = node[connection], set[str]()
     while page is not None:
         yield from (entry for entry in page["nodes"] if entry)
-        if not page["pageInfo"]["hasNextPage"]:
+        after = _next_page(page, seen)
+        if after is None:
             return
-        after = page["pageInfo"]["endCursor"]
         which = {"owner": owner, "name": name, "number": node["number"], "after": after}
         data = _less_and_less(client, REST_OF[connection], REST_PER_QUERY, **which)
         pull_request = (data.get("repository") or {}).get("pullRequest") or {}
@@ -101,12 +133,12 @@ def _whole(client: GitHubClient, owner: str, name: str, node: Node, connection: 
 
 
 def _thread(client: GitHubClient, thread: Node) -> Iterator[Node]:
-    page = thread["comments"]
+    page, seen = thread["comments"], set[str]()
     while page is not None:
         yield from (entry for entry in page["nodes"] if entry)
-        if not page["pageInfo"]["hasNextPage"]:
+        after = _next_page(page, seen)
+        if after is None:
             return
-        after = page["pageInfo"]["endCursor"]
         data = _less_and_less(client, REST_OF_THREAD, REST_PER_QUERY, id=thread["id"], after=after)
         page = (data.get("node") or {}).get("comments")
 

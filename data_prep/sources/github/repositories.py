@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from data_prep.changes.field_types import check_fields
 from data_prep.changes.record import RepositoryFacts
 from data_prep.sources.github.addresses import clone_address, repository_name
 from data_prep.sources.github.client import GitHubClient, Unavailable
@@ -29,7 +30,11 @@ def repository(client: GitHubClient, name: str) -> Repository:
 
     Raises Unavailable where it is gone or blocked, RefusedAnswer where its name or address is not followed.
     """
-    found = client.get(f"/repos/{name}")
+    with client.refused_if_odd():
+        return _repository(client, client.get(f"/repos/{name}"))
+
+
+def _repository(client: GitHubClient, found: Any) -> Repository:
     source = found.get("source") or found.get("parent") or {}
     licence = (found.get("license") or {}).get("spdx_id")
     facts = RepositoryFacts(
@@ -42,6 +47,7 @@ def repository(client: GitHubClient, name: str) -> Repository:
         source=source.get("full_name"),
         license=licence if licence != "NOASSERTION" else None,
     )
+    check_fields(facts)
     return Repository(repository_name(found["full_name"], client.url), found["clone_url"], facts)
 
 
@@ -88,6 +94,10 @@ def _search(client: GitHubClient, query: str) -> Iterator[dict[str, Any]]:
             )
         except Unavailable:  # beyond the last page
             return
-        yield from found["items"]
-        if len(found["items"]) < _PER_PAGE:
+        with client.refused_if_odd():
+            items = [{name: item[name] for name in ("stargazers_count", "full_name")} for item in found["items"]]
+            if not all(type(item["stargazers_count"]) is int for item in items):
+                raise TypeError("stargazers_count is no number")
+        yield from items
+        if len(items) < _PER_PAGE:
             return
