@@ -16,7 +16,13 @@ from data_prep.corpus import CorpusWriter
 if "DAVINCI_TEST_GPU" not in os.environ:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # most tests compare with the CPU, bit for bit
     # What may see a GPU cannot be forked; without one, ranks share an import of seconds.
-    multiprocessing.set_forkserver_preload(["megatron_davinci.core.build_trainer", "megatron_davinci.core.optimizer"])
+    multiprocessing.set_forkserver_preload(
+        [
+            "megatron_davinci.core.build_trainer",
+            "megatron_davinci.core.optimizer",
+            "data_prep.tokenize.worker_process",
+        ]
+    )
 # One test on each core: with two threads each they would wait for each other, several times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -9,8 +9,7 @@ import multiprocessing
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -45,7 +44,6 @@ class LimitedProcess:
     def __init__(self, start: Callable[..., Any], arguments: Sequence[Any], seconds: float) -> None:
         self._start, self._arguments, self._seconds = start, tuple(arguments), seconds
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([start.__module__])
         self._at = self._context.RawValue("q", _NOTHING)
         self._lost = 0
         self._process: Any = None
@@ -160,18 +158,7 @@ def _serve(
 def limit_memory(room: int) -> None:
     """Let this process take no more than `room` bytes beside what it holds now."""
     most = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    with open("/proc/self/statm") as file:  # noqa: PTH123 - as cheap as can be: a reader asks for every batch
+    with open("/proc/self/statm") as file:  # noqa: PTH123 - no file of anybody's
         held = int(file.read().split()[5]) * resource.getpagesize()  # data and stacks
     wanted = held + room
     resource.setrlimit(resource.RLIMIT_DATA, (wanted if most < 0 else min(wanted, most), most))
-
-
-@contextmanager
-def limited_memory(room: int) -> Iterator[None]:
-    """`limit_memory` for a block: what asks for more gets a MemoryError."""
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    limit_memory(room)
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, before)

@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 from data_prep.io.errors import InputError
 from data_prep.io.files import read_jsonl
+from data_prep.tokenize.chunk import BrokenRecord, Columns
+from data_prep.tokenize.inputs import read
+from data_prep.tokenize.records import records_of
 from data_prep.tokenizers import Tokenizer, load_tokenizer
 from data_prep.tokenizers.encoder import Encoder, fastest_exact
 
@@ -84,16 +87,13 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     if path.suffix != ".parquet":
         yield from read_jsonl(path)
         return
-    from pyarrow import ArrowInvalid
-    from pyarrow.parquet import ParquetFile
-
     if not path.is_file():
         raise InputError(f"{path} does not exist or is no file")
-    try:
-        for batch in ParquetFile(path).iter_batches():
-            yield from batch.to_pylist()
-    except ArrowInvalid as error:
-        raise InputError(f"{path} is not a Parquet file: {error}") from None
+    for chunk in read([path], Columns(((),), whole=True)):
+        for number, row in records_of(chunk):
+            if isinstance(row, BrokenRecord):
+                raise InputError(f"{path}, row {number}, {row}")
+            yield row
 
 
 def _guess_fields(path: Path, row: dict[str, Any]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from data_prep.io.errors import InputError
 from data_prep.io.files import read_chunks
 from data_prep.tokenize.chunk import CHUNK_BYTES, MAX_RECORD_BYTES, Chunk, Columns, ReadCursor, too_long
 from data_prep.tokenize.json_array import is_array, read_array
-from data_prep.tokenize.tables import is_saved_dataset, known_columns, read_table
+from data_prep.tokenize.tables import TableReader, is_saved_dataset
 
 _LINES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
 _SUFFIXES = (*_LINES, ".parquet")
@@ -61,14 +61,17 @@ def _inputs_below(directory: Path, above: frozenset[tuple[int, int]] = frozenset
 def read(paths: list[Path], columns: Columns, cursor: ReadCursor | None = None) -> Iterator[Chunk]:
     """Chunks of all inputs, from a place (`after` of a chunk) on."""
     cursor = cursor or ReadCursor()
-    for number in range(cursor.input, len(paths)):
-        yield from _read_one(paths[number], columns, cursor if number == cursor.input else ReadCursor(number))
+    with TableReader() as tables:
+        for number in range(cursor.input, len(paths)):
+            start = cursor if number == cursor.input else ReadCursor(number)
+            if _is_table(paths[number]):
+                yield from tables.chunks(paths[number], columns, start)
+            else:
+                yield from _read_text(paths[number], start)
 
 
-def _read_one(path: Path, columns: Columns, cursor: ReadCursor) -> Iterator[Chunk]:
-    if _is_table(path):
-        yield from read_table(path, columns, cursor)
-    elif is_array(path):
+def _read_text(path: Path, cursor: ReadCursor) -> Iterator[Chunk]:
+    if is_array(path):
         yield from read_array(path, cursor)
     else:
         yield from _read_lines(path, cursor)
@@ -80,8 +83,9 @@ def _is_table(path: Path) -> bool:
 
 def check_columns(paths: list[Path], columns: Columns) -> None:
     """Raise InputError for a table without the columns: before hours of work, not after them."""
-    for path in filter(_is_table, paths):
-        columns.of_table(path, known_columns(path))
+    with TableReader() as tables:
+        for path in filter(_is_table, paths):
+            columns.of_table(path, tables.names(path))
 
 
 def _read_lines(path: Path, cursor: ReadCursor) -> Iterator[Chunk]:

@@ -4,17 +4,17 @@ What a file says of its sizes is anybody's: a chunk is cut by the bytes that its
 once and named a million times stays stored once until its chunk is read.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.io.errors import InputError, describe
+from data_prep.io.errors import DAMAGE, InputError, describe
 from data_prep.io.files import check_regular_file, read_json, refuse_link_outside
-from data_prep.io.limited_process import limited_memory
+from data_prep.io.limited_process import LimitedProcess, Mark, ProcessEnded
 from data_prep.tokenize.chunk import CHUNK_BYTES, MAX_RECORD_BYTES, BrokenRecord, Chunk, Columns, ReadCursor, too_long
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 _MOST_ROWS = 1024  # of a batch
-_ROOM_BYTES = 2 << 30  # that one batch may take while it is read
+_SECONDS = 120.0  # for one batch
 _ITEM_BYTES = 8  # of a number, and of an item of a list beside its value
 
 
@@ -31,22 +31,69 @@ def is_saved_dataset(path: Path) -> bool:
     return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
 
 
-def known_columns(path: Path) -> list[str]:
-    """Names of a table's columns. Raises InputError where it cannot be read."""
-    if path.is_dir():
-        return list(_saved_dataset(path).column_names)
-    with _refused_if_damaged(path):
-        return list(_open_parquet(path).schema_arrow.names)
+class TableReader:
+    """Tables read in a process with limits: pyarrow ends the process on some damaged files. Use it as a context."""
+
+    def __init__(self) -> None:
+        self._process: LimitedProcess | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.close()
+
+    def names(self, path: Path) -> list[str]:
+        """Names of a table's columns. Raises InputError where it cannot be read."""
+        names: list[str] = self._ask(path, "names", path)
+        return names
+
+    def chunks(self, path: Path, columns: Columns, cursor: ReadCursor) -> Iterator[Chunk]:
+        """Chunks of a table from a row on; the cursor's offset counts rows."""
+        self._ask(path, "open", path, columns, cursor)
+        while (chunk := self._ask(path, "next")) is not None:
+            yield chunk
+
+    def _ask(self, path: Path, *question: Any) -> Any:
+        try:
+            if self._process is None:
+                self._process = LimitedProcess(_start, (), _SECONDS)
+            return self._process.call(question, _SECONDS)
+        except ProcessEnded as end:
+            raise InputError(f"{path} is not a whole table: reading it {end.reason}") from None
 
 
-def read_table(path: Path, columns: Columns, cursor: ReadCursor) -> Iterator[Chunk]:
-    """Chunks of a table from a row on; the cursor's offset counts rows."""
-    batches = _read_saved_dataset(path, columns) if path.is_dir() else _read_parquet(path, columns)
+def _start() -> tuple[None, Callable[[tuple[Any, ...], Mark], Any]]:
+    reading: list[Iterator[Chunk]] = []
+
+    def answer(question: tuple[Any, ...], _mark: Mark) -> Any:
+        match question:
+            case ("names", path):
+                with _refused_if_damaged(path):
+                    return _names(path)
+            case ("open", path, columns, cursor):
+                reading[:] = [_chunks(path, columns, cursor)]
+                return None
+            case _:
+                return next(reading[0], None)
+
+    return None, answer
+
+
+def _names(path: Path) -> list[str]:
+    return list(_saved_dataset(path).column_names if path.is_dir() else _open_parquet(path).schema_arrow.names)
+
+
+def _chunks(path: Path, columns: Columns, cursor: ReadCursor) -> Iterator[Chunk]:
     row = 0
-    while (batch := _next_within_memory(path, batches)) is not None:
-        skip = max(0, min(cursor.offset - row, batch.num_rows))
-        yield from _cut(path, batch.slice(skip), ReadCursor(cursor.input, row + skip, row + skip + 1))
-        row += batch.num_rows
+    with _refused_if_damaged(path):
+        for batch in _read_saved_dataset(path, columns) if path.is_dir() else _read_parquet(path, columns):
+            batch.validate(full=True)  # offsets of a damaged file may lead anywhere
+            skip = max(0, min(cursor.offset - row, batch.num_rows))
+            if skip < batch.num_rows:
+                yield from _cut(path, batch.slice(skip), ReadCursor(cursor.input, row + skip, row + skip + 1))
+            row += batch.num_rows
 
 
 @contextmanager
@@ -54,17 +101,11 @@ def _refused_if_damaged(path: Path) -> Iterator[None]:
     from pyarrow import ArrowException
 
     try:
-        with limited_memory(_ROOM_BYTES):
-            yield
+        yield
     except MemoryError:
-        raise InputError(f"{path} has rows of more than {_ROOM_BYTES >> 30} GiB: they are no documents") from None
-    except (ArrowException, OSError) as error:
+        raise
+    except (ArrowException, OSError, *DAMAGE) as error:
         raise InputError(f"{path} is not a whole table: {describe(error)}") from None
-
-
-def _next_within_memory(path: Path, batches: Iterator["pyarrow.RecordBatch"]) -> "pyarrow.RecordBatch | None":
-    with _refused_if_damaged(path):
-        return next(batches, None)
 
 
 def _open_parquet(path: Path, stored_once: Sequence[str] = ()) -> "ParquetFile":
@@ -100,7 +141,6 @@ def _read_saved_dataset(path: Path, columns: Columns) -> Iterator["pyarrow.Recor
     names = columns.of_table(path, loaded.column_names)
     rows = _rows_per_batch(loaded.data.nbytes, len(loaded.data))
     for table in loaded.select_columns(names).with_format("arrow").iter(batch_size=rows):
-        table.validate(full=True)  # a mapped file's offsets may lead anywhere
         yield from table.to_batches()
 
 

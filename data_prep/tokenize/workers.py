@@ -22,7 +22,8 @@ from data_prep.tokenize.worker_process import FASTEST, LoadedTokenizer, allowed_
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-_LOADING_SECONDS = 120.0
+_LOADING_SECONDS = 60.0
+_TEMPLATE_SECONDS = 6.0  # for a few small conversations
 _MOST_HOPELESS = 100  # records that end their processes: more, and something else is wrong
 
 
@@ -59,7 +60,7 @@ class EncodingPool:
         """Raise InputError for a chat template that cannot be used."""
         with self._process() as process:
             try:
-                process.call((encoding, None, {}, False), _LOADING_SECONDS)
+                process.call((encoding, None, {}, False), _TEMPLATE_SECONDS)
             except ProcessEnded as end:
                 raise InputError(f"the chat template was refused: a small conversation {end.reason}") from None
 

@@ -181,7 +181,7 @@ def test_parquet_and_known_fields_are_read(shared_data: Path) -> None:
         ('{"x": "1"}', "b.jsonl", "name the fields"),
         ('{"x": "1"}', "b.jsonl:y", "instance 1, has no text under y; its text fields are: x"),
         (None, "absent.jsonl:x", "does not exist"),
-        ("PAR1nonsense", "b.parquet", "is not a Parquet file"),
+        ("PAR1nonsense", "b.parquet", "is not a whole table"),
     ],
 )
 def test_a_wrong_benchmark_is_named(tmp_path: Path, content: str | None, argument: str, message: str) -> None:
