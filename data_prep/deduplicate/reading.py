@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 from datatrove.data import Document
 
 from data_prep.deduplicate.job import DeduplicateJob
@@ -21,10 +22,20 @@ def usable_records(path: Path, key: str) -> Iterator[tuple[int, dict[str, Any] |
                 if isinstance(record, BrokenRecord):
                     raise record
                 text = text_of_record(record, key)
+                if chunk.rows is not None:
+                    check_for_json(record)
             except BrokenRecord as reason:
                 yield number, None, str(reason)
                 continue
             yield number, record, "\n".join(text) if isinstance(text, list) else text
+
+
+def check_for_json(record: dict[str, Any]) -> None:
+    """Raise BrokenRecord for a row of a table with a value that JSON Lines cannot hold, such as bytes."""
+    try:
+        orjson.dumps(record)
+    except TypeError as error:
+        raise BrokenRecord(f"holds what JSON cannot: {error}") from None
 
 
 def shard_documents(

@@ -17,7 +17,7 @@ from data_prep.deduplicate.job import BANDS, ROWS, SHINGLE_WORDS, DeduplicateJob
 from data_prep.deduplicate.reading import shard_documents
 from data_prep.deduplicate.stored import Values, ValuesWriter, place_of
 from data_prep.deduplicate.texts import digest_of, shingles_of, split_words
-from data_prep.io.files import jsonl_writer, make_parent, part_of, read_json, write_json
+from data_prep.io.files import jsonl_writer, make_parent, part_of, publish, read_json, write_json
 
 CONFIG = MinhashConfig(n_grams=SHINGLE_WORDS, num_buckets=BANDS, hashes_per_bucket=ROWS)
 _SHINGLES_AT_ONCE = 1024
@@ -131,7 +131,7 @@ def finish(job: DeduplicateJob, task: int) -> None:
     }
     part = part_of(job.out)
     write_json(part / "summary.json", summary)
-    part.replace(job.out)
+    publish(part, job.out)
     Path(job.out / "job.json").unlink()
 
 

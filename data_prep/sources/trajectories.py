@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from data_prep.changes.swe_bench import holds_swe_bench_task, is_named_like_swe_bench, repository_of_task
-from data_prep.io.errors import InputError
+from data_prep.io.errors import InputError, printable
 from data_prep.io.files import JsonlWriter, jsonl_writer, new_directory, read_json, write_json
 from data_prep.sources.trajectory_length import TrajectoryLength
 from data_prep.tokenize.chunk import BrokenRecord, Columns
@@ -99,6 +99,9 @@ def _sorted_in(
         _leave_out_swe_bench(record["id"], record["meta"])
         if length is not None:
             record["tokens"] = length.measured(record)
+        orjson.dumps(record)
+    except (TypeError, RecursionError):  # what a table holds and JSON does not; what is nested too deeply
+        return "rejected", {"file": printable(found.place, 300), "reason": "holds_what_json_cannot"}
     except (UnusableTrajectory, ConversationError) as reason:
         return "rejected", {"file": found.place, "reason": str(reason)}
     if passed is not None:
@@ -136,8 +139,13 @@ def held_in(file: Path) -> Iterator[Found]:
                 place = f"{file}, row {number}"
                 if isinstance(record, BrokenRecord):
                     yield Found(place, f"{_task_of(file)}-{number}", None, str(record))
-                else:
-                    yield Found(place, f"{_task_of(file)}-{number}", without_nulls(record))
+                    continue
+                try:
+                    held = without_nulls(record)
+                except RecursionError:
+                    yield Found(place, f"{_task_of(file)}-{number}", None, "is nested too deeply")
+                    continue
+                yield Found(place, f"{_task_of(file)}-{number}", held)
         return
     try:
         yield Found(str(file), _task_of(file), orjson.loads(file.read_bytes()))
