@@ -6,7 +6,7 @@ else a minute, twice as long each time. Tokens stand in memory only: no message,
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -164,10 +164,8 @@ class GitHubClient:
                 known = self._ask(send, "query" in request)
             except (InputError, RefusedAnswer) as error:
                 raise type(error)(self.masked(error)) from None
-            try:
+            with suppress(TypeError, ValueError):  # half a character, a number beyond 64 bits: refused where it is read
                 self._cache.put(request, known)
-            except (TypeError, ValueError) as error:  # half a character, a number beyond 64 bits
-                raise RefusedAnswer(f"{self.url} answers what is no JSON ({describe(error)})") from None
         if "status" in known:
             raise Unavailable(str(known["status"]))
         return known["data"]
@@ -216,7 +214,7 @@ class GitHubClient:
             if isinstance(error.exc, RefusedAnswer):
                 raise error.exc from None
             return Reply(0, {}, type(getattr(error, "exc", error)).__name__)
-        except ValueError:  # githubkit cannot read a `retry-after` that is a date
+        except (ValueError, OverflowError):  # githubkit cannot read a `retry-after` that is a date, or of years
             return Reply(429, {}, None)
         try:
             body = response.json() if response.content else None
