@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MOST_ROWS = 1024  # of a batch
 _SECONDS = 120.0  # for one batch
+_LOST = "lost"  # where reading was
 _ITEM_BYTES = 8  # of a number, and of an item of a list beside its value
 
 
@@ -53,6 +54,10 @@ class TableReader:
         """Chunks of a table from a row on; the cursor's offset counts rows."""
         self._ask(path, "open", path, columns, cursor)
         while (chunk := self._ask(path, "next")) is not None:
+            if chunk == _LOST:  # somebody ended the process, and the new one knows nothing
+                self._ask(path, "open", path, columns, cursor)
+                continue
+            cursor = chunk.after
             yield chunk
 
     def _ask(self, path: Path, *question: Any) -> Any:
@@ -76,7 +81,7 @@ def _start() -> tuple[None, Callable[[tuple[Any, ...], Mark], Any]]:
                 reading[:] = [_chunks(path, columns, cursor)]
                 return None
             case _:
-                return next(reading[0], None)
+                return next(reading[0], None) if reading else _LOST
 
     return None, answer
 

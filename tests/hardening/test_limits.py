@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import limits
+import pyarrow
+import pyarrow.parquet
 import pytest
 import zstandard
 
@@ -12,8 +14,9 @@ from data_prep import InputError
 from data_prep.io.files import read_chunks, read_jsonl
 from data_prep.io.limited_process import LimitedProcess, ProcessEnded
 from data_prep.tokenize import inputs
-from data_prep.tokenize.chunk import Columns
+from data_prep.tokenize.chunk import Columns, ReadCursor
 from data_prep.tokenize.records import records_of
+from data_prep.tokenize.tables import TableReader
 from data_prep.tokenize.tokenize import TokenizeJob, tokenize
 
 
@@ -105,3 +108,16 @@ def test_a_text_on_which_the_tokenizer_fails_costs_itself(shared_data: Path, tmp
     manifest = tokenize(job)["text"]
     assert manifest["documents"] + manifest["provenance"]["broken_records"] == 3
     assert manifest["documents"] == 2 and "record 2" in manifest["provenance"]["examples"]["broken"][0]
+
+
+def test_a_table_is_read_on_where_somebody_killed_its_reader(tmp_path: Path) -> None:
+    rows = 4000
+    table = pyarrow.table({"text": [f"{number} " * 400 for number in range(rows)]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    seen: list[int] = []
+    with TableReader() as tables:
+        for chunk in tables.chunks(tmp_path / "a.parquet", Columns((("text",),)), ReadCursor()):
+            seen += [number for number, _ in records_of(chunk)]
+            if chunk.first == 1 and tables._process is not None:
+                tables._process._process.kill()
+    assert seen == list(range(1, rows + 1))
