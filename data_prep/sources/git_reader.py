@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -142,11 +143,17 @@ def _refuse_links(clone: Path, shared: bool) -> None:
         raise InputError(
             f"{alternates} names another directory of objects: run git repack -a -d, remove that file, and try again"
         )
-    for folder, folders, files in os.walk(clone):
-        for name in (*folders, *files):
-            at = Path(folder, name)
-            if at.is_symlink():
-                raise InputError(f"{at} is a link, which a clone has no need of: it was refused")
+    for at in _read_of(clone):
+        if at.is_symlink():
+            raise InputError(f"{at} is a link, which a clone has no need of: it was refused")
+
+
+def _read_of(clone: Path) -> Iterator[Path]:
+    """All of a clone that is read, here or by git."""
+    yield from (clone / name for name in ("HEAD", "config", "packed-refs", "objects", "refs"))
+    for top in ("objects", "refs"):
+        for folder, folders, files in os.walk(clone / top):
+            yield from (Path(folder, name) for name in (*folders, *files))
 
 
 def _odd_files(folder: str, names: list[str]) -> list[str]:
