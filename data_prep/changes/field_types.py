@@ -24,7 +24,8 @@ def _hints(kind: Any) -> dict[str, Any]:
 def _check(value: Any, hint: Any, name: str) -> None:
     if hint in (str, int, bool, float, bytes, NoneType):
         if type(value) is not hint or (hint is int and abs(value) >= _LARGEST):
-            raise TypeError(f"{name} is a {type(value).__name__}, no {hint.__name__} of 64 bits")
+            size = " of 64 bits" if hint is int else ""
+            raise TypeError(f"{name} is a {type(value).__name__}, no {hint.__name__}{size}")
         if hint is str and not value.isascii():
             value.encode()  # half a character is no text
         return

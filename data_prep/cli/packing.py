@@ -42,20 +42,21 @@ def pack(
     from data_prep.corpus.indexed import Corpus
     from data_prep.corpus.length_histogram import LengthHistogram
     from data_prep.corpus.packing import pack_documents, repeated, save_plan
-    from data_prep.io.files import only_writer, refuse_existing
+    from data_prep.io.files import lock_of, only_writer, refuse_existing
 
     refuse_existing(out)
+    if histogram is not None and not lock_of(histogram).exists():
+        refuse_existing(histogram)
     corpora = repeated(Corpus.open_all(prefixes), repeat)
     lengths = np.concatenate([corpus.lengths for corpus in corpora])
     plan = pack_documents(lengths, seq_length, long_documents, document_alignment, pack_alignment)
     counts = LengthHistogram(lengths)
-    if histogram is not None:
-        if histogram.exists():  # a killed start may have drawn it: the plan comes last
-            with only_writer(histogram):
-                pass
-        else:
+    if histogram is None:
+        save_plan(plan, corpora, out)
+    else:
+        with only_writer(histogram):  # whose lock tells of a killed start: the plan comes last
             counts.draw(histogram, seq_length)
-    save_plan(plan, corpora, out)
+            save_plan(plan, corpora, out)
     if as_json:
         print_summary({"plan": str(out), **plan.summary(), "length_histogram": counts.as_json()}, as_json)
     else:

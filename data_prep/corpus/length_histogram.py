@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.io.errors import InputError
-from data_prep.io.files import new_file
+from data_prep.io.files import part_of, publish
 
 _BAR = 40  # characters of the longest bar
 
@@ -57,7 +57,7 @@ class LengthHistogram:
         return "\n".join(lines)
 
     def draw(self, path: Path, seq_length: int) -> None:
-        """Write a PNG; it appears by rename. Raises InputError without matplotlib."""
+        """Write a PNG; it appears by rename, in place of one that is there. Raises InputError without matplotlib."""
         try:
             from matplotlib.figure import Figure
         except ImportError:
@@ -71,5 +71,7 @@ class LengthHistogram:
             axes.set_xlabel("length from (tokens)")
             axes.set_title(what)
             axes.axvline(np.log2(seq_length) - self._first - 0.5, color="gray", linestyle="--", linewidth=1)
-        with new_file(path) as part:
-            figure.savefig(part, format="png", dpi=120)
+        part = part_of(path)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(part, format="png", dpi=120)
+        publish(part, path)

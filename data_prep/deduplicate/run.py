@@ -41,8 +41,6 @@ def deduplicate(
     if workers < 1:
         raise InputError(f"--workers is {workers}; it must be at least 1")
     job = DeduplicateJob(tuple(path.absolute() for path in expand(inputs)), key, threshold, out.absolute())
-    if job.out.exists():
-        shutil.rmtree(job.work, ignore_errors=True)  # a killed command may have left it
     refuse_existing(job.out)
     check_columns(list(job.files), Columns(((key,),)))
     job.out.parent.mkdir(parents=True, exist_ok=True)

@@ -53,7 +53,7 @@ def _end_with(error: OSError) -> None:
     if error.strerror is None:
         raise error
     of = f"{printable(error.filename)}: " if error.filename is not None else ""
-    if error.errno in (*_WRONG_PATH, errno.ENAMETOOLONG) and of:
+    if error.errno in _WRONG_PATH and of:
         print(f"error: {of}{error.strerror}", file=sys.stderr)
         sys.exit(2)
     remedy = "make room" if is_full_disk(error) else _REMEDIES.get(error.errno or 0, "see to it")

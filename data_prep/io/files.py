@@ -1,5 +1,6 @@
 """Reading and writing files so that a reader never sees a half-written one."""
 
+import errno
 import fcntl
 import gzip
 import os
@@ -42,10 +43,15 @@ def json_bytes(value: Any) -> bytes:
 
 def publish(part: Path, path: Path) -> None:
     """Give what is whole its name, and have it there after a loss of power. Files in a directory are flushed too."""
-    for each in _files_of(part):
-        _flush(each)
+    flush_tree(part)
     part.replace(path)
     _flush(path.parent)
+
+
+def flush_tree(part: Path) -> None:
+    """Have a file, or a directory with all that is in it, on disk."""
+    for each in _files_of(part):
+        _flush(each)
 
 
 def _files_of(part: Path) -> list[Path]:
@@ -58,6 +64,9 @@ def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:  # some file systems flush no directories
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 
@@ -72,15 +81,25 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def only_writer(path: Path) -> Iterator[None]:
-    """Hold the lock of an output. Raises InputError while another process makes it."""
+    """Hold the lock of an output, where the file system has locks. Raises InputError while another process makes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock_file = path.with_name(f"{path.name}.lock{PART}")
-    lock = take_lock(lock_file, busy=f"another process is writing {path}: wait for it to end")
+    lock: int | None = None
+    try:
+        lock = take_lock(lock_of(path), busy=f"another process is writing {path}: wait for it to end")
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            raise
     try:
         yield
     finally:
-        lock_file.unlink(missing_ok=True)
-        os.close(lock)
+        lock_of(path).unlink(missing_ok=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def lock_of(path: Path) -> Path:
+    """The file that is locked while an output is made; a killed process leaves it."""
+    return path.with_name(f"{path.name}.lock{PART}")
 
 
 @contextmanager
@@ -129,7 +148,7 @@ def refuse_link_outside(path: Path, root: Path | None = None) -> Path:
     target = path.resolve()
     if inside in target.parents or target == inside:
         return path
-    if inside.parent.name == "snapshots" and target.parent == inside.parent.parent / "blobs":
+    if any(each.name == "snapshots" and target.parent == each.parent / "blobs" for each in inside.parents):
         return path
     raise InputError(f"{path} is a link that leads out of {root or path.parent}: put the file itself there")
 

@@ -45,9 +45,8 @@ class LimitedProcess:
         self._start, self._arguments, self._seconds = start, tuple(arguments), seconds
         self._context = multiprocessing.get_context("forkserver")
         self._at = self._context.RawValue("q", _NOTHING)
-        self._lost = 0
         self._process: Any = None
-        self.ready = self._launch()
+        self.ready = self._kept_alive(self._launch)
 
     def _launch(self) -> Any:
         self._connection, theirs = self._context.Pipe()
@@ -64,26 +63,32 @@ class LimitedProcess:
 
         Raises ProcessEnded, and WorkFailed where others ended the process again and again.
         """
-        while True:
+
+        def ask() -> Any:
+            if self._process is None:
+                self._launch()
+            self._at.value = _NOTHING
+            self._connection.send((item, seconds))
+            return self._answer()
+
+        return self._kept_alive(ask)
+
+    def _kept_alive(self, work: Callable[[], Any]) -> Any:
+        """Do it again where somebody kills the process."""
+        for _ in range(_MOST_LOST):
             try:
-                if self._process is None:
-                    self._launch()
-                self._at.value = _NOTHING
-                self._connection.send((item, seconds))
-                return self._answer()
+                return work()
             except (_EndedByOthers, BrokenPipeError, ConnectionResetError):
                 self.close()
-                self._lost += 1
-                if self._lost == _MOST_LOST:
-                    raise WorkFailed(
-                        f"a process at work was killed {_MOST_LOST} times, perhaps for want of memory: use fewer "
-                        "--workers, and start the same command again"
-                    ) from None
+        raise WorkFailed(
+            f"a process at work was killed {_MOST_LOST} times, perhaps for want of memory: use fewer --workers, and "
+            "start the same command again"
+        )
 
     def _answer(self) -> Any:
         try:
             kind, value = self._connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # the latter: half an answer
             self._process.join()
             code = self._process.exitcode
             self.close()

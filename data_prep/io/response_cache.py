@@ -1,5 +1,6 @@
 """Answers of a server on disk: a collection that was interrupted asks nothing twice."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import orjson
 import zstandard
 from xxhash import xxh3_128_hexdigest
 
-from data_prep.io.files import part_of, publish
+from data_prep.io.files import part_of
 
 
 class ResponseCache:
@@ -29,7 +30,7 @@ class ResponseCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = part_of(path)
         part.write_bytes(zstandard.ZstdCompressor().compress(orjson.dumps(value)))
-        publish(part, path)
+        os.replace(part, path)  # noqa: PTH105 - not flushed: what a loss of power takes is asked for again
 
     def remove(self, request: Any) -> None:
         """Forget the value put for a request."""

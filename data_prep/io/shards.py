@@ -117,7 +117,8 @@ class ShardedStep:
 
     def _tidy(self) -> None:
         """Remove what a finished output does not need; a killed command may have left it."""
-        if (self.out / "job.json").is_file():
+        note = self.out / "job.json"
+        if note.is_file() and (self.out / "summary.json").is_file() and read_json(note) == self._job:
             shutil.rmtree(self.out / "notes", ignore_errors=True)
             (self.out / "job.json").unlink(missing_ok=True)
 

@@ -9,7 +9,16 @@ from typing import Any
 
 from data_prep.corpus.indexed import Corpus, corpus_files
 from data_prep.io.errors import InputError, printable
-from data_prep.io.files import json_bytes, make_parent, new_file, part_of, read_json, refuse_existing, write_json
+from data_prep.io.files import (
+    json_bytes,
+    make_parent,
+    new_file,
+    only_writer,
+    part_of,
+    read_json,
+    refuse_existing,
+    write_json,
+)
 from data_prep.io.progress import counter
 from data_prep.leakage.benchmarks import References
 from data_prep.leakage.candidates import Candidates, collect_candidates
@@ -46,15 +55,16 @@ class LeakageSearch:
 
     def run(self) -> dict[str, Any]:
         """Write the report and what else is named; returns a summary. Raises InputError before anything is written."""
-        self._check()
-        write_json(self._begun, self._settings())
-        try:
-            facts = self._search()
-        except InputError:
-            self._begun.unlink()  # it has come to its end, with a sentence
-            raise
-        self._begun.unlink()
-        return facts
+        with only_writer(self._begun):
+            self._check()
+            write_json(self._begun, self._settings())
+            try:
+                facts = self._search()
+            except InputError:
+                self._begun.unlink()  # it has come to its end, with a sentence
+                raise
+            self._begun.unlink()
+            return facts
 
     def _search(self) -> dict[str, Any]:
         corpora = Corpus.open_all(self.inputs) if self.json_key is None else []

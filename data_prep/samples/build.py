@@ -112,7 +112,10 @@ class BuildJob:
         counted = collected.get("records") if isinstance(collected, dict) else None
         found = sum(note["records"] for note in notes)
         if counted not in (None, found):
-            raise InputError(f"{source} counts {counted} records, {self.records} holds {found}: collect them again")
+            raise InputError(
+                f"{source} counts {counted} records, {self.records} holds {found}: collect them "
+                "again, or remove that summary and start the same command again, which keeps what it has built"
+            )
         if not isinstance(collected, dict):
             raise InputError(f"{source} is no summary of records: remove it, or collect them again")
         return {"format": self.format, **total(notes), "collected": collected}

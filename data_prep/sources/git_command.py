@@ -38,6 +38,8 @@ class GitClone:
         self._reader = GitReader(path, shared)
         self._path = path
         head = self._ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+        if head is None or self._reader.is_shallow:
+            self._reader.close()
         if head is None:
             raise InputError(f"{path} has no commits on its current branch: there is nothing to collect")
         if self._reader.is_shallow:

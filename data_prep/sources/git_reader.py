@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from data_prep.io.errors import InputError
+from data_prep.io.errors import InputError, printable
 from data_prep.io.files import read_regular_file
 from data_prep.sources.git_environment import environment_without_git
 
@@ -64,7 +64,11 @@ class GitReader:
 
     def _make(self) -> None:
         kind = self._setting("extensions.objectformat") or "sha1"
-        self.run("init", "-q", "--bare", "--template=", f"--object-format={kind}", str(self.directory))
+        made = self.run("init", "-q", "--bare", "--template=", f"--object-format={kind}", str(self.directory))
+        if made.returncode:
+            raise InputError(
+                f"{self._path} has objects of the kind {printable(kind, 30)!r}, which git does not know here"
+            )
         (self.directory / "objects" / "info").mkdir(exist_ok=True)
         alternates = self.directory / "objects" / "info" / "alternates"
         alternates.write_bytes(os.fsencode((self._clone / "objects").resolve()) + b"\n")

@@ -4,7 +4,9 @@ What a file says of its sizes is anybody's: a chunk is cut by the bytes that its
 once and named a million times stays stored once until its chunk is read.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Self
@@ -91,14 +93,13 @@ def _names(path: Path) -> list[str]:
 
 
 def _chunks(path: Path, columns: Columns, cursor: ReadCursor) -> Iterator[Chunk]:
-    row = 0
+    batches = _read_saved_dataset if path.is_dir() else _read_parquet
     with _refused_if_damaged(path):
-        for batch in _read_saved_dataset(path, columns) if path.is_dir() else _read_parquet(path, columns):
-            batch.validate(full=True)  # offsets of a damaged file may lead anywhere
+        for row, batch in batches(path, columns, cursor.offset):
             skip = max(0, min(cursor.offset - row, batch.num_rows))
             if skip < batch.num_rows:
+                batch.validate(full=True)  # offsets of a damaged file may lead anywhere
                 yield from _cut(path, batch.slice(skip), ReadCursor(cursor.input, row + skip, row + skip + 1))
-            row += batch.num_rows
 
 
 @contextmanager
@@ -121,19 +122,33 @@ def _open_parquet(path: Path, stored_once: Sequence[str] = ()) -> "ParquetFile":
     return ParquetFile(path, pre_buffer=False, buffer_size=CHUNK_BYTES, read_dictionary=list(stored_once))
 
 
-def _read_parquet(path: Path, columns: Columns) -> Iterator["pyarrow.RecordBatch"]:
+def _read_parquet(path: Path, columns: Columns, start: int) -> Iterator[tuple[int, "pyarrow.RecordBatch"]]:
+    """From the row group on in which row `start` lies."""
     metadata = _open_parquet(path).metadata
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     stored_once = {
         column.path_in_schema
         for group in groups
         for column in map(group.column, range(group.num_columns))
-        if column.physical_type == "BYTE_ARRAY" and any("DICTIONARY" in each for each in column.encodings)
+        if column.physical_type == "BYTE_ARRAY"
+        and any("DICTIONARY" in each for each in column.encodings)
+        and "." not in column.path_in_schema  # pyarrow does not read those of lists and structs so
     }
     file = _open_parquet(path, sorted(stored_once))
     names = columns.of_table(path, file.schema_arrow.names)
     rows = _rows_per_batch(sum(group.total_byte_size for group in groups), metadata.num_rows)
-    yield from file.iter_batches(rows, columns=names)
+    ends = list(itertools.accumulate(group.num_rows for group in groups))
+    first = bisect_right(ends, start)
+    yield from _numbered(
+        file.iter_batches(rows, range(first, len(groups)), columns=names), ends[first - 1] if first else 0
+    )
+
+
+def _numbered(batches: Iterable["pyarrow.RecordBatch"], row: int) -> Iterator[tuple[int, "pyarrow.RecordBatch"]]:
+    """Each batch with the number of its first row."""
+    for batch in batches:
+        yield row, batch
+        row += batch.num_rows
 
 
 def _rows_per_batch(total_bytes: int, rows: int) -> int:
@@ -141,12 +156,13 @@ def _rows_per_batch(total_bytes: int, rows: int) -> int:
     return max(1, min(_MOST_ROWS, CHUNK_BYTES * rows // max(total_bytes, 1)))
 
 
-def _read_saved_dataset(path: Path, columns: Columns) -> Iterator["pyarrow.RecordBatch"]:
+def _read_saved_dataset(path: Path, columns: Columns, start: int) -> Iterator[tuple[int, "pyarrow.RecordBatch"]]:
     loaded = _saved_dataset(path)
     names = columns.of_table(path, loaded.column_names)
     rows = _rows_per_batch(loaded.data.nbytes, len(loaded.data))
-    for table in loaded.select_columns(names).with_format("arrow").iter(batch_size=rows):
-        yield from table.to_batches()
+    rest = loaded.select_columns(names).select(range(min(start, len(loaded)), len(loaded)))
+    tables = rest.with_format("arrow").iter(batch_size=rows)
+    yield from _numbered((batch for table in tables for batch in table.to_batches()), min(start, len(loaded)))
 
 
 def _saved_dataset(path: Path) -> Any:
@@ -232,6 +248,14 @@ def decoded_bytes(array: "pyarrow.Array") -> npt.NDArray[np.int64]:
     if types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind) or types.is_large_binary(kind):
         lengths = pyarrow.compute.binary_length(array).cast(pyarrow.int64()).fill_null(0)
         return np.asarray(lengths.to_numpy(zero_copy_only=False))
+    if types.is_fixed_size_binary(kind):
+        return np.full(len(array), kind.byte_width, np.int64)
+    if types.is_fixed_size_list(kind):
+        return (
+            decoded_bytes(array.flatten()).reshape(-1, max(kind.list_size, 1)).sum(1)
+            if array.null_count == 0
+            else (np.full(len(array), int(decoded_bytes(array.flatten()).sum()), np.int64))
+        )
     if types.is_struct(kind):
         return sum((decoded_bytes(field) for field in array.flatten()), np.zeros(len(array), np.int64))
     if types.is_list(kind) or types.is_large_list(kind) or types.is_map(kind):

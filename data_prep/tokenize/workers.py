@@ -74,8 +74,8 @@ class EncodingPool:
 
     def encode(self, chunks: Iterable[Chunk], encoding: Encoding) -> Iterator[EncodedChunk]:
         """Encode chunks, in order."""
-        while len(self._all) < self._workers:
-            self._start()
+        with ThreadPoolExecutor(self._workers) as starters:  # each loads the tokenizer
+            list(starters.map(lambda _: self._start(), range(self._workers - len(self._all))))
         with ThreadPoolExecutor(self._workers) as threads:  # each waits for a process
             yield from in_order(threads, lambda chunk: self._encode(chunk, encoding), chunks, 2 * self._workers)
 

@@ -40,7 +40,7 @@ def facts_of(response: ScoredResponse) -> dict[str, str | float]:
     return {
         "answer": "none" if response.answer is None else response.answer,
         "reward": response.reward,
-        "correct": float(response.correct),
+        "correct": "not judged" if response.correct is None else float(response.correct),
         "length reward": response.length_reward,
         "advantage": response.advantage,
         "tokens": response.tokens,

@@ -49,7 +49,7 @@ def _response(texts: TokenBytes, response: Response, score: Score, advantage: fl
         finished=response.finished,
         tokens=len(response.tokens),
         thought_tokens=score.thought_tokens,
-        correct=score.correct,
+        correct=score.correct if response.judged else None,
         length_reward=score.length_reward,
         reward=score.reward,
         advantage=advantage,

@@ -70,7 +70,7 @@ def group_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
         "truncated_fraction": _mean([not response.finished for response in responses]),
         "unclosed_fraction": _mean([not score.closed for score in scores]),
         "zero_advantage_fraction": _mean([not any(group.advantages) for group in groups]),
-        "zero_accuracy_variance_fraction": _mean([len({score.correct for score in g.scores}) < 2 for g in groups]),
+        "zero_accuracy_variance_fraction": _mean([len(set(_verdicts(g))) < 2 for g in groups]),
     }
     if judged:
         right = {"reward": _mean([s.reward for s in judged]), "accuracy": _mean([s.correct for s in judged])}
@@ -82,11 +82,17 @@ def group_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     if any(group.group.spec.budget for group in groups):
         found["length_reward"] = _mean([score.length_reward for score in scores])
     for level, name in enumerate(LEVEL_NAMES if any(g.group.spec.level != NONE for g in groups) else ()):
-        of_level = [score.correct for g in groups if g.group.spec.level == level for score in g.scores]
+        of_level = [correct for g in groups if g.group.spec.level == level for correct in _verdicts(g)]
         found[f"positions_{name}"] = sum(g.group.spec.level == level for g in groups)
         if of_level:
             found[f"accuracy_{name}"] = _mean(of_level)
     return found
+
+
+def _verdicts(scored: ScoredGroup) -> list[bool]:
+    """Whether each response that was judged is correct."""
+    pairs = zip(scored.scores, scored.group.responses, strict=True)
+    return [score.correct for score, response in pairs if response.judged]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -45,7 +45,7 @@ def are_equal(pairs: Iterable[Pair]) -> dict[Pair, bool | None]:
     verdicts: dict[Pair, bool | None] = {pair: _at_once(*pair) for pair in pairs}
     asked = [pair for pair, verdict in verdicts.items() if verdict is None]
     compared = _compare([_PROBE, *asked]) if asked else {_PROBE: True}
-    if not compared[_PROBE]:
+    if compared[_PROBE] is False:
         raise InputError(
             "math-verify does not find 2 equal to 2.0 on this machine: check that it is installed, and that a process "
             f"may take {_MEMORY >> 30} GiB of address space (ulimit -v)"
@@ -72,12 +72,12 @@ def _compare(asked: list[Pair]) -> dict[Pair, bool | None]:
     deadline = time.monotonic() + _ALL_SECONDS
     found = _judge(asked, _FIRST_CPU_SECONDS, deadline)
     slow = [pair for pair, verdict in found.items() if verdict is None]
-    if slow:
+    if slow and time.monotonic() < deadline:
         found |= _judge(slow, _CPU_SECONDS, deadline)
     if not_judged := sum(verdict is None for verdict in found.values()):
         print(
-            f"warning: {not_judged} of {len(asked)} answers were not judged within {_ALL_SECONDS:.0f} s: they are left "
-            "out; give the first rank more cores and memory",
+            f"warning: {not_judged} of {len(asked)} answers were not judged (within {_ALL_SECONDS:.0f} s, or their "
+            "processes were killed): they are left out; give the first rank more cores and memory",
             file=sys.stderr,
             flush=True,
         )

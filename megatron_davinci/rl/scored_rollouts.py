@@ -27,7 +27,8 @@ _FILE = re.compile(r"step_([0-9]{7,})\.jsonl\.zst")
 class ScoredResponse:
     """`text` of a response; `answer`: what was graded; the parts of its `reward` (Eq. 5), and its advantage (Eq. 6).
 
-    `tokens` and `thought_tokens` are counts; not `finished`: cut off at max_tokens.
+    `tokens` and `thought_tokens` are counts; not `finished`: cut off at max_tokens; `correct` is None where it
+    could not be judged.
     """
 
     text: str
@@ -35,7 +36,7 @@ class ScoredResponse:
     finished: bool
     tokens: int
     thought_tokens: int
-    correct: bool
+    correct: bool | None
     length_reward: float
     reward: float
     advantage: float

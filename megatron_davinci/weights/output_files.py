@@ -43,7 +43,6 @@ class HashedFile:
 
     def finish(self) -> dict[str, Any]:
         """Give the file its name; returns its size and hash."""
-        os.fsync(self._file.fileno())
         self._file.close()
         publish(self._part, self._path)
         return {"bytes": self.position, "xxh3_64": self._digest.hexdigest()}

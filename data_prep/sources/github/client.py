@@ -76,7 +76,7 @@ class GitHubClient:
         self._tokens = [Token(self._client(token)) for token in tokens] or [Token(self._client(None))]
         self._open = ExitStack()
         self._secrets = [token for token in tokens if token]
-        self._recent: list[dict[str, Any]] = []
+        self._recent: list[dict[str, Any]] | None = None  # requests of the block that is open
 
     def _client(self, token: str | None) -> GitHub[Any]:
         return GitHub(
@@ -126,7 +126,9 @@ class GitHubClient:
                 self._cache.remove(request)
             raise RefusedAnswer(f"{self.url} answers in another form than GitHub ({describe(error)})") from None
         finally:
-            self._recent = outer + self._recent
+            if outer is not None:
+                outer += self._recent
+            self._recent = outer
 
     def masked(self, text: object) -> str:
         """What a server says, without the tokens that it was sent."""
@@ -157,7 +159,8 @@ class GitHubClient:
 
     def _answer(self, request: dict[str, Any], send: Callable[[GitHub[Any]], Any]) -> Any:
         self.calls += 1
-        self._recent.append(request)
+        if self._recent is not None:
+            self._recent.append(request)
         known = self._cache.get(request)
         if known is None:
             try:

@@ -44,12 +44,12 @@ def merged_pull_requests(
     after: str | None = None
     seen: set[str] = set()
     while True:
-        data = _less_and_less(
-            client, MERGED_PULL_REQUESTS, PULL_REQUESTS_PER_QUERY, owner=owner, name=name, after=after
-        )
-        if data.get("repository") is None:
-            raise Unavailable("404")
         with client.refused_if_odd():
+            data = _less_and_less(
+                client, MERGED_PULL_REQUESTS, PULL_REQUESTS_PER_QUERY, owner=owner, name=name, after=after
+            )
+            if data.get("repository") is None:
+                raise Unavailable("404")
             page = data["repository"]["pullRequests"]
             nodes, after = [node for node in page["nodes"] if node], _next_page(page, seen)
         infos = []

@@ -88,13 +88,13 @@ def _by_stars(client: GitHubClient, rest: str) -> Iterator[str]:
 
 def _search(client: GitHubClient, query: str) -> Iterator[dict[str, Any]]:
     for page in range(1, _MOST_PER_SEARCH // _PER_PAGE + 1):
-        try:
-            found = client.get(
-                "/search/repositories", q=query, sort="stars", order="desc", per_page=_PER_PAGE, page=page
-            )
-        except Unavailable:  # beyond the last page
-            return
         with client.refused_if_odd():
+            try:
+                found = client.get(
+                    "/search/repositories", q=query, sort="stars", order="desc", per_page=_PER_PAGE, page=page
+                )
+            except Unavailable:  # beyond the last page
+                return
             items = [{name: item[name] for name in ("stargazers_count", "full_name")} for item in found["items"]]
             if not all(type(item["stargazers_count"]) is int for item in items):
                 raise TypeError("stargazers_count is no number")

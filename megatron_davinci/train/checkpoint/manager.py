@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from data_prep import WorkFailed
 from data_prep.io.errors import is_full_disk
-from data_prep.io.files import part_of, publish, read_json, write_json
+from data_prep.io.files import flush_tree, part_of, publish, read_json, write_json
 from megatron_davinci.config import Recipe, dump_recipe
 from megatron_davinci.core import device
 from megatron_davinci.core.adam import parts_of
@@ -163,6 +163,7 @@ class CheckpointManager:
             files = _take_together(part)
             files |= take_inventory(part, lambda name: name not in files)
             write_json(part / "manifest.json", {"files": files})
+            flush_tree(part)  # so that the moment without either is short
             if final.exists():
                 shutil.rmtree(final)  # the same step of an earlier attempt, past which the run fell back
             publish(part, final)
