@@ -56,7 +56,11 @@ def pack(
     else:
         with only_writer(histogram):  # whose lock tells of a killed start: the plan comes last
             counts.draw(histogram, seq_length)
-            save_plan(plan, corpora, out)
+            try:
+                save_plan(plan, corpora, out)
+            except BaseException:
+                histogram.unlink()
+                raise
     if as_json:
         print_summary({"plan": str(out), **plan.summary(), "length_histogram": counts.as_json()}, as_json)
     else:
