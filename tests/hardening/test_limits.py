@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import limits
@@ -12,7 +13,7 @@ import zstandard
 
 from data_prep import InputError
 from data_prep.io.files import read_chunks, read_jsonl
-from data_prep.io.limited_process import LimitedProcess, ProcessEnded
+from data_prep.io.limited_process import LimitedProcess, Mark, ProcessEnded
 from data_prep.tokenize import inputs
 from data_prep.tokenize.chunk import Columns, ReadCursor
 from data_prep.tokenize.records import records_of
@@ -76,9 +77,9 @@ def answers(item: str) -> str:
     return item
 
 
-def start() -> tuple[str, object]:
-    def handle(item: str, mark: object) -> str:
-        mark(7, 5.0)  # type: ignore[operator]
+def start() -> tuple[str, Callable[[str, Mark], str]]:
+    def handle(item: str, mark: Mark) -> str:
+        mark(7, 5.0)
         return answers(item)
 
     return "ready", handle

@@ -4,8 +4,8 @@ import ast
 import errno
 import multiprocessing
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import machine_faults
@@ -26,14 +26,16 @@ def hold(path: Path, started: "multiprocessing.synchronize.Event", end: "multipr
 
 
 @pytest.mark.parametrize("make", [new_directory, new_file])
-def test_the_second_of_two_writers_is_told_and_the_first_one_keeps_its_files(tmp_path: Path, make: object) -> None:
+def test_the_second_of_two_writers_is_told_and_the_first_one_keeps_its_files(
+    tmp_path: Path, make: Callable[[Path], AbstractContextManager[Path]]
+) -> None:
     context = multiprocessing.get_context("spawn")
     started, end = context.Event(), context.Event()
     process = context.Process(target=hold, args=(tmp_path / "out", started, end))
     process.start()
     try:
         assert started.wait(60)
-        with pytest.raises(InputError, match="another process is writing"), make(tmp_path / "out"):  # type: ignore[operator]
+        with pytest.raises(InputError, match="another process is writing"), make(tmp_path / "out"):
             pass
     finally:
         end.set()

@@ -123,6 +123,13 @@ def test_nobody_waits_for_years(server: Any, tmp_path: Path, wait: str) -> None:
         repository(github, "o/n")
 
 
+def test_an_answer_has_a_length(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_prep.sources.github.client._MOST_BYTES", 1000)
+    server.answer = says({**FACTS, "description": "x" * 2000})
+    with client(server, tmp_path) as github, pytest.raises(RefusedAnswer, match="sends more than"):
+        repository(github, "o/n")
+
+
 def test_what_a_server_echoes_holds_no_token(server: Any, tmp_path: Path) -> None:
     def echo(headers: Any) -> tuple[int, dict[str, str], bytes]:
         error = {"message": f"bad {headers['authorization']}", "type": "X"}
