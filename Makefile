@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 BY_CHANCE := $(addprefix tests/unit/test_,tokenize.py tokenize_killed.py pipeline.py verify.py index_fuzzed.py \
 	indexed_dataset.py decontaminate.py candidates.py packing.py samples.py native.py convert.py)
 
-.PHONY: setup demo test acceptance parity lint licenses format clean
+.PHONY: setup demo test acceptance stack-3.12 parity lint licenses format clean
 
 setup: $(INSTALLED)
 
@@ -39,6 +39,11 @@ acceptance-%: SHELL := bash
 acceptance-%: setup
 	set -o pipefail; DAVINCI_EFFORT=10 $(BIN)/python -m pytest -rA --durations=12 --show-capture=no $(TESTS) \
 		| sed -n "/slowest/,\$$p" | tee benchmarks/results/$@.txt
+
+# All tests on the other stack, Python 3.12 and megatron-core 0.19, in an environment of its own; keeps the result.
+stack-3.12: SHELL := bash
+stack-3.12:
+	set -o pipefail; $(MAKE) test PYTHON=python3.12 VENV=.venv-3.12 | tee benchmarks/results/$@.txt
 
 # Every layout against one process, with every precision and way of recomputation: a few minutes.
 parity: setup

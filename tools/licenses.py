@@ -14,7 +14,8 @@ _CLASSIFIER = "License :: OSI Approved :: "
 def pinned_names() -> list[str]:
     """Names of the packages that the requirements name."""
     lines = [line for name in _PINS for line in (_FOLDER / name).read_text().splitlines()]
-    return [match[1] for match in (re.match(r"([A-Za-z0-9._-]+)==", line) for line in lines) if match]
+    found = (re.match(r"([A-Za-z0-9._-]+)==", line) for line in lines)
+    return list(dict.fromkeys(match[1] for match in found if match))
 
 
 def license_of(name: str) -> str:

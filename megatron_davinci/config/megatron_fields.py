@@ -11,6 +11,7 @@ from typing import Any
 
 from data_prep import InputError
 from data_prep.io.registry import nearest
+from megatron_davinci.config.annotations import accepts
 
 # Where the classes stand that a recipe's `megatron:` section may set; bases before what extends them.
 _SOURCES = {
@@ -62,8 +63,6 @@ _RANGES = {  # from, to (not included)
     "recompute_num_layers": (1, float("inf")),
 }
 
-_SIMPLE_TYPES = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
-
 
 def check_megatron_fields(values: dict[str, Any]) -> None:
     """Raise InputError for a name that Megatron's configuration lacks, with its nearest neighbour, or a wrong type."""
@@ -79,13 +78,10 @@ def check_megatron_fields(values: dict[str, Any]) -> None:
             raise InputError(f"megatron.{name} is not used in training yet; what is: {', '.join(sorted(_USED))}")
         if name in _CHOICES and value not in _CHOICES[name]:
             raise InputError(f"megatron.{name} is {value!r}; it must be {' or '.join(map(str, _CHOICES[name]))}")
-        types = _SIMPLE_TYPES.get(known[name].removeprefix("Optional[").removesuffix("]"))
-        if value is None and known[name].startswith("Optional["):
-            continue
-        if types and (not isinstance(value, types) or (bool not in types and isinstance(value, bool))):
+        if not accepts(known[name], value):
             raise InputError(f"megatron.{name} is {value!r}; Megatron-Core wants a value of type {known[name]}")
         least, limit = _RANGES.get(name, (float("-inf"), float("inf")))
-        if name in _RANGES and not least <= value < limit:
+        if name in _RANGES and value is not None and not least <= value < limit:
             raise InputError(f"megatron.{name} is {value}; it must be at least {least} and below {limit}")
 
 

@@ -54,6 +54,7 @@ def run_on_cpu_without_gpu() -> None:
         # two functions: torch's compiler, where another library imports it later, knows a function by one name
         "synchronize": lambda *_: None,
         "set_device": lambda *_: None,
+        "current_stream": lambda *_: _NoStream(),
         "manual_seed": torch.manual_seed,
         "get_rng_state": lambda *_: torch.get_rng_state(),
         "set_rng_state": lambda state, *_: torch.set_rng_state(state),
@@ -90,6 +91,14 @@ def _type_as_on_cuda(original: Callable[..., Any]) -> Callable[..., Any]:
         return answer
 
     return tensor_type
+
+
+class _NoStream:
+    """Work on the CPU is done when its function returns: a stream has nothing to wait for."""
+
+    def wait_stream(self, _other: Any) -> None: ...
+
+    def synchronize(self) -> None: ...
 
 
 class _TorchOnCpu(types.ModuleType):

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ from megatron_davinci.weights.paths import latest_checkpoint
 
 _WRITTEN = "written-by-rank-"  # notes of a checkpoint that is not finished
 _FULL_DISK = 16 << 20  # bytes that are left of a disk on which nothing more fits
+# Megatron-Core's own writer: from 0.17 on it takes that of NVIDIA's resiliency extension where it is not told.
+_OWN_WRITER = {"async_strategy": "mcore"} if "async_strategy" in signature(dist_checkpointing.save).parameters else {}
 # The state of the distributed optimizer in a form that any layout can load. Megatron adds groups to what it is given.
 _CONTENT = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
 
@@ -79,7 +82,7 @@ class CheckpointManager:
         strategy = FullyParallelSaveStrategyWrapper(get_default_save_sharded_strategy("torch_dist"), _replicas())
         state = self._sharded_state(loading=False)
         request = dist_checkpointing.save(
-            state, str(part), strategy, content_metadata=dict(_CONTENT), async_sharded_save=True
+            state, str(part), strategy, content_metadata=dict(_CONTENT), async_sharded_save=True, **_OWN_WRITER
         )
         assert request is not None
         if is_main_rank():
