@@ -39,16 +39,28 @@ _USED = frozenset(
      "overlap_grad_reduce", "overlap_param_gather", "grad_reduce_in_fp32", "bucket_size", "optimizer", "weight_decay",
      "adam_beta1", "adam_beta2", "adam_eps", "clip_grad", "fp8", "fp8_recipe", "fp8_margin", "fp8_amax_history_len",
      "fp8_amax_compute_algo", "fp8_wgrad", "first_last_layers_bf16", "num_layers_at_start_in_bf16",
-     "num_layers_at_end_in_bf16"}
+     "num_layers_at_end_in_bf16", "transformer_impl", "attention_backend"}
 )  # fmt: skip
 _REFUSED = {
     **dict.fromkeys(
         ("fp8_dot_product_attention", "fp8_multi_head_attention"),
         "attention stays in bf16: over packed rows Transformer Engine's FP8 attention has no backward pass on Hopper"),
+    "gradient_accumulation_fusion":
+        "Megatron's output layer wants a kernel of Apex for it, and what it adds up has not been compared here",
+    **dict.fromkeys(
+        ("tp_comm_overlap", "tp_comm_overlap_ag", "tp_comm_overlap_rs"),
+        "its buffers are Transformer Engine's, on GPUs of one node alone, and no run of it has been compared here"),
+    **dict.fromkeys(
+        ("cuda_graph_impl", "enable_cuda_graph", "external_cuda_graph", "cuda_graph_scope"),
+        "a graph repeats calls of the same shapes, and packed documents and trees have others in each step"),
+    "use_precision_aware_optimizer":
+        "Transformer Engine's fused optimizer alone has it, and its states have not been compared on a GPU",
     "fp8_param": "weights stay in bf16 beside their fp32 main copies: a checkpoint is the same with fp8 and without",
 }  # fmt: skip
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "optimizer": ("adam",),
+    "attention_backend": ("auto", "flash", "fused", "unfused"),  # of Transformer Engine's layers
+    "transformer_impl": ("auto", "transformer_engine", "local"),
     "fp8": ("hybrid", "e4m3", None),
     "fp8_recipe": ("tensorwise", "blockwise", "delayed"),  # mxfp8 is Blackwell's
     "fp8_amax_compute_algo": ("most_recent", "max"),

@@ -48,6 +48,11 @@ class ObjectiveOptions(Section):
     required: ClassVar[tuple[str, ...]] = ("objective_class",)
     """What a subclass must set, as a field or as a class attribute."""
 
+    @property
+    def grows_trees(self) -> bool:
+        """Whether rows of trees are computed: on a GPU their attention has a kernel of its own."""
+        return False
+
     def check_stage(self, stage: Any) -> None:
         """Raise InputError where a `StageRecipe` cannot be trained so."""
 
@@ -280,6 +285,11 @@ class RolloutOptions(ObjectiveOptions):
     def has_engine(self) -> bool:
         """Whether an engine answers; else the rollouts are files."""
         return self.rollouts.engine is not None
+
+    @property
+    def grows_trees(self) -> bool:
+        """Whether documents are computed once for all their responses, or responses written."""
+        return self.share_prefix or self.has_engine
 
     @property
     def scores_reference(self) -> bool:

@@ -1,7 +1,6 @@
 """The one place where models are built: GPTModel for each pipeline stage of a rank, with this project's attention."""
 
 import math
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_local_spec,
     get_gpt_layer_with_transformer_engine_spec,
 )
+from megatron.core.transformer.enums import AttnBackend
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
@@ -20,6 +20,7 @@ from megatron_davinci.core import device
 from megatron_davinci.core.attention.packed import PackedAttention
 from megatron_davinci.core.gpt import ScoringGPTModel
 from megatron_davinci.core.rope import scaled_frequencies
+from megatron_davinci.core.transformer_impl import transformer_impl
 from megatron_davinci.models.config import ModelConfig
 from megatron_davinci.models.parallel_layout import MegatronOptions
 
@@ -45,6 +46,7 @@ def transformer_config(model: ModelConfig, megatron: MegatronOptions) -> Transfo
 
 def _config_fields(model: ModelConfig, megatron: MegatronOptions) -> dict[str, Any]:
     fields = TransformerConfig.__dataclass_fields__
+    impl = transformer_impl(megatron)
     dtype = torch.bfloat16 if megatron.bf16 else torch.float32
     return {
         **model.family.megatron,
@@ -66,8 +68,10 @@ def _config_fields(model: ModelConfig, megatron: MegatronOptions) -> dict[str, A
         # too, but then Megatron leaves out a weight's tensor_model_parallel mark, and the gradient norm is wrong.
         **dict.fromkeys(("init_method", "output_layer_init_method", "embedding_init_method"), _leave_unset),
         "calculate_per_token_loss": True,  # DDP then sums gradients; the loss carries its own global weights
-        **device.transformer_config_fields(interleaved=megatron.layout.virtual_pipeline is not None),
+        **device.transformer_config_fields(megatron.layout.virtual_pipeline is not None, local=impl == "local"),
         **{name: value for name, value in megatron.given.items() if name in fields},
+        "attention_backend": AttnBackend[megatron.given.get("attention_backend", "auto")],
+        "transformer_impl": impl,
     }
 
 
@@ -88,17 +92,17 @@ def _leave_unset(weight: Tensor) -> Tensor:
 def block_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
     """The layers of one stage. A block spec: given a bare layer spec, Megatron picks the final norm itself.
 
-    With a GPU, Transformer Engine's layers, whose attention takes packed rows, context parallelism and, by a class of
-    ours, trees. Elsewhere Megatron's local layers with packed attention and a norm that bears sequence parallelism.
+    Transformer Engine's layers, whose attention takes packed rows, context parallelism and, by a class of ours, trees;
+    or Megatron's local layers with packed attention and a norm that bears sequence parallelism.
     """
     num_layers = get_num_layers_to_build(config, vp_stage=vp_stage)
-    if device.has_gpu():
+    if config.transformer_impl == "transformer_engine":
         from megatron.core.extensions.transformer_engine import TENorm
 
-        from megatron_davinci.core.attention.transformer_engine import TreeDotProductAttention
+        from megatron_davinci.core.attention.transformer_engine import PositionedDotProductAttention
 
         spec = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
-        spec.submodules.self_attention.submodules.core_attention = TreeDotProductAttention
+        spec.submodules.self_attention.submodules.core_attention = PositionedDotProductAttention
         return TransformerBlockSubmodules(layer_specs=[spec] * num_layers, layer_norm=TENorm)
     spec = get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=config.qk_layernorm)
     spec.submodules.input_layernorm = spec.submodules.pre_mlp_layernorm = RMSNorm
@@ -107,17 +111,6 @@ def block_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerBl
     if config.qk_layernorm:
         attention.q_layernorm = attention.k_layernorm = RMSNorm
     return TransformerBlockSubmodules(layer_specs=[spec] * num_layers, layer_norm=RMSNorm)
-
-
-def check_layers_can_be_built(fp8: bool = False) -> None:
-    """Raise InputError where this machine lacks what layers are trained with."""
-    if device.has_gpu() and find_spec("transformer_engine") is None:
-        raise InputError(
-            "this machine has a GPU, but Transformer Engine is not installed: install the extra 'gpu', or hide the GPU "
-            "with CUDA_VISIBLE_DEVICES="
-        )
-    if fp8 and (reason := device.why_no_fp8()):
-        raise InputError(f"the recipe sets megatron.fp8, and {reason}: train with megatron.fp8=null, in bf16")
 
 
 def build_chunks(config: TransformerConfig, model: ModelConfig) -> list[ScoringGPTModel]:

@@ -14,7 +14,7 @@ from megatron.core.tensor_parallel.mappings import (
 )
 from torch import Tensor
 
-from megatron_davinci.core.attention.tree import PositionRotary
+from megatron_davinci.core.attention.positioned import PositionRotary
 from megatron_davinci.core.losses.entropy import top_entropies
 from megatron_davinci.core.losses.token_scores import score_tokens
 from megatron_davinci.core.patches import take_class

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -36,9 +37,28 @@ def world(timeout: timedelta = TIMEOUT) -> Iterator[None]:
     else:
         dist.init_process_group(device.backend(), store=HashStore(), rank=0, world_size=1)
     try:
+        _check_one_rank_per_gpu()
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _check_one_rank_per_gpu() -> None:
+    """Raise InputError, on every rank, where two have the same GPU. NCCL is not asked: it would hang or abort."""
+    if not device.has_gpu():
+        return
+    store, rank = dist.distributed_c10d._get_default_store(), dist.get_rank()
+    store.set(f"gpu-of-{rank}", device.identity())
+    if rank == 0:
+        of_rank = [store.get(f"gpu-of-{each}").decode() for each in range(dist.get_world_size())]
+        twice = next((gpu for gpu, count in Counter(of_rank).items() if count > 1), "")
+        ranks = [str(each) for each, gpu in enumerate(of_rank) if gpu == twice]
+        store.set("ranks-of-one-gpu", f"{' and '.join(ranks)} have {twice}" if twice else "")
+    if said := store.get("ranks-of-one-gpu").decode():
+        raise InputError(
+            f"ranks {said}: start one rank for each GPU of a node (--gpus-per-node, --nproc-per-node), or let each see "
+            "its own (CUDA_VISIBLE_DEVICES)"
+        )
 
 
 @contextmanager
@@ -46,6 +66,9 @@ def model_parallel(stage: StageRecipe, seed: int, timeout: timedelta = TIMEOUT) 
     """Megatron's groups for a stage's layout, inside `world`; gives this rank's device."""
     if stage.megatron.deterministic_mode:
         os.environ.setdefault("NVTE_ALLOW_NONDETERMINISTIC_ALGO", "0")  # Megatron insists, before it builds a layer
+    if not stage.megatron.bf16:
+        # Transformer Engine multiplies fp32 in TF32 unless cuBLAS is told otherwise, which it reads at its first use
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     layout = stage.layout
     minutes = math.ceil(timeout / timedelta(minutes=1))
     parallel_state.initialize_model_parallel(

@@ -7,6 +7,7 @@ import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 
@@ -73,6 +74,15 @@ def refuse_padded_buckets(optimizer: MegatronOptimizer) -> None:
                     "optimizer state Megatron-Core would save shifted: set megatron.bucket_size above the number of "
                     "parameters per rank, or leave overlap_grad_reduce out"
                 )
+
+
+def clip_and_step(optimizer: MegatronOptimizer, grad_norm: float) -> None:
+    """Clip prepared gradients by their norm, and update. Megatron's own `step` would compute the norm once more."""
+    for part in parts_of(optimizer):
+        parameters = [] if getattr(part, "is_stub_optimizer", False) else part.get_parameters()
+        if parameters and part.config.clip_grad > 0:
+            clip_grad_by_total_norm_fp32(parameters, part.config.clip_grad, grad_norm)
+    optimizer.step_with_ready_grads()
 
 
 def set_hyperparameters(optimizer: MegatronOptimizer, lr: float) -> None:

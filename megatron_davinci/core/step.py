@@ -15,7 +15,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from megatron_davinci.core.counts import BatchCounts
-from megatron_davinci.core.optimizer import Chunks
+from megatron_davinci.core.optimizer import Chunks, clip_and_step
 from megatron_davinci.core.timers import Timers
 
 ForwardOutput = tuple[Any, Callable[..., Any]]
@@ -72,7 +72,7 @@ class Trainer:
             grad_norm = float(optimizer.get_grad_norm())
             skipped = not (math.isfinite(sums["loss"]) and math.isfinite(grad_norm))
             if not skipped:
-                optimizer.step()
+                clip_and_step(optimizer, grad_norm)
         return StepResult(sums["loss"], grad_norm, batch.counts, sums, skipped)
 
     def gradients(self, batch: GlobalBatch) -> dict[str, float]:

@@ -7,11 +7,12 @@ from data_prep import InputError
 from data_prep.io.files import refuse_occupied
 from megatron_davinci.config import Recipe
 from megatron_davinci.config.processes import check_number_of_ranks
-from megatron_davinci.core.build import check_layers_can_be_built, transformer_config
+from megatron_davinci.core.build import transformer_config
 from megatron_davinci.core.build_trainer import build_trainer
 from megatron_davinci.core.groups import is_main_rank, model_parallel, sync_errors, world
 from megatron_davinci.core.initialize import load_weights
 from megatron_davinci.core.optimizer import unwrap
+from megatron_davinci.core.transformer_impl import check_transformer_impl
 from megatron_davinci.data.batches import RunBatches
 from megatron_davinci.evaluate.curves import Curve, write_curves
 from megatron_davinci.models.config import load_model_config
@@ -42,9 +43,9 @@ def evaluate_checkpoints(recipe: Recipe, stage_name: str | None, scores: Mapping
     batches, model, stage = RunBatches(recipe), load_model_config(recipe.model), recipe.stage(index)
     for checkpoint in found:
         check_checkpoint(checkpoint)
+    check_transformer_impl(stage.megatron, model, trees=False)
     transformer_config(model, stage.megatron)
     check_number_of_ranks(stage)
-    check_layers_can_be_built(fp8=bool(stage.megatron.fp8))
     curves: dict[str, dict[int, float]] = {}
     with world(), model_parallel(stage, recipe.seed) as device:
         trainer = build_trainer(recipe, stage, model, device, unset=True)

@@ -21,7 +21,6 @@ from megatron_davinci.config.objectives import MegatronRollouts, Rmt
 from megatron_davinci.config.processes import check_number_of_ranks
 from megatron_davinci.config.recipe import check_source_of_weights
 from megatron_davinci.config.registries import GRADERS
-from megatron_davinci.core.build import check_layers_can_be_built
 from megatron_davinci.core.build_trainer import build_model
 from megatron_davinci.core.groups import (
     all_gather_object,
@@ -33,6 +32,7 @@ from megatron_davinci.core.groups import (
     world,
 )
 from megatron_davinci.core.optimizer import in_precision
+from megatron_davinci.core.transformer_impl import check_transformer_impl
 from megatron_davinci.evaluate.overlap import documents_of
 from megatron_davinci.evaluate.positions import Position, choose_positions, level_counts
 from megatron_davinci.evaluate.tables import ModelOutcomes, Outcome, accuracy_tables, summarize_outcomes
@@ -81,7 +81,7 @@ def evaluate(recipe: Recipe, models: dict[str, str], plan: Plan, out: Path) -> s
     corpus = Corpus(plan.corpus)
     asked = _Asked.of(recipe, stage, options, corpus, plan)
     check_number_of_ranks(stage)
-    check_layers_can_be_built()
+    check_transformer_impl(stage.megatron, model, trees=True)
     found = {}
     with world():
         for name, directory in models.items():

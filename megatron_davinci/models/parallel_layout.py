@@ -32,7 +32,7 @@ class ParallelLayout:
         return self.pipeline if self.virtual_pipeline else 1
 
 
-# A layout that is said and one that is left out are the same.
+# A default that is said and one that is left out are the same.
 _NO_DEFAULT = object()
 _DEFAULTS = {
     "tensor_model_parallel_size": 1,
@@ -40,6 +40,7 @@ _DEFAULTS = {
     "virtual_pipeline_model_parallel_size": None,
     "context_parallel_size": 1,
     "sequence_parallel": False,
+    "transformer_impl": "auto",
 }
 
 
@@ -59,6 +60,7 @@ class MegatronOptions:
     overlap_param_gather: bool
     grad_reduce_in_fp32: bool
     deterministic_mode: bool
+    transformer_impl: str
     recompute_method: str | None
     recompute_num_layers: int | None
 
@@ -86,6 +88,7 @@ class MegatronOptions:
             overlap_param_gather=bool(given.get("overlap_param_gather")),
             grad_reduce_in_fp32=given.get("grad_reduce_in_fp32", True) is not False,
             deterministic_mode=bool(given.get("deterministic_mode")),
+            transformer_impl=given.get("transformer_impl", "auto"),
             recompute_method=given.get("recompute_method"),
             recompute_num_layers=given.get("recompute_num_layers"),
         )

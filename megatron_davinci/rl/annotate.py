@@ -20,7 +20,6 @@ from megatron_davinci.config import Recipe, StageRecipe, parse_recipe
 from megatron_davinci.config.objectives import EntropyKind
 from megatron_davinci.config.processes import check_number_of_ranks
 from megatron_davinci.core.attention.packed import PackedSegments
-from megatron_davinci.core.build import check_layers_can_be_built
 from megatron_davinci.core.build_trainer import build_model
 from megatron_davinci.core.gpt import LabelScores, TopKEntropy
 from megatron_davinci.core.groups import (
@@ -33,6 +32,7 @@ from megatron_davinci.core.groups import (
 )
 from megatron_davinci.core.optimizer import in_precision
 from megatron_davinci.core.step import ForwardOutput, run_schedule
+from megatron_davinci.core.transformer_impl import check_transformer_impl
 from megatron_davinci.data.batches import RunBatches, shard_microbatches
 from megatron_davinci.data.checks import check_tokenizer, check_vocabulary
 from megatron_davinci.data.documents import Documents, PackedSequence, Span
@@ -56,7 +56,7 @@ def annotate(prefix: Path, model_directory: Path, kind: EntropyKind, megatron: d
     recipe = _recipe(corpus, model_directory, megatron)
     stage = recipe.stage(0)
     _check(recipe, stage, corpus, model)
-    check_layers_can_be_built()
+    check_transformer_impl(stage.megatron, model, trees=False)
     blocks = _blocks(corpus)
     with world():
         writer = _go_on(corpus, _describe(recipe, kind), blocks) if is_main_rank() else None

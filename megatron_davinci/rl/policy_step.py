@@ -11,7 +11,7 @@ from torch import Tensor
 from megatron_davinci.config.objectives import Policy, RolloutOptions
 from megatron_davinci.config.registries import KL_ESTIMATORS, POLICY_LOSSES
 from megatron_davinci.core.attention.packed import PackedSegments
-from megatron_davinci.core.attention.tree import TreeSegments
+from megatron_davinci.core.attention.positioned import TreeSegments
 from megatron_davinci.core.gpt import LabelScores
 from megatron_davinci.core.losses.policy import PolicyLoss, PolicyTokens
 from megatron_davinci.core.losses.rmt import rmt_loss

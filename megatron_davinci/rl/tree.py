@@ -170,7 +170,7 @@ class _Layout:
         """A prefix, then its branches."""
         start = self._append(tree.prefix, 0)
         if len(tree.prefix):
-            self.blocks.append(AttentionBlock(_range(start, self.at)[None], ()))
+            self.blocks.append(AttentionBlock(((start, self.at),), ()))
         labels = tree.label_weights[1:].nonzero()[:, 0] + 1
         self.ntp.append(WeightedLabels(start + labels - 1, tree.prefix[labels], tree.label_weights[labels]))
         for branch in tree.branches:
@@ -182,20 +182,19 @@ class _Layout:
         last = start_of_tree + p - 1  # the row that scores every response's first token
         if len(branch.instruction):
             start = self._append(branch.instruction, p)
-            self.blocks.append(AttentionBlock(_range(start, self.at)[None], prefix))
+            self.blocks.append(AttentionBlock(((start, self.at),), prefix))
             prefix, last = (*prefix, (start, self.at)), self.at - 1
         self.branch_prefixes.append(BranchPrefix(prefix, last, p + len(branch.instruction)))
-        begins = []
+        responses = []
         for response in branch.responses:
-            begins.append(self._append(response.tokens, p + len(branch.instruction)))
+            start = self._append(response.tokens, p + len(branch.instruction))
             assert last >= start_of_tree or not len(response.tokens), "a response needs something to follow"
-            rows = torch.cat([torch.tensor([last]), _range(begins[-1], self.at)])[: len(response.tokens)]
+            rows = torch.cat([torch.tensor([last]), _range(start, self.at)])[: len(response.tokens)]
             self._responses.append((rows, response))
-        lengths = torch.tensor([len(response.tokens) for response in branch.responses])
-        if len(lengths) and int(lengths.max()):
-            places = torch.arange(int(lengths.max()))
-            rows = torch.where(places < lengths[:, None], torch.tensor(begins)[:, None] + places, -1)
-            self.blocks.append(AttentionBlock(rows[lengths > 0], prefix))
+            if start < self.at:
+                responses.append((start, self.at))
+        if responses:
+            self.blocks.append(AttentionBlock(tuple(responses), prefix))
 
     def _append(self, ids: Tensor, position: int) -> int:
         """Rows for some tokens that stand at `position` and after it; gives the first row."""

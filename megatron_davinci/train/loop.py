@@ -15,7 +15,7 @@ from data_prep import InputError
 from data_prep.io.errors import is_full_disk, printable
 from megatron_davinci.config import Recipe, StageRecipe
 from megatron_davinci.core.adam import reset_moments
-from megatron_davinci.core.build import check_layers_can_be_built, transformer_config
+from megatron_davinci.core.build import transformer_config
 from megatron_davinci.core.build_trainer import build_trainer
 from megatron_davinci.core.groups import (
     TIMEOUT,
@@ -29,6 +29,7 @@ from megatron_davinci.core.groups import (
 from megatron_davinci.core.objective import Objective
 from megatron_davinci.core.optimizer import build_optimizer, gathered_weights, set_hyperparameters
 from megatron_davinci.core.step import GlobalBatch, StepResult, Trainer
+from megatron_davinci.core.transformer_impl import check_transformer_impl
 from megatron_davinci.data.ledger import Ledger
 from megatron_davinci.train.checkpoint.manager import CheckpointManager
 from megatron_davinci.train.held_out_loss import held_out_losses
@@ -54,8 +55,9 @@ def train(recipe: Recipe, trial_steps: int | None = None) -> None:
     if _is_finished(run):
         return
     for each in run.batches.stages:
+        trees = each.recipe.objective.grows_trees or bool(recipe.report.prompts)
+        check_transformer_impl(each.recipe.megatron, run.model, trees)
         transformer_config(run.model, each.recipe.megatron)  # what Megatron refuses, it refuses before the first step
-    check_layers_can_be_built(fp8=any(each.recipe.megatron.fp8 for each in run.batches.stages))
     timeout = _collective_timeout(recipe)
     with world(timeout), one_writer(directory):
         run = _as_it_is_now(run, latest_checkpoint(directory) != latest)

@@ -10,7 +10,7 @@ from megatron.core.distributed import finalize_model_grads
 from megatron.core.tensor_parallel.mappings import copy_to_tensor_model_parallel_region
 
 from megatron_davinci.core import gpt
-from megatron_davinci.core.attention import packed, tree
+from megatron_davinci.core.attention import kernels, positioned
 from megatron_davinci.core.step import Trainer
 from megatron_davinci.rl import policy_step
 
@@ -36,9 +36,12 @@ def plant(fault: str, trainer: Trainer) -> Iterator[None]:
         with _left_behind():
             yield
         return
+    if fault == "mask aligned at the top left":
+        with patch.object(kernels, "_flash_cpu", _top_left), patch.object(kernels, "_flash_cpu_backward", _of_top_left):
+            yield
+        return
     target, name, planted = {
-        "positions by row number": (tree.PositionRotary, "get_rotary_seq_len", _row_numbers),
-        "mask aligned at the top left": (tree, "merged_attention", _top_left),
+        "positions by row number": (positioned.PositionRotary, "get_rotary_seq_len", _row_numbers),
         "one label for each row": (policy_step, "LabelScores", _one_label),
         "gradients of the output layer's input summed twice": (gpt, "score_tokens", _summed_twice),
     }[fault]
@@ -51,17 +54,22 @@ def _dividing(chunks: Any, _num_tokens: Any, **rest: Any) -> None:
 
 
 def _row_numbers(self: Any, *args: Any, **kwargs: Any) -> Any:
-    segments = next(x for x in (*args, *kwargs.values()) if isinstance(x, tree.TreeSegments))
+    segments = next(x for x in (*args, *kwargs.values()) if isinstance(x, positioned.TreeSegments))
     return torch.arange(len(segments.position_ids), device=segments.position_ids.device)
 
 
-_merged, _score, _attend = tree.merged_attention, gpt.score_tokens, packed.attend_tree
+_flash, _flash_backward = kernels._flash_cpu, kernels._flash_cpu_backward
+_score, _attend = gpt.score_tokens, positioned.TreeSegments.attend
 _predictions, _segments_of = gpt.LabelScores, policy_step.segments_of
 
 
-def _top_left(query: Any, parts: list[Any], scale: float) -> Any:
+def _top_left(*tensors: Any, is_causal: bool, scale: float) -> Any:
     """Query i sees keys up to number i of what its branch grows from: a causal mask that is not told of the offset."""
-    return _merged(query, [part._replace(causal=True) for part in parts], scale)
+    return _flash(*tensors, is_causal=True, scale=scale)
+
+
+def _of_top_left(*given: Any, scale: float) -> Any:
+    return _flash_backward(*given[:-1], True, scale=scale)
 
 
 def _one_label(rows: Any, labels: Any, temperatures: Any = None) -> Any:
@@ -79,13 +87,14 @@ def _left_behind() -> Iterator[None]:
     """Every layer attends by the tree of the forward pass that came last."""
     latest: list[Any] = []
 
-    def attend(query: Any, key: Any, value: Any, blocks: Any, scale: float) -> Any:
-        return _attend(query, key, value, latest[-1], scale)
+    def attend(_segments: Any, *rest: Any) -> Any:
+        return _attend(latest[-1], *rest)
 
     def segments_of(*args: Any) -> Any:
         segments = _segments_of(*args)
-        latest.append(segments.blocks)
+        latest.append(segments)
         return segments
 
-    with patch.object(packed, "attend_tree", attend), patch.object(policy_step, "segments_of", segments_of):
+    attends = patch.object(positioned.TreeSegments, "attend", attend)
+    with attends, patch.object(policy_step, "segments_of", segments_of):
         yield

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
@@ -11,9 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from megatron_davinci.core.attention.blocks import gather_blocks
-from megatron_davinci.core.attention.packed import attend
-from megatron_davinci.core.attention.tree import attend_tree
+from megatron_davinci.core.attention.blocks import tree_parts
+from megatron_davinci.core.attention.parts import attend_parts
 from megatron_davinci.rl.tree import Branch, ResponseRows, Tree, TreeBatch, pack_row, split_to_fit, trim_prefix, unshare
 
 VOCABULARY, HEADS, GROUPS, WIDTH = 50, 4, 2, 8
@@ -69,8 +67,8 @@ def embed(tables: Tensor, tokens: Tensor, positions: Tensor) -> list[Tensor]:
 
 def shared(tables: Tensor, batch: TreeBatch) -> tuple[Tensor, Tensor]:
     """What the rows that predict something see: those of the NTP loss, those of responses."""
-    blocks = batch.blocks
-    seen = attend_tree(*embed(tables, batch.tokens, batch.position_ids), blocks, 0.3)
+    rows = embed(tables, batch.tokens, batch.position_ids)
+    seen = attend_parts(*rows, tree_parts(batch.blocks), 0.3).flatten(1)
     return seen[batch.ntp.rows], seen[batch.policy.weighted.rows]
 
 
@@ -80,7 +78,9 @@ def unshared(tables: Tensor, several: list[Tree]) -> tuple[Tensor, Tensor]:
     for tree in several:
         for number, (tokens, rows, _) in enumerate(alone(tree)):
             q, k, v = embed(tables, tokens, torch.arange(len(tokens)))
-            (rl if number else ntp).append(attend(q, k, v, 0.3).flatten(1)[rows])
+            heads_first = [x.transpose(0, 1)[None] for x in (q, k, v)]
+            out = scaled_dot_product_attention(*heads_first, is_causal=True, scale=0.3, enable_gqa=True)
+            (rl if number else ntp).append(out[0].transpose(0, 1).flatten(1)[rows])
     nothing = torch.zeros(0, HEADS * WIDTH)
     return torch.cat([nothing, *ntp]), torch.cat([nothing, *rl])
 
@@ -119,27 +119,6 @@ def test_rows_predict_the_tokens_that_they_would_predict_alone(several: list[Tre
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(trees(), min_size=1, max_size=3))
-def test_gathered_keys_see_what_the_tree_sees(several: list[Tree]) -> None:
-    """The rows and cuts for the GPU's kernel, under a mask aligned at the bottom right."""
-    batch = pack_row(several, sum(tree.num_rows for tree in several))
-    blocks = batch.blocks
-    tables = torch.randn(2, VOCABULARY, (HEADS + 2 * GROUPS) * WIDTH, generator=torch.Generator().manual_seed(1))
-    query, key, value = embed(tables, batch.tokens, batch.position_ids)
-    expected = attend_tree(query, key, value, blocks, 0.3)
-    found = gather_blocks(blocks, torch.device("cpu"))
-    assert sorted(found.query_rows.tolist()) == list(range(len(batch.tokens)))  # each row once
-    cuts = zip(found.cu_seqlens_q.tolist(), found.cu_seqlens_kv.tolist(), strict=True)
-    for (a, c), (b, d) in pairwise(cuts):
-        rows, keys = found.query_rows[a:b], found.key_rows[c:d]
-        assert len(rows) <= found.max_seqlen_q and len(keys) <= found.max_seqlen_kv
-        mask = torch.ones(len(rows), len(keys), dtype=torch.bool).tril(len(keys) - len(rows))
-        q, k, v = (x.transpose(0, 1)[None] for x in (query[rows], key[keys], value[keys]))
-        out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.3, enable_gqa=True)
-        assert (out[0].transpose(0, 1).flatten(1) - expected[rows]).abs().max() < 1e-5
-
-
-@settings(max_examples=60, deadline=None)
 @given(trees())
 def test_chains_are_the_sequences_that_share_nothing(tree: Tree) -> None:
     expected = [sequence for sequence in alone(tree) if len(sequence[1])]
@@ -158,9 +137,8 @@ def test_chains_are_the_sequences_that_share_nothing(tree: Tree) -> None:
 def test_pairs_are_what_attention_sees(tree: Tree) -> None:
     seen = 0
     for call in pack_row([tree], tree.num_rows).blocks:
-        for branch in call.rows:
-            before = sum(stop - start for start, stop in call.prefix)
-            seen += sum(before + number + 1 for number in range(int((branch >= 0).sum())))
+        before = sum(stop - start for start, stop in call.prefix)
+        seen += sum(before + number + 1 for start, stop in call.branches for number in range(stop - start))
     assert tree.num_pairs == seen
 
 

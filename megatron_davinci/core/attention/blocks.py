@@ -1,58 +1,41 @@
-"""A tree's attention as blocks of rows, and all blocks of a tree as one call of a variable-length kernel.
-
-b = branches of a block, n = rows of the longest; B = branches of all blocks.
-"""
+"""A tree's attention as blocks of rows, and those as parts of one softmax."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+from megatron_davinci.core.attention.parts import Part, Range
 
 
 class AttentionBlock(NamedTuple):
-    """Branches that grow from the same place: each row sees every row of `prefix`, and its own branch up to itself.
+    """Branches that grow from the same place, one after the other: each row sees every row of `prefix`, and its own
+    branch up to itself. All are ranges of rows."""
 
-    `rows` (b, n): row numbers of each branch, -1 after the end of a shorter one. `prefix`: ranges of rows.
+    branches: tuple[Range, ...]
+    prefix: tuple[Range, ...]
+
+
+def tree_parts(blocks: Sequence[AttentionBlock]) -> list[Part]:
+    """Every branch by itself in one part, then the parts in which branches see what they grow from.
+
+    Neighbours that see the same rows, such as an instruction and its responses, share a part: rows are read once.
     """
-
-    rows: Tensor
-    prefix: tuple[tuple[int, int], ...]
-
-
-class GatheredBlocks(NamedTuple):
-    """Which rows are queries and which are keys, branch after branch; cu_seqlens (B + 1,) int32 cut them up.
-
-    The mask is causal and aligned at the bottom right: the last query of a branch sees its last key.
-    """
-
-    query_rows: Tensor
-    key_rows: Tensor
-    cu_seqlens_q: Tensor
-    cu_seqlens_kv: Tensor
-    max_seqlen_q: int
-    max_seqlen_kv: int
-
-
-def gather_blocks(blocks: Sequence[AttentionBlock], device: torch.device) -> GatheredBlocks:
-    """The rows of all branches, put together on the host: a branch's keys are what it grows from, then its own."""
-    queries, keys = [], []
-    for rows, prefix in blocks:
-        shared = [torch.arange(start, stop) for start, stop in prefix]
-        for branch in rows:
-            own = branch[branch >= 0]
-            queries.append(own)
-            keys.append(torch.cat([*shared, own]))
-    q, kv = ([len(rows) for rows in side] for side in (queries, keys))
-    return GatheredBlocks(
-        torch.cat(queries).to(device),
-        torch.cat(keys).to(device),
-        _cumulative(q).to(device),
-        _cumulative(kv).to(device),
-        max(q),
-        max(kv),
-    )
-
-
-def _cumulative(lengths: Sequence[int]) -> Tensor:
-    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    branches = [branch for block in blocks for branch in block.branches]
+    if not branches:
+        return []
+    assert all(one[1] == other[0] for one, other in pairwise(branches)), "branches follow each other"
+    seen: list[tuple[Range, Range]] = []  # rows, and the keys that all of them see
+    last_of: dict[Range, int] = {}  # keys -> the last of `seen` that has them
+    for block in blocks:
+        start, stop = block.branches[0][0], block.branches[-1][1]
+        for keys in block.prefix:
+            if keys[0] == keys[1]:
+                continue
+            number = last_of.get(keys)
+            if number is not None and seen[number][0][1] == start:
+                seen[number] = ((seen[number][0][0], stop), keys)
+            else:
+                last_of[keys] = len(seen)
+                seen.append(((start, stop), keys))
+    own = Part.own(branches[0][0], [stop - start for start, stop in branches])
+    return [own, *(Part.seen(rows, keys) for rows, keys in seen)]

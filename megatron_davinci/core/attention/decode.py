@@ -1,16 +1,19 @@
 """Attention of responses that are being written: a new row of each sees its prefix, and what it has written so far.
 
-B = responses, h = query heads, g = key-value heads, d = head dimension, P = rows of a prefix, t = tokens written.
+B = responses, h = query heads, g = key-value heads, d = head dimension, T = rows that were kept, L = tokens that there
+is room for. All responses together take one call of the kernel for each range of their prefixes, and one for what they
+have written; log-sum-exp joins them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from megatron_davinci.core.attention.tree import PositionedSegments
+from megatron_davinci.core.attention.parts import Range, attend_segments, join_into
+from megatron_davinci.core.attention.segments import Segments
 
 
 class DecodeGroup(NamedTuple):
@@ -18,7 +21,42 @@ class DecodeGroup(NamedTuple):
 
     start: int
     stop: int
-    prefix: tuple[tuple[int, int], ...]
+    prefix: tuple[Range, ...]
+
+
+@dataclass(frozen=True)
+class DecodeRanges:
+    """`count` responses. Each call of `calls`: neighbouring responses (as a range), and what they see of the prefix."""
+
+    count: int
+    calls: tuple[tuple[Range, Segments], ...]
+
+    @classmethod
+    def of(cls, groups: Sequence[DecodeGroup]) -> Self:
+        """The first ranges of all groups make a call, then the second ones of those that have two, and so on."""
+        calls = []
+        groups = [group._replace(prefix=tuple(each for each in group.prefix if each[0] < each[1])) for group in groups]
+        for number in range(max((len(group.prefix) for group in groups), default=0)):
+            for run in _neighbours([group for group in groups if len(group.prefix) > number]):
+                rows = (run[0].start, run[-1].stop)
+                places = [group.prefix[number] for group in run]
+                segments = Segments(
+                    tuple(group.stop - group.start for group in run),
+                    tuple(start for start, _ in places),
+                    tuple(stop - start for start, stop in places),
+                )
+                calls.append((rows, segments))
+        return cls(groups[-1].stop if groups else 0, tuple(calls))
+
+
+def _neighbours(groups: Sequence[DecodeGroup]) -> list[list[DecodeGroup]]:
+    runs: list[list[DecodeGroup]] = []
+    for group in groups:
+        if runs and runs[-1][-1].stop == group.start:
+            runs[-1].append(group)
+        else:
+            runs.append([group])
+    return runs
 
 
 class KeyValueCache:
@@ -32,75 +70,69 @@ class KeyValueCache:
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
         self._written: dict[int, tuple[Tensor, Tensor]] = {}
         self._lengths: dict[int, int] = {}
+        self._segments: dict[tuple[int, int, int], Segments] = {}
 
     def keep(self, layer: int, key: Tensor, value: Tensor) -> None:
         """The rows (T, g, d) that responses will see; copied, since Megatron's are views that hold the queries too."""
-        self._kept[layer] = (key.transpose(0, 1).clone(), value.transpose(0, 1).clone())
+        self._kept[layer] = (key.contiguous().clone(), value.contiguous().clone())
 
-    def kept(self, layer: int, rows: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Keys and values (g, P, d) of a range of the rows that were kept."""
-        key, value = self._kept[layer]
-        return key[:, rows[0] : rows[1]], value[:, rows[0] : rows[1]]
+    def kept(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (T, g, d) of the rows that were kept."""
+        return self._kept[layer]
 
-    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """A token more of each response (B, g, d); gives all that they have written, (B, g, t, d)."""
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Segments]:
+        """A token more of each response (B, g, d); gives all that they have written, (B * L, g, d), and where."""
         at = self._lengths.get(layer, 0)
-        if layer not in self._written or at == self._written[layer][0].size(2):
+        if layer not in self._written or at == self._written[layer][0].size(1):
             self._written[layer] = self._with_room(layer, key)
         for kept, new in zip(self._written[layer], (key, value), strict=True):
-            kept[:, :, at] = new
+            kept[:, at] = new
         self._lengths[layer] = at + 1
         keys, values = self._written[layer]
-        return keys[:, :, : at + 1], values[:, :, : at + 1]
+        return keys.flatten(0, 1), values.flatten(0, 1), self._own_segments(len(key), keys.size(1), at + 1)
 
     def select(self, rows: Tensor) -> None:
         """Go on with some of the responses."""
         for layer, (keys, values) in self._written.items():
             self._written[layer] = (keys[rows], values[rows])
 
+    def _own_segments(self, responses: int, room: int, written: int) -> Segments:
+        """Of each response its own query, and what it has written; the same for all layers of a step."""
+        shape = (responses, room, written)
+        if shape not in self._segments:
+            starts = tuple(range(0, responses * room, room))
+            self._segments = {shape: Segments((1,) * responses, starts, (written,) * responses)}
+        return self._segments[shape]
+
     def _with_room(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Twice as much as there was, but no more than is needed."""
         size, groups, width = like.shape
-        there = self._written[layer][0].size(2) if layer in self._written else 0
+        there = self._written[layer][0].size(1) if layer in self._written else 0
         more = max(1, min(max(there, 16), self._longest - there))
-        empty = like.new_empty(size, groups, more, width)
+        empty = like.new_empty(size, more, groups, width)
         if not there:
             return empty, torch.empty_like(empty)
-        keys, values = (torch.cat([kept, empty], 2) for kept in self._written[layer])
+        keys, values = (torch.cat([kept, empty], 1) for kept in self._written[layer])
         return keys, values
 
 
-@dataclass
-class DecodeSegments(PositionedSegments):
-    """Rides as `packed_seq_params`. Rows beyond those of `decode_groups` are padding."""
-
-    decode_groups: Sequence[DecodeGroup] = ()
-    cache: KeyValueCache = field(default_factory=lambda: KeyValueCache(0))
-
-
 def attend_decode(
-    query: Tensor, key: Tensor, value: Tensor, segments: DecodeSegments, layer: int, scale: float
+    query: Tensor, key: Tensor, value: Tensor, ranges: DecodeRanges, cache: KeyValueCache, layer: int, scale: float
 ) -> Tensor:
-    """query (T, h, d), key and value (T, g, d), of which the first B rows are responses' -> (T, h * d).
+    """query (T, h, d), key and value (T, g, d), of which the first B rows are responses' -> (T, h, d).
 
-    Scores and sums are in fp32, as in the kernels of training: in bf16 the rollouts' log-probabilities would stray.
+    Sums are in fp32, as in training: in bf16 the rollouts' log-probabilities would stray.
     """
-    if not segments.decode_groups:
-        return query.new_zeros(query.size(0), query.size(1) * query.size(2))
-    count, groups = segments.decode_groups[-1].stop, key.size(1)
-    asked = query[:count].unflatten(1, (groups, -1)).float() * scale  # (B, g, h/g, d)
-    own_keys, own_values = segments.cache.append(layer, key[:count], value[:count])
-    own_scores = asked @ own_keys.float().transpose(2, 3)  # (B, g, h/g, t)
-    out = query.new_zeros(query.size(0), query.size(1) * query.size(2))
-    for start, stop, prefix in segments.decode_groups:
-        rows = slice(start, stop)
-        shared = [[rows.float() for rows in segments.cache.kept(layer, place)] for place in prefix]
-        flat = asked[rows].transpose(0, 1).flatten(1, 2)  # (g, b * h/g, d)
-        scores = [(flat @ keys.transpose(1, 2)).unflatten(1, (stop - start, -1)).transpose(0, 1) for keys, _ in shared]
-        shares = torch.cat([*scores, own_scores[rows]], 3).softmax(3)
-        *of_shared, of_own = shares.split([*(keys.size(1) for keys, _ in shared), own_keys.size(2)], 3)
-        found = of_own @ own_values[rows].float()
-        for share, (_, values) in zip(of_shared, shared, strict=True):
-            found += (share.transpose(0, 1).flatten(1, 2) @ values).unflatten(1, (stop - start, -1)).transpose(0, 1)
-        out[rows] = found.flatten(1).to(query.dtype)
+    out = torch.zeros_like(query)
+    if not ranges.count:
+        return out
+    rows = slice(0, ranges.count)
+    asked = query[rows]
+    own_keys, own_values, segments = cache.append(layer, key[rows], value[rows])
+    merged, total = attend_segments(asked, own_keys, own_values, segments, False, scale)
+    merged = merged.float()
+    for (start, stop), seen in ranges.calls:
+        found, log_sum = attend_segments(asked[start:stop], *cache.kept(layer), seen, False, scale)
+        join_into(merged[start:stop], total[:, start:stop], found, log_sum)
+    out[rows] = merged.to(query.dtype)
     return out

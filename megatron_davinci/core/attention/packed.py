@@ -7,7 +7,7 @@ Megatron and Transformer Engine shard them, because causal attention then costs 
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -18,11 +18,10 @@ from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
-from megatron_davinci.core.attention.decode import DecodeSegments, attend_decode
-from megatron_davinci.core.attention.merged import Part, merged_attention
-from megatron_davinci.core.attention.tree import PositionedSegments, TreeSegments, attend_tree
+from megatron_davinci.core.attention.parts import Part, attend_parts
+from megatron_davinci.core.attention.positioned import PositionedSegments
+from megatron_davinci.core.attention.segments import Segments
 from megatron_davinci.data.packed import rows_of_context_rank
 
 
@@ -34,6 +33,7 @@ class PackedSegments(PackedSeqParams):
     """
 
     boundaries: Sequence[int] = ()
+    _parts: list[Part] = field(default_factory=list)
 
     @classmethod
     def of(cls, boundaries: Sequence[int], device: torch.device) -> "PackedSegments":
@@ -51,13 +51,31 @@ class PackedSegments(PackedSeqParams):
             boundaries=boundaries,
         )
 
+    def parts(self, rank: int, context: int) -> list[Part]:
+        """What the rows of a context rank see of all ranks' keys in the order of the sequence; made once."""
+        if not self._parts:
+            whole = [Part.own(self.boundaries[0], [b - a for a, b in pairwise(self.boundaries)])]
+            self._parts = whole if context == 1 else list(self._chunks(rank, context))
+        return self._parts
+
+    def _chunks(self, rank: int, context: int) -> Iterator[Part]:
+        """Both chunks of each segment that a rank holds, against all that comes up to their ends."""
+        at = 0
+        for start, end in pairwise(self.boundaries):
+            chunk = (end - start) // (2 * context)
+            for number in (rank, 2 * context - 1 - rank):
+                own, queries = start + number * chunk, (at, at + chunk)
+                yield Part(queries, (own, own + chunk), Segments.own([chunk]), causal=True)
+                if own > start:
+                    yield Part.seen(queries, (start, own))
+                at += chunk
+
 
 class PackedAttention(MegatronModule):
-    """A `core_attention` for Megatron's SelfAttention: packed rows (qkv_format "thd"), or the rows of trees.
+    """A `core_attention` for Megatron's SelfAttention: packed rows (qkv_format "thd"), or rows at own positions.
 
-    Megatron's own local attention refuses packed rows. Here each segment of `cu_seqlens` is one call of torch's fused
-    attention, so memory stays linear in the length of a document. Under context parallelism keys and values are
-    gathered from all ranks.
+    Megatron's own local attention refuses packed rows. Memory stays linear in the length of a document. Under context
+    parallelism keys and values are gathered from all ranks.
     """
 
     def __init__(
@@ -88,42 +106,17 @@ class PackedAttention(MegatronModule):
         """query (T, h, d), key and value (T, g, d) -> (T, h*d); PositionedSegments have an axis of 1 after T."""
         assert packed_seq_params is not None, "cu_seqlens must reach every pipeline stage"
         assert attention_mask is None and attention_bias is None
-        if isinstance(packed_seq_params, PositionedSegments):
-            assert self.cp_group.size() == 1, "a tree is not cut over context ranks"
-            rows = (query[:, 0], key[:, 0], value[:, 0])
-            return self._attend_positioned(*rows, packed_seq_params)[:, None]
-        boundaries = packed_seq_params.boundaries
         context = self.cp_group.size()
+        if isinstance(packed_seq_params, PositionedSegments):
+            assert context == 1, "a tree is not cut over context ranks"
+            rows = (query[:, 0], key[:, 0], value[:, 0])
+            return packed_seq_params.attend(*rows, self.layer_number, self.softmax_scale).flatten(1)[:, None]
+        boundaries = packed_seq_params.boundaries
         assert boundaries[-1] == query.size(0) * context, "every row, padding too, belongs to a segment"
-        if context == 1:
-            parts = [attend(query[a:b], key[a:b], value[a:b], self.softmax_scale) for a, b in pairwise(boundaries)]
-        else:
+        if context > 1:
             key, value = (self._gather(x, boundaries) for x in (key, value))
-            parts = list(self._attend_chunks(query, key, value, boundaries))
-        return torch.cat(parts).flatten(1)
-
-    def _attend_positioned(self, query: Tensor, key: Tensor, value: Tensor, segments: PositionedSegments) -> Tensor:
-        """The rows of trees, or of responses that are being written."""
-        if isinstance(segments, DecodeSegments):
-            return attend_decode(query, key, value, segments, self.layer_number, self.softmax_scale)
-        assert isinstance(segments, TreeSegments)
-        if segments.keep is not None:
-            segments.keep(self.layer_number, key, value)
-        return attend_tree(query, key, value, segments.blocks, self.softmax_scale)
-
-    def _attend_chunks(self, query: Tensor, key: Tensor, value: Tensor, boundaries: Sequence[int]) -> Iterator[Tensor]:
-        """Both chunks of each segment that this rank holds, against all that comes up to their ends."""
-        context, rank = self.cp_group.size(), self.cp_group.rank()
-        at = 0
-        for start, end in pairwise(boundaries):
-            chunk = (end - start) // (2 * context)
-            for number in (rank, 2 * context - 1 - rank):
-                own = start + number * chunk
-                seen = [Part(key[None, own : own + chunk], value[None, own : own + chunk], causal=True)]
-                if own > start:
-                    seen.append(Part(key[None, start:own], value[None, start:own], causal=False))
-                yield merged_attention(query[at : at + chunk], seen, self.softmax_scale)
-                at += chunk
+        parts = packed_seq_params.parts(self.cp_group.rank(), context)
+        return attend_parts(query, key, value, parts, self.softmax_scale).flatten(1)
 
     def _gather(self, rows: Tensor, boundaries: Sequence[int]) -> Tensor:
         """Rows of all context-parallel ranks in order of the sequence; backward gives each rank the sum of its own."""
@@ -131,10 +124,3 @@ class PackedAttention(MegatronModule):
         held = torch.cat([rows_of_context_rank(boundaries, rank, context) for rank in range(context)])
         gathered: Tensor = gather_from_sequence_parallel_region(rows.contiguous(), group=self.cp_group)
         return gathered[held.argsort().to(rows.device)]
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Causal attention inside one segment: query (n, h, d), key and value (n, g, d) -> (n, h, d)."""
-    q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))  # (1, heads, n, d)
-    out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.size(1) != k.size(1))
-    return out[0].transpose(0, 1)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 # Logits of one chunk; 128 MiB in fp32. A row of a 152,064-token vocabulary takes 0.6 MB: 220 rows a chunk.
 CHUNK_ELEMENTS = 1 << 25
+# On a GPU each chunk's part is added to the whole gradient of the weight, in its memory: so chunks are larger there.
+_GPU_CHUNK_ELEMENTS, _LARGE_GPU_CHUNK_ELEMENTS, _LARGE_GPU = 1 << 26, 1 << 27, 40 << 30
 # Logits that are kept for backward; 1 GiB. Those beyond are computed again, which costs a third more of this layer.
 KEPT_ELEMENTS = 1 << 28
 
@@ -22,7 +24,7 @@ def score_tokens(
     vocab_start: int = 0,
     group: dist.ProcessGroup | None = None,
     temperatures: Tensor | None = None,
-    chunk_elements: int = CHUNK_ELEMENTS,
+    chunk_elements: int | None = None,
     kept_elements: int = KEPT_ELEMENTS,
 ) -> tuple[Tensor, Tensor]:
     """log p(label) and entropy - sum_v p_v log p_v, both (N,) float32 in nats, of softmax(hidden @ weight.T / T).
@@ -32,11 +34,19 @@ def score_tokens(
     in float32: bf16 would make 0.8008 of 0.8. Both results are differentiable. The gradient with
     respect to `hidden` is this shard's part: whoever gave the hidden states sums it over the group.
     """
-    rows = max(1, chunk_elements // weight.size(0))
+    rows = max(1, (chunk_elements or chunk_elements_on(weight.device)) // weight.size(0))
     kept = kept_elements // (rows * weight.size(0)) if torch.is_grad_enabled() else 0
     scales = None if temperatures is None else 1.0 / temperatures.float()
     scores: tuple[Tensor, Tensor] = _TokenScores.apply(hidden, weight, labels, vocab_start, group, scales, rows, kept)
     return scores
+
+
+def chunk_elements_on(device: torch.device) -> int:
+    """Logits of a chunk: by the kind of device alone, never by what is free, so that a resumed run adds up the same."""
+    if device.type != "cuda":
+        return CHUNK_ELEMENTS
+    large = torch.cuda.get_device_properties(device).total_memory >= _LARGE_GPU
+    return _LARGE_GPU_CHUNK_ELEMENTS if large else _GPU_CHUNK_ELEMENTS
 
 
 class _TokenScores(torch.autograd.Function):

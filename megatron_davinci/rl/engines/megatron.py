@@ -17,8 +17,8 @@ from torch import Tensor
 from data_prep.io.arithmetic import ceil_to_multiple
 from megatron_davinci.config import StageRecipe
 from megatron_davinci.config.objectives import MegatronRollouts
-from megatron_davinci.core.attention.decode import DecodeGroup, DecodeSegments, KeyValueCache
-from megatron_davinci.core.attention.tree import PositionedSegments, TreeSegments
+from megatron_davinci.core.attention.decode import DecodeGroup, KeyValueCache
+from megatron_davinci.core.attention.positioned import DecodeSegments, PositionedSegments, TreeSegments
 from megatron_davinci.core.gpt import NextTokenLogits
 from megatron_davinci.core.optimizer import gathered_weights
 from megatron_davinci.core.step import run_schedule
