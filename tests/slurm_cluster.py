@@ -1,4 +1,7 @@
-"""A real Slurm of one node, for as long as a test needs it: Debian's slurm-wlm and munge, and root to start them."""
+"""A real Slurm of one node or several, for as long as a test needs it: Debian's slurm-wlm and munge, and root.
+
+Several nodes are hosts of their own (`hosts.py`), which can crash.
+"""
 
 import os
 import shutil
@@ -10,12 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from hosts import Host
+
 _CONFIGURATION = """\
 ClusterName=trial
-SlurmctldHost={host}(127.0.0.1)
+SlurmctldHost={control}
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -25,15 +30,18 @@ MpiDefault=none
 SlurmdParameters=config_overrides
 ReturnToService=2
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 SlurmctldPort={port}
 SlurmdPort={next_port}
 SchedulerParameters=sched_interval=1,batch_sched_delay=0,sched_min_interval=0
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=4096 State=UNKNOWN
+SlurmdTimeout=5
+MessageTimeout=5
+TCPTimeout=1
+{nodes}
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE OverSubscribe=YES State=UP
 """
 
@@ -48,24 +56,65 @@ def why_none() -> str:
 
 @contextmanager
 def slurm() -> Iterator[dict[str, str]]:
-    """Start it; gives the environment in which Slurm's commands talk to it."""
-    folder, host = Path(tempfile.mkdtemp(prefix="slurm-")), socket.gethostname().partition(".")[0]
-    with ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        folder.chmod(0o755)
-        (folder / "munge").mkdir()
-        for name in ("state", "spool"):
-            (folder / name).mkdir()
-        configuration = folder / "slurm.conf"
-        port, next_port = _free_ports(2)
-        configuration.write_text(_CONFIGURATION.format(folder=folder, host=host, port=port, next_port=next_port))
-        environment = {**os.environ, "SLURM_CONF": str(configuration)}
-        stack.enter_context(_daemon(_munged(folder), environment))
-        _wait(lambda: (folder / "munge.socket").exists(), folder)
+    """Start it, with this machine as its one node; gives the environment in which Slurm's commands talk to it."""
+    host = socket.gethostname().partition(".")[0]
+    with _prepared(f"{host}(127.0.0.1)", {host: "127.0.0.1"}) as (folder, environment), ExitStack() as stack:
         stack.enter_context(_daemon([str(_find("slurmctld")), "-D"], environment))
         stack.enter_context(_daemon([str(_find("slurmd")), "-D"], environment))
         _wait(lambda: "idle" in _said(["sinfo", "-h", "-o", "%T"], environment), folder)
         yield environment
+
+
+class SeveralNodes:
+    """A Slurm whose controller and nodes are hosts; its commands are run on the controller."""
+
+    def __init__(self, control: Host, environment: dict[str, str], stack: ExitStack) -> None:
+        self.control, self.environment, self._stack = control, environment, stack
+
+    def start_node(self, node: Host) -> None:
+        """Start a node's daemon, also after a crash."""
+        self._stack.enter_context(_daemon(node.command(str(_find("slurmd")), "-D"), self.environment))
+
+    def said(self, *command: str) -> str:
+        """What a command of Slurm prints."""
+        return _said(self.control.command(*command), self.environment)
+
+
+@contextmanager
+def slurm_of(control: Host, *nodes: Host) -> Iterator[SeveralNodes]:
+    """Start it on hosts. A node that does not answer for some seconds is down, and its jobs are requeued."""
+    addresses = {node.name: node.address for node in nodes}
+    with _prepared(f"{control.name}({control.address})", addresses) as (folder, environment), ExitStack() as stack:
+        cluster = SeveralNodes(control, environment, stack)
+        stack.enter_context(_daemon(control.command(str(_find("slurmctld")), "-D"), environment))
+        for node in nodes:
+            cluster.start_node(node)
+        states = ["sinfo", "-h", "-N", "-o", "%T"]
+        _wait(lambda: cluster.said(*states).split() == ["idle"] * len(nodes), folder)
+        yield cluster
+
+
+@contextmanager
+def _prepared(control: str, nodes: dict[str, str]) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A folder with the configuration of a cluster, whose keys are served; and the environment that names it."""
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder.chmod(0o755)
+        for name in ("munge", "state", *(f"spool-{node}" for node in nodes)):
+            (folder / name).mkdir()
+        configuration = folder / "slurm.conf"
+        port, next_port = _free_ports(2)
+        lines = [f"NodeName={name} NodeAddr={at} CPUs=2 RealMemory=4096 State=UNKNOWN" for name, at in nodes.items()]
+        configuration.write_text(
+            _CONFIGURATION.format(
+                folder=folder, control=control, port=port, next_port=next_port, nodes="\n".join(lines)
+            )
+        )
+        environment = {**os.environ, "SLURM_CONF": str(configuration)}
+        stack.enter_context(_daemon(_munged(folder), environment))
+        _wait(lambda: (folder / "munge.socket").exists(), folder)
+        yield folder, environment
 
 
 def _munged(folder: Path) -> list[str]:

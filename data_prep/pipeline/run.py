@@ -4,8 +4,11 @@ datatrove starts tasks and remembers which have ended; a task that it starts twi
 and its note, changes nothing: every step finds its own finished output, or goes on with what it left.
 """
 
+import os
 import shutil
 import subprocess
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +24,8 @@ from data_prep.pipeline.tasks import keep_to_job, merge_shards, tokenize_shard
 from data_prep.tokenize.tokenize import TokenizeJob
 
 ExecutorKind = Literal["local", "slurm", "ray"]
+# Nothing is reported to its makers, and no token is written into the home directory for a cluster that ends with us.
+_RAY_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 
 class TokenizeShard(PipelineStep):
@@ -66,6 +71,8 @@ def executor(
 
     `depends` among them is the executor that must have ended before, of the same kind.
     """
+    if kind == "ray":
+        options = {name: _as_number(value) for name, value in options.items()}
     kinds = {"local": LocalPipelineExecutor, "slurm": SlurmPipelineExecutor, "ray": RayPipelineExecutor}
     try:
         return kinds[kind](pipeline=steps, tasks=tasks, workers=workers, logging_dir=str(logs), **options)
@@ -73,16 +80,42 @@ def executor(
         raise InputError(f"datatrove's {kind} executor does not take these options: {error}") from None
 
 
+def _as_number(value: Any) -> Any:
+    """The number that a text is, where it is one: Ray counts with its options."""
+    for kind in (int, float):
+        with suppress(TypeError, ValueError):
+            return kind(value)
+    return value
+
+
 def start(job: PipelineExecutor) -> None:
     """Run it, or hand it in. Raises InputError where Slurm is not here, WorkFailed where it refuses."""
     if isinstance(job, SlurmPipelineExecutor) and shutil.which("sbatch") is None:
         raise InputError("sbatch is not on the path: start this where Slurm is, or with --executor local")
     try:
-        job.run()
+        if isinstance(job, RayPipelineExecutor):
+            _run_on_ray(job)
+        else:
+            job.run()
     except subprocess.CalledProcessError as error:
         raise WorkFailed(
             f"{error.cmd[0]} refused a job, for the reason above: mend the --option that it names"
         ) from None
+
+
+def _run_on_ray(job: RayPipelineExecutor) -> None:
+    """What it depends on, then itself: datatrove only warns of a task that fails, and waits for it without end."""
+    if find_spec("ray") is None:
+        raise InputError("ray is not installed: pip install ray, or start this with --executor local")
+    for name, value in _RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for each in [job.depends, job] if job.depends else [job]:
+        each.run()
+        if failed := each.get_incomplete_ranks(skip_completed=True):
+            raise WorkFailed(
+                f"{len(failed)} of {each.world_size} tasks have failed, for the reasons in {each.logging_dir.path}/logs: "
+                "mend that, and start the same command again; what is done is not done again"
+            )
 
 
 def tokenize_shards(
