@@ -113,8 +113,8 @@ def _run_on_ray(job: RayPipelineExecutor) -> None:
         each.run()
         if failed := each.get_incomplete_ranks(skip_completed=True):
             raise WorkFailed(
-                f"{len(failed)} of {each.world_size} tasks failed, for the reasons in {each.logging_dir.path}/logs: mend "
-                "that, and start the same command again; what is done is not done again"
+                f"{len(failed)} of {each.world_size} tasks failed, for the reasons in {each.logging_dir.path}/logs: "
+                "mend them, and start the same command again; what is done is not done again"
             )
 
 
