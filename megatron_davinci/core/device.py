@@ -20,11 +20,16 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def compute_capability() -> tuple[int, int]:
+    """The generation of this rank's GPU: (9, 0) is Hopper."""
+    return torch.cuda.get_device_capability()
+
+
 def why_no_fp8() -> str:
     """The reason for which matrices cannot be multiplied in FP8 here; empty where they can."""
     if not has_gpu():
         return "this machine has no GPU"
-    capability = torch.cuda.get_device_capability()
+    capability = compute_capability()
     if capability < _FP8_CAPABILITY:
         return f"{torch.cuda.get_device_name()} has compute capability {capability}, FP8 needs {_FP8_CAPABILITY}"
     return ""
@@ -36,7 +41,7 @@ def why_no_flash_attention() -> str:
         return f"torch {torch.__version__} is too old for it, which needs 2.7"
     if not torch.backends.cuda.is_flash_attention_available():
         return f"torch {torch.__version__} was built without it"
-    capability = torch.cuda.get_device_capability()
+    capability = compute_capability()
     if capability < _FLASH_CAPABILITY:
         return f"{torch.cuda.get_device_name()} has compute capability {capability}, it needs {_FLASH_CAPABILITY}"
     return ""

@@ -15,6 +15,7 @@ from megatron_davinci.doctor.machine import (
 )
 from megatron_davinci.doctor.packages import (
     check_apex,
+    check_cudnn,
     check_extension,
     check_flash_attention,
     check_megatron,
@@ -42,10 +43,14 @@ def examine(directory: Path) -> Iterator[Finding]:
     yield sockets
     if torch.state != "ok":
         return
+    from megatron_davinci.core.device import compute_capability, why_no_flash_attention
+
     gpu = check_gpu()
     yield gpu
-    yield check_transformer_engine(gpu.state == "ok")
-    yield check_flash_attention(gpu.state == "ok")
+    has_gpu = gpu.state == "ok"
+    yield check_transformer_engine(has_gpu, why_no_flash_attention() if has_gpu else "")
+    yield check_cudnn(compute_capability() if has_gpu else None)
+    yield check_flash_attention(has_gpu)
     if sockets.state != "fail" and megatron.state == "ok":
         yield from _trials()
 

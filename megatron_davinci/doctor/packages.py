@@ -12,6 +12,7 @@ from megatron_davinci.doctor.finding import Finding, fail, ok, warn
 
 _OLDEST_PYTHON = (3, 11)
 _MEGATRON = ((0, 16, 1), (0, 20))  # from, and before
+_CUDNN_ON_HOPPER = 91800
 Versions = Callable[[str], str]
 
 
@@ -71,19 +72,36 @@ def check_apex() -> Finding:
     return ok("Apex", f"NVIDIA's, in {place}")
 
 
-def check_transformer_engine(gpu: bool) -> Finding:
-    """Transformer Engine, whose layers train on a GPU."""
-    name = "Transformer Engine"
+def check_transformer_engine(gpu: bool, why_no_local: str = "") -> Finding:
+    """Transformer Engine, whose layers train on a GPU; `why_no_local`: the reason for which no others can."""
+    name, remedy = "Transformer Engine", "in the checkout: pip install --no-build-isolation '.[gpu]'"
     if find_spec("transformer_engine") is None:
-        if gpu:
-            return fail(name, "not installed, and there is a GPU", "in the checkout: pip install '.[gpu]'")
-        return ok(name, "not installed, and not needed without a GPU")
+        if not gpu:
+            return ok(name, "not installed, and not needed without a GPU")
+        if why_no_local:
+            return fail(name, f"not installed, there is a GPU, and {why_no_local}", remedy)
+        return warn(name, "not installed: Megatron's local layers train in its place, in bf16, without FP8", remedy)
     try:
         importlib.import_module("transformer_engine.pytorch")
     except Exception as error:  # whatever a library built for another torch raises
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         return fail(name, f"does not import: {first}", "build it against this torch: --no-build-isolation")
     return ok(name, version("transformer_engine"))
+
+
+def check_cudnn(capability: tuple[int, int] | None) -> Finding:
+    """cuDNN, whose attention over packed rows Transformer Engine may choose; `capability`: that of the GPU, if any."""
+    version_of = importlib.import_module("torch").backends.cudnn.version()
+    if version_of is None:
+        return ok("cuDNN", "not in this torch, and not needed without a GPU")
+    said = f"{version_of // 10000}.{version_of // 100 % 100}.{version_of % 100}"
+    if capability is not None and capability[0] == 9 and version_of < _CUDNN_ON_HOPPER:
+        return warn(
+            "cuDNN",
+            f"{said}: before 9.18 gradients of packed rows may be wrong on Hopper (TransformerEngine issue 2186)",
+            "pip install 'nvidia-cudnn-cu13>=9.18', or set megatron.attention_backend to flash",
+        )
+    return ok("cuDNN", said)
 
 
 def check_flash_attention(gpu: bool) -> Finding:

@@ -30,6 +30,20 @@ def test_megatron_of_another_version_or_none() -> None:
         assert packages.check_megatron(lambda _, version=version: version).state == "ok"
 
 
+@pytest.mark.parametrize(
+    ("version", "capability", "state"),
+    [(91002, (9, 0), "warn"), (91002, (8, 0), "ok"), (91900, (9, 0), "ok"), (91002, None, "ok"), (None, None, "ok")],
+)
+def test_a_cudnn_that_is_wrong_on_this_gpu(
+    monkeypatch: pytest.MonkeyPatch, version: int | None, capability: tuple[int, int] | None, state: str
+) -> None:
+    monkeypatch.setattr("torch.backends.cudnn.version", lambda: version)
+    finding = packages.check_cudnn(capability)
+    assert finding.state == state
+    if state == "warn":
+        broken(finding, "warn", "9.10.2: before 9.18 gradients of packed rows may be wrong", "nvidia-cudnn")
+
+
 @pytest.mark.parametrize("real", [False, True])
 def test_apex_of_nvidia_and_its_namesake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, real: bool) -> None:
     (tmp_path / "apex").mkdir()
@@ -45,7 +59,9 @@ def test_apex_of_nvidia_and_its_namesake(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_transformer_engine_that_is_absent_or_does_not_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken(packages.check_transformer_engine(gpu=True), "fail", "there is a GPU", "pip install '.[gpu]'")
+    remedy = "pip install --no-build-isolation '.[gpu]'"
+    broken(packages.check_transformer_engine(True, "this torch is old"), "fail", "and this torch is old", remedy)
+    broken(packages.check_transformer_engine(gpu=True), "warn", "local layers train in its place", remedy)
     assert packages.check_transformer_engine(gpu=False).state == "ok"
     engine = tmp_path / "transformer_engine"
     engine.mkdir()

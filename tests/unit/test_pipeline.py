@@ -1,6 +1,7 @@
 """Tests of scaling out: every document once, whatever is killed or started twice, and the same result as in one run."""
 
 import contextlib
+import gzip
 import hashlib
 import json
 import random
@@ -103,6 +104,24 @@ def test_killed_tasks_lose_and_repeat_nothing(job: TokenizeJob, tmp_path: Path) 
         subprocess.run(command, check=True, capture_output=True)
     assert hashlib.sha256((tmp_path / "all.bin").read_bytes()).hexdigest() == expected
     assert not list((tmp_path / "shards").glob("*.part"))
+
+
+def test_ray_s_tasks_make_the_same_and_one_that_fails_ends_the_command(job: TokenizeJob, tmp_path: Path) -> None:
+    """On a Ray cluster of this machine, which the command starts; its options are numbers, whatever their text."""
+    packed = tmp_path / "in9.jsonl.gz"
+    job = replace(job, inputs=(*job.inputs, str(packed)))
+    whole = gzip.compress(Path(job.inputs[0]).read_bytes()[:1000] + b"\n")
+    command = [sys.executable, "-m", "megatron_davinci", "data", "shards", *job.inputs, "--tokenizer"]
+    command += [str(job.tokenizer), "--out", str(tmp_path / "all"), "--tasks", str(TASKS), "--executor", "ray"]
+    command += ["--option", "mem_per_cpu_gb=0.2", "--option", "cpus_per_task=1"]
+    packed.write_bytes(whole[:200])
+    failed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert failed.returncode == 1 and f"error: 1 of {TASKS} tasks failed, for the reasons in " in failed.stderr
+    assert not (tmp_path / "all.bin").exists()
+    packed.write_bytes(whole)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "all.bin").read_bytes() == one_run(job, tmp_path)
 
 
 def test_the_command_line_runs_it(job: TokenizeJob, tmp_path: Path) -> None:
