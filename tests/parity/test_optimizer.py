@@ -2,17 +2,19 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import layouts
 import pytest
 import table
 import torch
 from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer import optimizer as optimizers
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from megatron_davinci.config import parse_recipe
 from megatron_davinci.core.build_trainer import build_trainer
-from megatron_davinci.core.optimizer import build_optimizer, set_hyperparameters, unwrap
+from megatron_davinci.core.optimizer import build_optimizer, clip_and_step, set_hyperparameters, unwrap
 from megatron_davinci.core.sharding import named_parameters
 from megatron_davinci.core.step import Trainer
 from megatron_davinci.models.config import load_model_config
@@ -56,6 +58,38 @@ def _built(megatron: dict[str, Any], values: dict[str, Any], device: torch.devic
     recipe = parse_recipe({**values, "megatron": megatron})
     trainer = build_trainer(recipe, recipe.stage(0), load_model_config(recipe.model), device)
     return trainer, build_optimizer(recipe.stage(0).megatron, trainer.chunks)
+
+
+def steps(recipes: list[dict[str, Any]]) -> list[Any]:
+    return layouts.in_their_layouts(recipes, _steps)
+
+
+def _steps(values: dict[str, Any], device: torch.device) -> tuple[bool, int, float]:
+    """Are weights after our step those after Megatron's own? How often was a norm computed in ours, and which?"""
+    found, norms, calls = [], [], []
+    for ours in (True, False):
+        trainer, optimizer = _built({**values["megatron"], "clip_grad": 0.5}, values, device)
+        trainer.zero_gradients()
+        for name, parameter in named_parameters(unwrap(trainer.chunks)):
+            parameter.main_grad.fill_(0.01 * (1 + len(name) % 7))
+        set_hyperparameters(optimizer, LR)
+        if ours:
+            with patch.object(optimizers, "get_grad_norm_fp32", side_effect=optimizers.get_grad_norm_fp32) as computed:
+                optimizer.prepare_grads()
+                norms.append(float(optimizer.get_grad_norm()))
+                clip_and_step(optimizer, norms[0])
+                calls.append(computed.call_count)
+        else:
+            optimizer.step()
+        found.append([parameter.detach().clone() for _, parameter in named_parameters(unwrap(trainer.chunks))])
+    return all(a.equal(b) for a, b in zip(*found, strict=True)), calls[0], norms[0]
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_step_computes_one_norm_and_clips_as_megatron_does(tmp_path: Path, name: str) -> None:
+    ranks, fields = LAYOUTS[name]
+    for [(same, norms, norm)] in run_on_ranks(steps, ranks, [table.variant(table.recipe(tmp_path), fields)]):
+        assert same and norms == 1 and norm > 0.5
 
 
 def _groups(optimizer: MegatronOptimizer) -> list[Any]:

@@ -15,10 +15,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from megatron.core.dist_checkpointing.mapping import ShardedObject
 
 from data_prep import InputError
 from megatron_davinci.train.checkpoint.extra_state import rebuild_extra_states, transformer_engine_may_unpickle
-from megatron_davinci.train.checkpoint.loading import _merge, copy_part
+from megatron_davinci.train.checkpoint.loading import _merge, _Reader, copy_part
 from megatron_davinci.weights.common_state import common_state
 from megatron_davinci.weights.foreign_configs import _arguments
 from megatron_davinci.weights.metadata import (
@@ -90,6 +91,15 @@ def test_chunks_over_each_other_are_found_among_many(tmp_path: Path) -> None:
     stored.chunks[999] = stored.chunks[998]
     with pytest.raises(InputError, match="has chunks over each other"):
         copy_part(stored, torch.empty(1000), (0,))
+
+
+def test_an_extra_state_that_local_layers_do_not_write_is_empty(tmp_path: Path) -> None:
+    """Transformer Engine's norms have one; a checkpoint of a CPU lacks it, and no other object may be absent."""
+    reader = _Reader(store(tmp_path, "w", torch.ones(4), [[0, 4]]))
+    found = reader._read(ShardedObject("decoder.final_layernorm._extra_state", None, (1,), (0,)))
+    assert rebuild_extra_states({"norm._extra_state": found}, None, "here")["norm._extra_state"].numel() == 0
+    with pytest.raises(InputError, match="has no other_state/shard_0_1, which this model asks for"):
+        reader._read(ShardedObject("other_state", None, (1,), (0,)))
 
 
 def test_a_common_state_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:

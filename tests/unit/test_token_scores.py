@@ -1,5 +1,6 @@
 """Properties of the chunked scores: log-probability and entropy are log_softmax's, gradients too, in bounded memory."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_davinci.core.losses.next_token import next_token_loss
-from megatron_davinci.core.losses.token_scores import score_tokens
+from megatron_davinci.core.losses.token_scores import chunk_elements_on, score_tokens
 from megatron_davinci.testing import run_on_ranks
 
 Numbers = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -131,3 +132,14 @@ def test_half_precision_adds_chunks_up_in_fp32(dtype: torch.dtype) -> None:
     reference = plain(states, weight, labels, a, b)[3]
     errors = [(found[3].double() - reference).abs().max() / reference.abs().max() for found in (one, many)]
     assert errors[1] <= 1.5 * errors[0] + 1e-3
+
+
+@pytest.mark.parametrize(("gibibytes", "rows"), [(24, 441), (80, 882), (141, 882)])
+def test_chunks_are_larger_on_a_gpu_by_its_size_alone(
+    monkeypatch: pytest.MonkeyPatch, gibibytes: int, rows: int
+) -> None:
+    """Each chunk reads and writes the weight's whole gradient; what is free at the time must not change the sums."""
+    memory = SimpleNamespace(total_memory=gibibytes << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
+    assert chunk_elements_on(torch.device("cuda")) // 152_064 == rows
+    assert chunk_elements_on(torch.device("cpu")) // 152_064 == 220
