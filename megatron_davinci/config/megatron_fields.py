@@ -98,8 +98,14 @@ def check_megatron_fields(values: dict[str, Any]) -> None:
 
 
 def used_fields() -> dict[str, str]:
-    """Field name -> annotation, of those that a recipe may set."""
-    return {name: annotation for name, annotation in megatron_fields().items() if name in _USED}
+    """Field name -> what it takes, of those that a recipe may set: Megatron's annotation, or what is chosen from."""
+    return {
+        name: " or ".join("null" if choice is None else str(choice) for choice in _CHOICES[name])
+        if name in _CHOICES
+        else annotation
+        for name, annotation in megatron_fields().items()
+        if name in _USED
+    }
 
 
 @cache
