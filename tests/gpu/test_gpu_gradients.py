@@ -32,15 +32,18 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def rows(values: dict[str, Any]) -> dict[str, table.Row]:
-    """By precision, this device's numbers against the CPU's in fp32."""
+    """By precision, this device's numbers against the CPU's in fp32; those of local layers in bf16 too."""
     recipes = [table.variant(values, fields) for fields in table.PRECISIONS.values()]
+    local = table.variant(values, {**BF16, "transformer_impl": "local"})
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("NVIDIA_TF32_OVERRIDE", "0")  # Transformer Engine multiplies fp32 in TF32 otherwise
-        found = on_device(layouts.measure, recipes)
+        found = on_device(layouts.measure, [*recipes, local])
     known = on_cpu(layouts.measure, recipes)
     of_cpu = dict(zip((table.REFERENCE, table.BF16_ALONE), known, strict=True))
-    of_device = {("device", precision, "none"): each for precision, each in zip(table.PRECISIONS, found, strict=True)}
-    return {row.precision: row for row in table.judge({**of_cpu, **of_device}) if row.layout == "device"}
+    names = [*(("device", precision, "none") for precision in table.PRECISIONS), ("local layers", "bf16", "none")]
+    of_device = dict(zip(names, found, strict=True))
+    judged = [row for row in table.judge({**of_cpu, **of_device}) if row.layout in ("device", "local layers")]
+    return {row.precision if row.layout == "device" else row.layout: row for row in judged}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,7 @@ def tree_errors(values: dict[str, Any]) -> dict[tuple[str, str], float]:
     }
 
 
-@pytest.mark.parametrize("precision", table.PRECISIONS)
+@pytest.mark.parametrize("precision", [*table.PRECISIONS, "local layers"])
 def test_gradients_and_weights_are_those_of_the_cpu(rows: dict[str, table.Row], precision: str) -> None:
     row = rows[precision]
     assert row.gradients <= row.gradients_limit
