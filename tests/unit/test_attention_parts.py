@@ -9,8 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from megatron_davinci.core.attention import kernels, parts
+from megatron_davinci.core.attention.decode import DecodeGroup, DecodeRanges, KeyValueCache, attend_decode
 from megatron_davinci.core.attention.kernels import CpuKernel, CudaKernel
 from megatron_davinci.core.attention.parts import Part, attend_parts, attend_segments
 from megatron_davinci.core.attention.segments import Segments
@@ -179,3 +181,41 @@ def test_a_prefix_s_gradient_is_added_up_in_fp32(kernel: Any) -> None:
     several = [Part.own(0, [1] * (branches + 1)), *(Part.seen((n, n + 1), (0, 1)) for n in range(1, branches + 1))]
     attend_parts(query, key, value, several, SCALE).sum().backward()
     assert value.grad is not None and value.grad[0, 0, 0].float() == pytest.approx(1 + branches / 2, rel=1e-2)
+
+
+# On the stack of Python 3.12 torch's build is for CUDA, though the machine has no GPU.
+of_cuda_builds = pytest.mark.skipif(torch.version.cuda is None, reason="this torch is built without CUDA")
+
+
+@of_cuda_builds
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_on_a_gpu_torch_takes_every_call(layout: str) -> None:
+    """Its operators' own declarations and shapes, on tensors without numbers; nothing is left on the host."""
+    count, keys, several = LAYOUTS[layout]
+    for part in several:
+        part.segments._on_device.clear()  # what another test has put there has numbers
+    with FakeTensorMode():
+        inputs = [
+            torch.empty(rows, heads, WIDTH, dtype=torch.bfloat16, device="cuda")
+            for rows, heads in ((count, HEADS), (keys, GROUPS), (keys, GROUPS))
+        ]
+        found, total = parts._forward(*inputs, several, SCALE)
+        grads = parts._backward(found, *inputs, found, total, several, SCALE)
+    for tensor, like in zip((found, *grads), (inputs[0], *inputs), strict=True):
+        assert (tensor.shape, tensor.dtype, tensor.device) == (like.shape, torch.bfloat16, torch.device("cuda", 0))
+    for part in several:
+        part.segments._on_device.clear()
+
+
+@of_cuda_builds
+def test_on_a_gpu_torch_takes_the_calls_of_decoding() -> None:
+    groups = [DecodeGroup(0, 2, ((0, 5), (6, 8))), DecodeGroup(2, 3, ((0, 6), (8, 9)))]
+    with FakeTensorMode():
+        rows = [torch.empty(4, heads, WIDTH, dtype=torch.bfloat16, device="cuda") for heads in (HEADS, GROUPS, GROUPS)]
+        kept = [torch.empty(9, GROUPS, WIDTH, dtype=torch.bfloat16, device="cuda") for _ in range(2)]
+        cache, ranges = KeyValueCache(8), DecodeRanges.of(groups)
+        cache.keep(1, *kept)
+        for _ in range(2):
+            found = attend_decode(*rows, ranges, cache, 1, SCALE)
+        cache.select(torch.tensor([0, 2]))
+    assert found.shape == (4, HEADS, WIDTH) and found.device == torch.device("cuda", 0)

@@ -64,16 +64,7 @@ class _AttendParts(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         query, key, value, output, total = ctx.saved_tensors
-        if _is_one_call(ctx.parts, query, key):
-            found = _backward_part(grad, query, key, value, output, total, ctx.parts[0], ctx.scale)
-            return *found, None, None
-        grads = [torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in (query, key, value)]
-        for part in ctx.parts:
-            places = [slice(*place) for place in (part.queries, part.keys, part.keys)]
-            found = _backward_part(grad, query, key, value, output, total, part, ctx.scale)
-            for whole, place, more in zip(grads, places, found, strict=True):
-                whole[place] += more
-        return *(whole.to(x.dtype) for whole, x in zip(grads, (query, key, value), strict=True)), None, None
+        return *_backward(grad, query, key, value, output, total, ctx.parts, ctx.scale), None, None
 
 
 def _forward(query: Tensor, key: Tensor, value: Tensor, parts: Sequence[Part], scale: float) -> tuple[Tensor, Tensor]:
@@ -90,6 +81,28 @@ def _forward(query: Tensor, key: Tensor, value: Tensor, parts: Sequence[Part], s
             continue
         join_into(merged[rows], total[:, rows], output, log_sum)
     return merged.to(query.dtype), total
+
+
+def _backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    total: Tensor,
+    parts: Sequence[Part],
+    scale: float,
+) -> Gradients:
+    """Gradients of query, key and value."""
+    if _is_one_call(parts, query, key):
+        return _backward_part(grad, query, key, value, output, total, parts[0], scale)
+    of_query, of_key, of_value = (torch.zeros(x.shape, device=x.device) for x in (query, key, value))
+    for part in parts:
+        rows, keys = slice(*part.queries), slice(*part.keys)
+        found = _backward_part(grad, query, key, value, output, total, part, scale)
+        for whole, more in zip((of_query[rows], of_key[keys], of_value[keys]), found, strict=True):
+            whole += more
+    return of_query.to(query.dtype), of_key.to(key.dtype), of_value.to(value.dtype)
 
 
 def join_into(merged: Tensor, total: Tensor, output: Tensor, log_sum: Tensor) -> None:
