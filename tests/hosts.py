@@ -37,9 +37,11 @@ class Host:
 
     def crash(self) -> None:
         """SIGKILL for all that runs there, as if its power were cut."""
+        own = _namespace(self.holder)
+        assert own and own != _namespace(os.getpid()), f"{self.name} is gone"
         for process in Path("/proc").glob("[0-9]*"):
             number = int(process.name)
-            if number != self.holder and _namespace(number) == _namespace(self.holder):
+            if number != self.holder and _namespace(number) == own:
                 with suppress(ProcessLookupError):
                     os.kill(number, signal.SIGKILL)
 
@@ -82,7 +84,8 @@ def hosts(*names: str) -> Iterator[list[Host]]:
 @contextmanager
 def _namespaces() -> Iterator[int]:
     """The process that holds them; they end with it."""
-    holder = subprocess.Popen(["unshare", "--net", "--mount", "--uts", "sleep", "infinity"])
+    command = ["unshare", "--net", "--mount", "--uts", "sleep", "infinity"]
+    holder = subprocess.Popen(command, start_new_session=True)  # Ctrl-C is not for it: the tests end it
     try:
         deadline = time.monotonic() + 20
         while _namespace(holder.pid) == _namespace(os.getpid()):

@@ -5,6 +5,7 @@ and its note, changes nothing: every step finds its own finished output, or goes
 """
 
 import os
+import secrets
 import shutil
 import subprocess
 from contextlib import suppress
@@ -24,8 +25,6 @@ from data_prep.pipeline.tasks import keep_to_job, merge_shards, tokenize_shard
 from data_prep.tokenize.tokenize import TokenizeJob
 
 ExecutorKind = Literal["local", "slurm", "ray"]
-# Nothing is reported to its makers, and no token is written into the home directory for a cluster that ends with us.
-_RAY_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 
 class TokenizeShard(PipelineStep):
@@ -104,12 +103,17 @@ def start(job: PipelineExecutor) -> None:
 
 
 def _run_on_ray(job: RayPipelineExecutor) -> None:
-    """What it depends on, then itself: datatrove only warns of a task that fails, and waits for it without end."""
+    """All that it depends on, then itself: datatrove only warns of a task that fails, and waits for it without end."""
     if find_spec("ray") is None:
         raise InputError("ray is not installed: pip install ray, or start this with --executor local")
-    for name, value in _RAY_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    for each in [job.depends, job] if job.depends else [job]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & os.environ.keys():
+        # a cluster of our own: nobody else gives it work, and its token is written nowhere
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    chain = [job]
+    while chain[0].depends:
+        chain.insert(0, chain[0].depends)
+    for each in chain:
         each.run()
         if failed := each.get_incomplete_ranks(skip_completed=True):
             raise WorkFailed(

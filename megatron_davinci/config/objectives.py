@@ -50,7 +50,7 @@ class ObjectiveOptions(Section):
 
     @property
     def grows_trees(self) -> bool:
-        """Whether rows of trees are computed: on a GPU their attention has a kernel of its own."""
+        """Whether rows of trees are computed, or responses written: on a GPU torch's own kernel attends for them."""
         return False
 
     def check_stage(self, stage: Any) -> None:

@@ -37,9 +37,9 @@ def check_transformer_impl(megatron: MegatronOptions, model: ModelConfig, trees:
     if chosen == "transformer_engine":
         _check_transformer_engine(megatron)
     if megatron.fp8 and chosen == "local":
-        # without a GPU there is nothing to install
-        why = device.why_no_fp8() or "FP8 is computed by Transformer Engine's layers alone"
-        raise InputError(f"the recipe sets megatron.fp8, and {why}: train with megatron.fp8=null, in bf16")
+        why = device.why_no_fp8() or "FP8 is computed by Transformer Engine's layers alone, and these are local ones"
+        more = "" if not device.has_gpu() or _has_transformer_engine() else f", or {_INSTALL}"
+        raise InputError(f"the recipe sets megatron.fp8, and {why}: train with megatron.fp8=null, in bf16{more}")
     if chosen == "local" and "attention_backend" in megatron.given:
         raise InputError(
             "megatron.attention_backend chooses among Transformer Engine's kernels, and the layers here are Megatron's "
@@ -65,9 +65,14 @@ def _check_transformer_engine(megatron: MegatronOptions) -> None:
 
 def _check_flash_attention(megatron: MegatronOptions, model: ModelConfig, chosen: Impl, trees: bool) -> None:
     """torch's flash attention is there, and takes this model's heads."""
-    what = "Megatron's local layers attend" if chosen == "local" else "a tree's rows attend"
-    what = f"on a GPU {what} by torch's flash attention"
-    remedy = _HIDE if chosen == "transformer_engine" or trees else f"{_INSTALL}, or {_HIDE}"
+    who = "Megatron's local layers attend" if chosen == "local" else "trees, and responses that are written, attend"
+    what = f"on a GPU {who} by torch's flash attention"
+    remedy = _HIDE
+    if chosen == "local" and not trees:
+        other = "leave megatron.transformer_impl out" if _has_transformer_engine() else _INSTALL
+        remedy = f"{other}, or {_HIDE}"
+    elif chosen == "transformer_engine":
+        remedy = f"leave them out (report.prompts: 0, objective: {{kind: ntp}}), or {_HIDE}"
     if reason := device.why_no_flash_attention():
         raise InputError(f"{what}, and {reason}: {remedy}")
     if not megatron.bf16:

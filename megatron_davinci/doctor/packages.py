@@ -12,6 +12,8 @@ from megatron_davinci.doctor.finding import Finding, fail, ok, warn
 
 _OLDEST_PYTHON = (3, 11)
 _MEGATRON = ((0, 16, 1), (0, 20))  # from, and before
+_NOT_TRIED = ((0, 17), (0, 18))
+_RECOMMENDED = "megatron-core>=0.19.2,<0.20" if sys.version_info >= (3, 12) else "megatron-core==0.16.1"
 _CUDNN_ON_HOPPER = 91800
 Versions = Callable[[str], str]
 
@@ -43,7 +45,9 @@ def check_megatron(known: Versions = version) -> Finding:
         return fail("Megatron-Core", "not installed", "in the checkout: pip install '.[train]'")
     numbers = tuple(int(part) for part in found.split(".")[:3] if part.isdigit())
     if not _MEGATRON[0] <= numbers < _MEGATRON[1]:
-        return fail("Megatron-Core", found, "pip install 'megatron-core>=0.16.1,<0.20'")
+        return fail("Megatron-Core", found, "pip install '" + _RECOMMENDED + "'")
+    if numbers[:2] in _NOT_TRIED:
+        return warn("Megatron-Core", f"{found}, with which the tests were not run", f"pip install '{_RECOMMENDED}'")
     return ok("Megatron-Core", found)
 
 
@@ -99,7 +103,7 @@ def check_cudnn(capability: tuple[int, int] | None) -> Finding:
         return warn(
             "cuDNN",
             f"{said}: before 9.18 gradients of packed rows may be wrong on Hopper (TransformerEngine issue 2186)",
-            "pip install 'nvidia-cudnn-cu13>=9.18', or set megatron.attention_backend to flash",
+            "a torch with a newer one (2.11 has 9.19), or megatron.attention_backend=flash",
         )
     return ok("cuDNN", said)
 

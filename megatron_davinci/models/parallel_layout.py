@@ -41,12 +41,13 @@ _DEFAULTS = {
     "context_parallel_size": 1,
     "sequence_parallel": False,
     "transformer_impl": "auto",
+    "attention_backend": "auto",
 }
 
 
 @dataclass(frozen=True)
 class MegatronOptions:
-    """The recipe's `megatron` section, parsed once: `given` as it is there, without layouts that are the defaults; the
+    """The recipe's `megatron` section, parsed once: `given` as it is there, without what is the default anyway; the
     rest with Megatron's defaults."""
 
     given: Mapping[str, Any] = field(hash=False)

@@ -22,6 +22,10 @@ from megatron_davinci.weights.torch_zip import STORAGES, Archive, contiguous_str
 
 MAX_OBJECT_BYTES = 16 << 20
 """Of an object with its tensors; a run's common state has some thousands."""
+_LOAD_FROM_BYTES = (
+    ("torch.storage", "_load_from_bytes"),
+    ("megatron.core.safe_globals", "safe_load_from_bytes"),  # which Megatron-Core 0.19 puts in its place
+)
 _MAX_DIMENSIONS = 8
 _MAX_HEAD = 4096  # bytes of the pickles before a storage's elements; they have some hundreds
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # that torch.save began with before it wrote archives
@@ -75,7 +79,7 @@ def read_pickled(data: bytes, opaque: str) -> Any:
         return _read_before_archives(content)
 
     def names(module: str, name: str) -> Any:
-        if (module, name) == ("torch.storage", "_load_from_bytes"):
+        if (module, name) in _LOAD_FROM_BYTES:
             return Constructor(load_from_bytes)
         if module == opaque:
             return OPAQUE

@@ -72,10 +72,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
     "fp32": (
         FP32, HOPPER, False, "which takes bf16 alone, and the recipe trains in fp32: set megatron.bf16, or install"),
     "fp32, told to be local": (
-        {**FP32, "transformer_impl": "local"}, HOPPER, True, "takes bf16 alone, and the recipe trains in fp32"),
+        {**FP32, "transformer_impl": "local"}, HOPPER, True,
+        "the recipe trains in fp32: set megatron.bf16, or leave megatron.transformer_impl out"),
     "FP8 in local layers": (
         {**BF16, "fp8": "hybrid", "fp8_recipe": "tensorwise", "transformer_impl": "local"}, HOPPER, True,
-        "sets megatron.fp8, and FP8 is computed by Transformer Engine's layers alone: train with megatron.fp8=null"),
+        "FP8 is computed by Transformer Engine's layers alone, and these are local ones: train with megatron.fp8=null"),
     "a choice of Transformer Engine's": (
         {**BF16, "attention_backend": "fused"}, HOPPER, False,
         "attention_backend chooses among Transformer Engine's kernels, and the layers here are Megatron's local ones"),
@@ -92,8 +93,8 @@ def test_what_a_gpu_cannot_train_is_said(recipe_values: dict[str, Any], tmp_path
 @pytest.mark.parametrize(
     ("megatron", "heads", "sentence"),
     [
-        (FP32, 16, "a tree's rows attend by torch's flash attention, which takes bf16 alone"),
-        (BF16, 12, "a multiple of 8 up to 256, and the model's are 12 wide: hide the GPU"),
+        (FP32, 16, "trees, and responses that are written, attend by torch's flash attention, which takes bf16 alone"),
+        (BF16, 12, "a multiple of 8 up to 256, and the model's are 12 wide: leave them out"),
         (BF16, 16, None),
     ],
 )

@@ -4,6 +4,7 @@ On a machine with a GPU: `DAVINCI_TEST_GPU=1 python -m pytest --numprocesses=0 -
 the CPU, so that they are ready when there is one.
 """
 
+from importlib.util import find_spec
 from typing import Any
 
 import layouts
@@ -32,16 +33,17 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def rows(values: dict[str, Any]) -> dict[str, table.Row]:
-    """By precision, this device's numbers against the CPU's in fp32; those of local layers in bf16 too."""
+    """By precision, this device's numbers against the CPU's in fp32; those of local layers are in bf16."""
     recipes = [table.variant(values, fields) for fields in table.PRECISIONS.values()]
     local = table.variant(values, {**BF16, "transformer_impl": "local"})
+    only_local = has_gpu() and find_spec("transformer_engine") is None
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("NVIDIA_TF32_OVERRIDE", "0")  # Transformer Engine multiplies fp32 in TF32 otherwise
-        found = on_device(layouts.measure, [*recipes, local])
+        found = on_device(layouts.measure, [local] if only_local else [local, *recipes])
     known = on_cpu(layouts.measure, recipes)
     of_cpu = dict(zip((table.REFERENCE, table.BF16_ALONE), known, strict=True))
-    names = [*(("device", precision, "none") for precision in table.PRECISIONS), ("local layers", "bf16", "none")]
-    of_device = dict(zip(names, found, strict=True))
+    names = [("local layers", "bf16", "none"), *(("device", precision, "none") for precision in table.PRECISIONS)]
+    of_device = dict(zip(names, found, strict=False))
     judged = [row for row in table.judge({**of_cpu, **of_device}) if row.layout in ("device", "local layers")]
     return {row.precision if row.layout == "device" else row.layout: row for row in judged}
 
@@ -61,6 +63,8 @@ def tree_errors(values: dict[str, Any]) -> dict[tuple[str, str], float]:
 
 @pytest.mark.parametrize("precision", [*table.PRECISIONS, "local layers"])
 def test_gradients_and_weights_are_those_of_the_cpu(rows: dict[str, table.Row], precision: str) -> None:
+    if precision not in rows:
+        pytest.skip("needs Transformer Engine")
     row = rows[precision]
     assert row.gradients <= row.gradients_limit
     assert row.weights <= row.weights_limit

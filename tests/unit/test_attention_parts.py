@@ -75,7 +75,7 @@ def flash_backward(
     cu_k: Tensor, max_q: int, max_k: int, dropout: float, causal: bool, state: Tensor, unused: Tensor, *, scale: float,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Its backward pass, from the output and log-sum-exp that it is given."""
-    assert torch.are_deterministic_algorithms_enabled() and grad.is_contiguous() and log_sum.is_contiguous()
+    assert torch.get_deterministic_debug_mode() == 2 and grad.is_contiguous() and log_sum.is_contiguous()
     assert int(cu_k[-1]) == len(key) and int(cu_q[-1]) == len(query) and log_sum.shape == query.shape[1::-1]
     grads = [torch.zeros(x.shape, dtype=torch.float64) for x in (query, key, value)]
     group = query.size(1) // key.size(1)

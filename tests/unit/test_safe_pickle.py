@@ -84,6 +84,14 @@ def test_tensors_are_read_as_torch_reads_them(dtype: torch.dtype, shape: tuple[i
         assert found["again"].equal(tensor) and found["part"].equal(value["part"]) and found["plain"] == value["plain"]
 
 
+def test_tensors_that_megatron_core_0_19_has_pickled_are_read() -> None:
+    """It puts a function of its own in the place of torch's, and so into every pickle of a tensor."""
+    theirs = b"cmegatron.core.safe_globals\nsafe_load_from_bytes\n"
+    pickled = pickle.dumps({"a": torch.arange(5)}, 2)
+    either = pickled.replace(b"ctorch.storage\n_load_from_bytes\n", theirs)
+    assert theirs in either and read_pickled(either, "no.module")["a"].equal(torch.arange(5))
+
+
 @pytest.mark.parametrize(
     "tensor, reason",
     [

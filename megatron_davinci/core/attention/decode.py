@@ -71,10 +71,12 @@ class KeyValueCache:
         self._written: dict[int, tuple[Tensor, Tensor]] = {}
         self._lengths: dict[int, int] = {}
         self._segments: dict[tuple[int, int, int], Segments] = {}
+        self._ranges: tuple[Sequence[DecodeGroup], DecodeRanges] = ((), DecodeRanges.of(()))
 
     def keep(self, layer: int, key: Tensor, value: Tensor) -> None:
         """The rows (T, g, d) that responses will see; copied, since Megatron's are views that hold the queries too."""
-        self._kept[layer] = (key.contiguous().clone(), value.contiguous().clone())
+        whole = torch.contiguous_format
+        self._kept[layer] = (key.clone(memory_format=whole), value.clone(memory_format=whole))
 
     def kept(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values (T, g, d) of the rows that were kept."""
@@ -90,6 +92,12 @@ class KeyValueCache:
         self._lengths[layer] = at + 1
         keys, values = self._written[layer]
         return keys.flatten(0, 1), values.flatten(0, 1), self._own_segments(len(key), keys.size(1), at + 1)
+
+    def ranges(self, groups: Sequence[DecodeGroup]) -> DecodeRanges:
+        """What the groups see; made anew only where others have come, since its numbers go to the device."""
+        if self._ranges[0] != groups:
+            self._ranges = (groups, DecodeRanges.of(groups))
+        return self._ranges[1]
 
     def select(self, rows: Tensor) -> None:
         """Go on with some of the responses."""

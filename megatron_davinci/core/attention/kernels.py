@@ -154,9 +154,9 @@ def _joined(parts: list[Tensor], axis: int) -> Tensor:
 @contextmanager
 def _repeatable() -> Iterator[None]:
     """Have the kernel add up a query's gradient in one order: it looks at torch's global switch alone."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True)
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("error")
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.set_deterministic_debug_mode(before)

@@ -33,7 +33,7 @@ class PackedSegments(PackedSeqParams):
     """
 
     boundaries: Sequence[int] = ()
-    _parts: list[Part] = field(default_factory=list)
+    _parts: dict[tuple[int, int], list[Part]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, boundaries: Sequence[int], device: torch.device) -> "PackedSegments":
@@ -53,10 +53,10 @@ class PackedSegments(PackedSeqParams):
 
     def parts(self, rank: int, context: int) -> list[Part]:
         """What the rows of a context rank see of all ranks' keys in the order of the sequence; made once."""
-        if not self._parts:
+        if (rank, context) not in self._parts:
             whole = [Part.own(self.boundaries[0], [b - a for a, b in pairwise(self.boundaries)])]
-            self._parts = whole if context == 1 else list(self._chunks(rank, context))
-        return self._parts
+            self._parts[rank, context] = whole if context == 1 else list(self._chunks(rank, context))
+        return self._parts[rank, context]
 
     def _chunks(self, rank: int, context: int) -> Iterator[Part]:
         """Both chunks of each segment that a rank holds, against all that comes up to their ends."""

@@ -154,13 +154,9 @@ def _backward_part(
         key[keys],
         value[keys],
     )
-    kernel, group = kernel_of(query.device), query.size(1) // key.size(1)
-    if part.causal or group == 1:
-        return kernel.backward(grad, query, key, value, output, total, part.segments, part.causal, scale)
-    grad, query, output = (_fold(x, group) for x in (grad, query, output))
-    total = total.unflatten(0, (-1, group)).transpose(1, 2).flatten(1)
-    found = kernel.backward(grad, query, key, value, output, total, part.segments.folded(group), False, scale)
-    return _unfold(found[0], group), found[1], found[2]
+    kernel = kernel_of(query.device)
+    # Heads stay heads: what a GPU's repeatable backward pass sets aside grows with rows, and as heads become fewer.
+    return kernel.backward(grad, query, key, value, output, total, part.segments, part.causal, scale)
 
 
 def _is_one_call(parts: Sequence[Part], query: Tensor, key: Tensor) -> bool:

@@ -14,7 +14,7 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
 from megatron_davinci.core.attention.blocks import AttentionBlock, tree_parts
-from megatron_davinci.core.attention.decode import DecodeGroup, DecodeRanges, KeyValueCache, attend_decode
+from megatron_davinci.core.attention.decode import DecodeGroup, KeyValueCache, attend_decode
 from megatron_davinci.core.attention.parts import Part, attend_parts
 
 
@@ -60,13 +60,9 @@ class DecodeSegments(PositionedSegments):
     decode_groups: Sequence[DecodeGroup] = ()
     cache: KeyValueCache = field(default_factory=lambda: KeyValueCache(0))
 
-    @cached_property
-    def _ranges(self) -> DecodeRanges:
-        return DecodeRanges.of(self.decode_groups)
-
     def attend(self, query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float) -> Tensor:
         """See `PositionedSegments`; the rows' own keys and values go to the cache."""
-        return attend_decode(query, key, value, self._ranges, self.cache, layer, scale)
+        return attend_decode(query, key, value, self.cache.ranges(self.decode_groups), self.cache, layer, scale)
 
 
 class PositionRotary(RotaryEmbedding):

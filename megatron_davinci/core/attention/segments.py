@@ -40,6 +40,9 @@ class Segments:
     _folded: dict[int, "Segments"] = field(default_factory=dict)
     _on_device: dict[torch.device, DeviceSegments] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        assert all(self.query_lengths) and all(self.key_lengths), "no range is empty: kernels divide by their lengths"
+
     @classmethod
     def own(cls, lengths: Sequence[int]) -> Self:
         """Each segment sees the keys of its own rows."""

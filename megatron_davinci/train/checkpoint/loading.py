@@ -24,7 +24,7 @@ from megatron_davinci.core.groups import sync_errors
 from megatron_davinci.weights.common_state import common_state
 from megatron_davinci.weights.stored_chunks import ChunkedTensor, StoredCheckpoint, StoredChunk
 
-_EXTRA_STATE = "._extra_state"  # of Transformer Engine's modules; empty without FP8's delayed scaling
+_NO_STATE = "layernorm._extra_state"  # Transformer Engine's norms write an empty one, other layers none
 _MAX_CHUNKS = 1_000  # that a rank's part of a tensor lies in; a layout has some tens
 
 
@@ -76,8 +76,8 @@ class _Reader:
 
     def _read_object(self, wanted: ShardedObject) -> Any:
         name = wanted.unique_key
-        if name not in self._stored.objects and wanted.key.endswith(_EXTRA_STATE):
-            return torch.empty(0, dtype=torch.uint8)  # written by layers that keep none, such as local ones
+        if name not in self._stored.objects and wanted.key.endswith(_NO_STATE):
+            return torch.empty(0, dtype=torch.uint8)
         if name not in self._stored.objects:
             raise InputError(f"{self._stored.directory} has no {name}, which this model asks for")
         found = self._stored.read_object(name)
