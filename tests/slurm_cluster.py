@@ -20,7 +20,7 @@ ClusterName=trial
 SlurmctldHost={control}
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=5
+AuthInfo=socket={folder}/munge.socket{credentials}
 CredType=cred/munge
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -38,12 +38,13 @@ SlurmdLogFile={folder}/slurmd-%n.log
 SlurmctldPort={port}
 SlurmdPort={next_port}
 SchedulerParameters=sched_interval=1,batch_sched_delay=0,sched_min_interval=0
-SlurmdTimeout=5
-MessageTimeout=5
-TCPTimeout=1
 {nodes}
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE OverSubscribe=YES State=UP
 """
+
+
+# A node that has crashed is missed within seconds, and its job need not rest for two minutes.
+_SOON = "SlurmdTimeout=5\nMessageTimeout=5\nTCPTimeout=1\n"
 
 
 def why_none() -> str:
@@ -84,7 +85,10 @@ class SeveralNodes:
 def slurm_of(control: Host, *nodes: Host) -> Iterator[SeveralNodes]:
     """Start it on hosts. A node that does not answer for some seconds is down, and its jobs are requeued."""
     addresses = {node.name: node.address for node in nodes}
-    with _prepared(f"{control.name}({control.address})", addresses) as (folder, environment), ExitStack() as stack:
+    with (
+        _prepared(f"{control.name}({control.address})", addresses, ",cred_expire=5", _SOON) as (folder, environment),
+        ExitStack() as stack,
+    ):
         cluster = SeveralNodes(control, environment, stack)
         stack.enter_context(_daemon(control.command(str(_find("slurmctld")), "-D"), environment))
         for node in nodes:
@@ -95,7 +99,9 @@ def slurm_of(control: Host, *nodes: Host) -> Iterator[SeveralNodes]:
 
 
 @contextmanager
-def _prepared(control: str, nodes: dict[str, str]) -> Iterator[tuple[Path, dict[str, str]]]:
+def _prepared(
+    control: str, nodes: dict[str, str], credentials: str = "", more: str = ""
+) -> Iterator[tuple[Path, dict[str, str]]]:
     """A folder with the configuration of a cluster, whose keys are served; and the environment that names it."""
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     with ExitStack() as stack:
@@ -108,7 +114,12 @@ def _prepared(control: str, nodes: dict[str, str]) -> Iterator[tuple[Path, dict[
         lines = [f"NodeName={name} NodeAddr={at} CPUs=2 RealMemory=4096 State=UNKNOWN" for name, at in nodes.items()]
         configuration.write_text(
             _CONFIGURATION.format(
-                folder=folder, control=control, port=port, next_port=next_port, nodes="\n".join(lines)
+                folder=folder,
+                control=control,
+                port=port,
+                next_port=next_port,
+                credentials=credentials,
+                nodes=more + "\n".join(lines),
             )
         )
         environment = {**os.environ, "SLURM_CONF": str(configuration)}
