@@ -31,7 +31,7 @@ test: setup
 acceptance: acceptance-data acceptance-operations acceptance-training
 
 acceptance-data: TESTS := $(BY_CHANCE) tests/hardening
-acceptance-operations: TESTS := $(addprefix tests/end_to_end/test_,resume.py operations.py stopped_rank.py slurm.py demo.py) \
+acceptance-operations: TESTS := $(addprefix tests/end_to_end/test_,resume.py operations.py stopped_rank.py slurm.py several_nodes.py demo.py) \
 	tests/browser
 acceptance-training: TESTS := $(addprefix tests/end_to_end/test_,reinforcement.py engine.py language.py examples.py annotate.py) \
 	tests/parity/test_trees.py

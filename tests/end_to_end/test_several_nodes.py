@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import of_acceptance
 from hosts import Host, hosts, why_no_hosts
 from slurm_cluster import SeveralNodes, slurm_of, why_none
 from training import finish, reported, same_weights, start
@@ -76,6 +77,7 @@ def submit(cluster: SeveralNodes, recipe: Path) -> str:
     return match[1]
 
 
+@of_acceptance  # Slurm itself takes its time: minutes, where others use the cores
 def test_a_node_that_dies_costs_the_steps_since_the_last_checkpoint(
     cluster: SeveralNodes, network: list[Host], recipe_values: dict[str, Any], tmp_path: Path
 ) -> None:
