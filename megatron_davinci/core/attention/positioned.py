@@ -3,6 +3,7 @@
 T = rows of the micro-batch, h = query heads, g = key-value heads, d = head dimension.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +20,7 @@ from megatron_davinci.core.attention.parts import Part, attend_parts
 
 
 @dataclass
-class PositionedSegments(PackedSeqParams):
+class PositionedSegments(PackedSeqParams, ABC):
     """Rides as `packed_seq_params`, which Megatron hands to every layer and keeps for every recomputation.
 
     `qkv_format` stays None: rows come as (T, 1, heads, d). position_ids (T,): RoPE positions.
@@ -27,9 +28,9 @@ class PositionedSegments(PackedSeqParams):
 
     position_ids: Tensor | None = None
 
+    @abstractmethod
     def attend(self, query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float) -> Tensor:
         """query (T, h, d), key and value (T, g, d) -> (T, h, d)."""
-        raise NotImplementedError
 
 
 @dataclass
