@@ -7,7 +7,6 @@ trained), and PREFIX.entropy.{bin,idx,json}, see `entropy`.
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from types import NoneType
 from typing import Any, Self
 
 import numpy as np
@@ -22,6 +21,8 @@ INDEX_MAGIC = b"MMIDIDX\x00\x00"
 INDEX_HEADER = struct.Struct("<QBQQ")  # version, element code, sequences, documents + 1
 # Megatron's DType codes that can hold token ids, or a mask.
 _TOKEN_TYPES: dict[int, np.dtype[Any]] = {4: np.dtype(np.int32), 8: np.dtype(np.uint16)}
+_MAX_VOCABULARY = 2**31  # ids are int32
+_COUNT_LIMIT = 2**63  # counts are int64
 _MASK_TYPES: dict[int, np.dtype[Any]] = {1: np.dtype(np.uint8)}
 
 
@@ -51,6 +52,10 @@ def corpus_checksum(manifest: dict[str, Any]) -> str:
     return xxh3_64("".join(digest for name in names for digest in blocks[name]).encode()).hexdigest()
 
 
+def _is_below(value: Any, limit: int) -> bool:
+    return type(value) is int and 0 <= value < limit
+
+
 def is_manifest(held: Any) -> bool:
     """Whether a manifest says what is needed of it, in the right types."""
     if not isinstance(held, dict) or not isinstance(held.get("checksum"), dict):
@@ -63,8 +68,9 @@ def is_manifest(held: Any) -> bool:
     digests = [checksums[name] for name in ("bin", "idx", "loss_mask.bin", "loss_mask.idx") if name in checksums]
     return (
         all(type(tokenizer.get(name)) is kind for name, kind in known.items())
-        and type(tokenizer.get("eod")) in (int, NoneType)
-        and all(type(held.get(name)) is int for name in counts)
+        and 0 < tokenizer["vocab_size"] <= _MAX_VOCABULARY
+        and (tokenizer.get("eod") is None or _is_below(tokenizer["eod"], tokenizer["vocab_size"]))
+        and all(_is_below(held.get(name), _COUNT_LIMIT) for name in counts)
         and {"bin", "idx"} <= checksums.keys()
         and all(isinstance(each, list) and all(isinstance(digest, str) for digest in each) for each in digests)
     )

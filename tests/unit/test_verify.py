@@ -1,8 +1,10 @@
 """Properties: no altered byte of a corpus goes unnoticed, and a merged corpus is its parts."""
 
+import json
 import random
 from pathlib import Path
 
+import orjson
 import pytest
 from conftest import EFFORT, write_corpus
 
@@ -62,3 +64,21 @@ def test_corpora_of_different_tokenizers_are_not_merged(tmp_path: Path) -> None:
     write_corpus(tmp_path / "b", [3], vocab_size=250)
     with pytest.raises(InputError, match="different tokenizers"):
         Corpus.open_all([tmp_path / "a", tmp_path / "b"])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [("tokenizer", "vocab_size", bad) for bad in (-1, 0, 2**31 + 1, 2**64, True, 0.5)]
+    + [("tokenizer", "eod", bad) for bad in (-1, 256, 2**64, False)]
+    + [(count, None, bad) for count in ("documents", "tokens", "empty_documents_dropped") for bad in (-1, 2**63)],
+    ids=str,
+)
+def test_a_number_out_of_its_range_makes_no_manifest(tmp_path: Path, value: tuple[str, str | None, object]) -> None:
+    key, inner, bad = value
+    file = write_corpus(tmp_path / "a", [3, 9]).with_name("a.manifest.json")
+    manifest = orjson.loads(file.read_bytes())
+    Corpus(tmp_path / "a")
+    manifest[key] = bad if inner is None else {**manifest[key], inner: bad}
+    file.write_text(json.dumps(manifest))  # orjson takes 64 bits alone
+    with pytest.raises(InputError, match="is no manifest of a corpus"):
+        Corpus(tmp_path / "a")
