@@ -44,7 +44,7 @@ class ShardedStep:
     """`job` is what the output depends on; a directory that another job began is refused.
 
     `shards` are the inputs. `open_work(rank, tasks)` gives, as a context, the function that writes the outputs of one
-    shard below a folder and returns its note.
+    shard below a folder and returns its note. `before_publishing(folder, notes)` completes the whole.
     """
 
     def __init__(
@@ -53,10 +53,11 @@ class ShardedStep:
         job: dict[str, Any],
         shards: list[Path],
         open_work: Callable[[int, int], AbstractContextManager[ShardWork]],
+        before_publishing: Callable[[Path, list[ShardNote]], None] = lambda folder, notes: None,
     ) -> None:
         self.out = out.absolute()
         self.shards = shards
-        self._open_work = open_work
+        self._open_work, self._before_publishing = open_work, before_publishing
         self._part = part_of(self.out)
         self._job = {**job, "shards": [path.name for path in shards]}
 
@@ -109,7 +110,9 @@ class ShardedStep:
         missing = [shard.name for shard in self.shards if not self._note(shard).exists()]
         if missing:
             raise InputError(f"{self.out} is not finished ({len(missing)} shards are missing): start the command again")
-        summary = summarize([read_json(self._note(shard)) for shard in self.shards])
+        notes = [read_json(self._note(shard)) for shard in self.shards]
+        self._before_publishing(self._part, notes)
+        summary = summarize(notes)
         write_json(self._part / "summary.json", summary)
         publish(self._part, self.out)
         self._tidy()

@@ -11,6 +11,8 @@ LAYERS = (
     "data_prep.sources.github",  # pull requests by GitHub's API
     "data_prep.reconstruct",  # a change as replayable edits
     "data_prep.samples",  # training documents in several formats
+    "data_prep.environments.sandbox",  # where strangers' code runs
+    "data_prep.environments",  # tasks that really run, and the judge
     "data_prep.pipeline",  # sharded jobs on one machine, Slurm or Ray
     "data_prep.deduplicate",  # exact and near copies among records, left out
     "data_prep",  # what the package exports

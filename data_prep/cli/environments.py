@@ -1,0 +1,106 @@
+"""`davinci data environments ...`: tasks in environments where tests run."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from data_prep.cli.app import AsJson, ExecutorKind, ExecutorOptions, Tasks, Workers, app
+from data_prep.io.errors import printable
+from data_prep.io.summary import print_summary
+
+environments = typer.Typer(no_args_is_help=True, help="Tasks from merged pull requests, in environments that run.")
+app.add_typer(environments, name="environments")
+
+Sandbox = Annotated[str, typer.Option("--sandbox", help="Where strangers' code runs: bubblewrap, podman or docker.")]
+Without = Annotated[
+    list[str] | None,
+    typer.Option(help="A protection that this machine may lack: 'memory limit', 'pids limit' ..."),
+]
+
+
+@environments.command("build")
+def build_environments(
+    records: Annotated[Path, typer.Argument(help="What davinci data collect made.")],
+    clone: Annotated[list[Path], typer.Option(help="A clone of each repository: NAME.git or OWNER__NAME.git.")],
+    out: Annotated[Path, typer.Option(help="Directory to make: tasks/, environments/, rejected.jsonl, summary.json.")],
+    runs: Annotated[int, typer.Option(help="Runs of the tests before the change, and as many after it.")] = 2,
+    sandbox: Sandbox = "bubblewrap",
+    without: Without = None,
+    tasks: Tasks = 1,
+    workers: Workers = 1,
+    executor: ExecutorKind = "local",
+    option: ExecutorOptions = None,
+    as_json: AsJson = False,
+) -> None:
+    """Merged pull requests to tasks: a checkout, an environment as of its date, tests that fail before and pass after.
+
+    Example: davinci data environments build records --clone pluggy.git --out envs
+    """
+    from data_prep.environments.build import BuildEnvironmentsJob
+    from data_prep.io.files import refuse_existing
+    from data_prep.pipeline.jobs import run_job
+
+    refuse_existing(out)
+    job = BuildEnvironmentsJob(records, tuple(clone), sandbox, runs, tuple(without or ()))
+    summary = run_job(job, out, "candidates", tasks, workers, executor, option or [], quiet=as_json)
+    print_summary(summary or {"handed in": tasks}, as_json)
+
+
+@environments.command("judge")
+def judge(
+    envs: Annotated[Path, typer.Argument(help="What davinci data environments build or import made.")],
+    predictions: Annotated[Path, typer.Option(help="SWE-bench's predictions: .jsonl, or .json.")],
+    report: Annotated[Path, typer.Option(help="Report to write, in SWE-bench's format, with every verdict.")],
+    network: Annotated[
+        Literal["black hole", "none"], typer.Option(help="black hole: no answer ever comes; none: refused at once.")
+    ] = "black hole",
+    sandbox: Sandbox = "bubblewrap",
+    without: Without = None,
+    workers: Annotated[int, typer.Option(help="Predictions at a time.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Judge patches by tests that they cannot touch. Killed, and started again, it goes on.
+
+    Example: davinci data environments judge envs --predictions preds.jsonl --report report.json
+    """
+    from data_prep.environments.judging import judge_predictions
+    from data_prep.io.progress import counter
+
+    with counter("predictions", quiet=as_json) as advance:
+        counts = judge_predictions(
+            envs, predictions, report, sandbox, network, without or (), workers, on_verdict=advance
+        )
+    print_summary({"report": str(report), **counts}, as_json)
+
+
+@environments.command("verify")
+def verify(
+    envs: Annotated[Path, typer.Argument(help="What davinci data environments build or import made.")],
+    report: Annotated[Path, typer.Option(help="Report to write, as JSON.")],
+    task: Annotated[list[str] | None, typer.Option(help="A task to verify; default: all.")] = None,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(help="as built, a year ahead, a year behind, under load, without network; default: all."),
+    ] = None,
+    sandbox: Sandbox = "bubblewrap",
+    without: Without = None,
+    as_json: AsJson = False,
+) -> None:
+    """Gold patches resolve and empty ones do not, in other conditions too; exit code 1 where a task does not hold.
+
+    Example: davinci data environments verify envs --report verified.json
+    """
+    from data_prep.environments.verify import verify_tasks
+    from data_prep.io.progress import counter
+
+    with counter("tasks", quiet=as_json) as advance:
+        found = verify_tasks(envs, report, task or (), condition or (), sandbox, without or (), on_task=advance)
+    print_summary(
+        {"report": str(report), "checked": found["checked"], "do not hold": len(found["invalid_ids"])}, as_json
+    )
+    if not as_json:
+        for fault in found["faults"]:
+            typer.echo(printable(f"{fault['instance_id']}, {fault['condition']}: {fault['fault']}"))
+    if found["faults"]:
+        raise typer.Exit(1)

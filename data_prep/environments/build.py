@@ -1,0 +1,242 @@
+"""Records to tasks: each candidate gets a checkout and an environment, and its tests run before and after the change.
+
+Every change ends as a task or as a line of rejected.jsonl with its reason. Killed, and started again, it goes on.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from data_prep.changes.record import Change
+from data_prep.changes.shards import read_changes
+from data_prep.environments.candidates import History, NoCandidate, candidate
+from data_prep.environments.checkout import apply_on_host, check_out, tracked_files
+from data_prep.environments.environment import Environment, EnvironmentStore, fingerprint
+from data_prep.environments.interpreters import interpreter, interpreters
+from data_prep.environments.judge import Judge, taken_of
+from data_prep.environments.recipes import choose_python, install_attempts, install_config, read_project
+from data_prep.environments.sandbox.base import Sandbox, SandboxFailed
+from data_prep.environments.sandbox.registry import open_sandbox
+from data_prep.environments.sandbox.session import remove_tree
+from data_prep.environments.scratch import ScratchNames
+from data_prep.environments.task import Task
+from data_prep.environments.validate import NoTask, validated
+from data_prep.io.errors import InputError, WorkFailed
+from data_prep.io.files import jsonl_writer, only_writer, part_of, read_jsonl, write_json
+from data_prep.io.shards import ShardedStep, ShardNote, ShardWork, shards_in
+from data_prep.sources.repository_names import is_repository_name
+
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class BuildEnvironmentsJob:
+    """Records of `davinci data collect`, and clones of their repositories, to tasks; `runs` before and after each."""
+
+    records: Path
+    clones: tuple[Path, ...]
+    sandbox: str = "bubblewrap"
+    runs: int = 2
+    without: tuple[str, ...] = ()
+
+    def step(self, out: Path) -> ShardedStep:
+        """The work, candidate by candidate. Raises InputError on bad input."""
+        if self.runs < 2:
+            raise InputError(f"--runs is {self.runs}; it must be at least 2: one run cannot show what is unstable")
+        shards = shards_in(self.records, "records", "davinci data collect")
+        described = {
+            "records": str(self.records.absolute()),
+            "sizes": [shard.stat().st_size for shard in shards],
+            "clones": [str(clone.absolute()) for clone in self.clones],
+            "sandbox": self.sandbox,
+            "runs": self.runs,
+        }
+        tasks = [] if out.exists() else [task.instance_id for task in _read(self._list_candidates(out, shards))]
+        return ShardedStep(out, described, list(map(Path, tasks)), lambda rank, number: self._open(out), _complete)
+
+    def _list_candidates(self, out: Path, shards: Sequence[Path]) -> Path:
+        """The file of candidates, and of the changes that are none with their reasons, made once."""
+        found = part_of(out.absolute()) / "candidates.jsonl.zst"
+        with only_writer(found):
+            if not found.exists():
+                histories = Histories(self.clones)
+                with jsonl_writer(found) as writer:
+                    for shard in shards:
+                        for change in read_changes(shard):
+                            writer.write(_sorted_out(change, histories))
+                histories.close()
+        return found
+
+    @contextmanager
+    def _open(self, out: Path) -> Iterator[ShardWork]:
+        part = part_of(out.absolute())
+        tasks = {task.instance_id: task for task in _read(part / "candidates.jsonl.zst")}
+        sandbox = open_sandbox(self.sandbox, part, "black hole", self.without)
+        builder = TaskBuilder(part, Histories(self.clones), sandbox, self.runs)
+        try:
+            yield lambda name, folder: builder.build(tasks[name.name])
+        finally:
+            builder.close()
+
+    def summarize(self, notes: list[ShardNote]) -> ShardNote:
+        """Counts over all candidates."""
+        reasons = Counter(note["reason"] for note in notes if note["reason"])
+        flags = Counter(flag for note in notes for flag in note["flags"])
+        pythons = Counter(note["python"] for note in notes if not note["reason"])
+        return {
+            "candidates": len(notes),
+            "tasks": sum(not note["reason"] for note in notes),
+            "rejected": dict(reasons.most_common()),
+            "flags": dict(flags.most_common()),
+            "pythons": dict(pythons.most_common()),
+            "environments": len({note["fingerprint"] for note in notes if note["fingerprint"]}),
+            "seconds": {
+                name: round(sum(note["seconds"].get(name, 0.0) for note in notes), 1) for name in ("install", "tests")
+            },
+        }
+
+
+class Histories:
+    """Clones by the name of their repository, opened when one is asked for. Close them."""
+
+    def __init__(self, clones: Sequence[Path]) -> None:
+        self._clones, self._open = list(clones), dict[Path, History]()
+
+    def of(self, repository: str) -> History:
+        """The history of a repository (OWNER/NAME). Raises NoCandidate where no clone is it."""
+        names = {repository.replace("/", "__"), repository.rpartition("/")[2]}
+        found = [path for path in self._clones if path.resolve().name.removesuffix(".git") in names]
+        if not found and len(self._clones) == 1:
+            found = self._clones
+        if not found:
+            raise NoCandidate("no_clone")
+        return self._open.setdefault(found[0], self._open.get(found[0]) or History(found[0]))
+
+    def close(self) -> None:
+        """Remove what reading them needs."""
+        for history in self._open.values():
+            history.reader.close()
+
+
+def _sorted_out(change: Change, histories: Histories) -> dict[str, Any]:
+    """A line of the file of candidates."""
+    try:
+        if not is_repository_name(change.repository):
+            raise NoCandidate("repository_has_no_owner")
+        return {"task": candidate(change, histories.of(change.repository)).to_json()}
+    except NoCandidate as reason:
+        return {"id": change.id, "reason": str(reason)}
+
+
+def _read(candidates: Path) -> list[Task]:
+    return [Task.from_json(line["task"]) for line in read_jsonl(candidates) if "task" in line]
+
+
+def _complete(part: Path, notes: list[ShardNote]) -> None:
+    """What lies beside the tasks when all are there: rejected.jsonl."""
+    candidates = part / "candidates.jsonl.zst"
+    lines = [line for line in read_jsonl(candidates) if "task" not in line]
+    for note in notes:
+        if note["reason"]:
+            lines.append({"id": note["instance_id"], "reason": note["reason"], "detail": note["detail"]})
+    (part / "rejected.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    candidates.unlink()
+    EnvironmentStore.finish(part / "environments")
+
+
+class TaskBuilder:
+    """Builds tasks below a directory."""
+
+    def __init__(self, folder: Path, histories: Histories, sandbox: Sandbox, runs: int) -> None:
+        self._folder, self._histories, self._runs = folder, histories, runs
+        self._store = EnvironmentStore(folder / "environments", sandbox)
+        self._scratch = ScratchNames(folder)
+        self._judge = Judge(sandbox, self._scratch)
+
+    def build(self, task: Task) -> ShardNote:
+        """Make a task's directory; returns what became of it. Raises WorkFailed where sandboxes do not work."""
+        why = ""
+        for _ in range(_TRIES):
+            try:
+                return self._build(task)
+            except SandboxFailed as error:
+                why = str(error)
+        raise WorkFailed(f"{task.instance_id}: {why}; mend that, and start the same command again")
+
+    def _build(self, task: Task) -> ShardNote:
+        target = self._folder / "tasks" / task.instance_id
+        part = part_of(target)
+        for leftover in (part, target):
+            remove_tree(leftover)
+        note: dict[str, Any] = {
+            "instance_id": task.instance_id,
+            "reason": "",
+            "flags": [],
+            "fingerprint": "",
+            "seconds": {},
+        }
+        try:
+            complete = self._complete_task(task, part, note)
+        except NoTask as no:
+            remove_tree(part)
+            return {**note, "reason": no.reason, "detail": no.detail}
+        write_json(part / "task.json", complete.to_json())
+        part.rename(target)
+        return {**note, "flags": list(complete.flags)}
+
+    def _complete_task(self, task: Task, part: Path, note: dict[str, Any]) -> Task:
+        started = time.monotonic()
+        history = self._histories.of(task.repo)
+        tree = part / "tree"
+        check_out(history.reader, task.base_commit, tree, task.created_at)
+        task, place = self._installed(task, tree, history, note)
+        note["seconds"]["install"] = time.monotonic() - started
+        started = time.monotonic()
+        complete = validated(task, place, self._judge, self._runs)
+        note["seconds"]["tests"] = time.monotonic() - started
+        return complete
+
+    def _installed(self, task: Task, tree: Path, history: History, note: dict[str, Any]) -> tuple[Task, Environment]:
+        """The task with what was installed for it. Raises NoTask where nothing could be."""
+        wanted = self._with_gold_configuration(task, tree, history)
+        project = read_project(wanted)
+        python = choose_python(project, task.created_at[:10], list(interpreters()))
+        if python is None:
+            raise NoTask("no_interpreter", f"none of {', '.join(interpreters())} will do")
+        note["python"] = python
+        date = f"{task.created_at[:7]}-01"  # so that tasks of one month share
+        settings = {"SETUPTOOLS_SCM_PRETEND_VERSION": task.version, "PBR_VERSION": task.version}
+        attempts = [install_config(python, date, install, {}) for install in install_attempts(project, date)]
+        facts = {"python": python, "date": date, "attempts": [each.install for each in attempts], **settings}
+        name = fingerprint(wanted, tracked_files(wanted, history.reader.environment), facts)
+        built = self._store.get(name, wanted, attempts, settings, task.repo)
+        if wanted != tree:
+            remove_tree(wanted)
+        note["fingerprint"] = name
+        if built.installed is None:
+            raise NoTask("environment", built.log)
+        self._store.add_products(built, tree)
+        task = replace(task, install_config=built.installed, fingerprint=name, pip_freeze=built.pip_freeze)
+        return task, Environment(tree, self._store.venv(name), interpreter(python))
+
+    def _with_gold_configuration(self, task: Task, tree: Path, history: History) -> Path:
+        """The tree that is installed: the change may need what its own configuration names."""
+        configuration = taken_of(b"", task, tree).configuration
+        if not configuration:
+            return tree
+        wanted = tree.with_name("wanted")
+        check_out(history.reader, task.base_commit, wanted, task.created_at)
+        if failed := apply_on_host(wanted, configuration, history.reader.environment):
+            raise NoTask("configuration_does_not_apply", failed)
+        return wanted
+
+    def close(self) -> None:
+        """Remove what was begun."""
+        self._histories.close()
+        self._scratch.close()

@@ -1,0 +1,111 @@
+"""Git patches as bytes: their parts by file, and the paths that each touches.
+
+Bytes, because lines of a patch may end, or be broken, in any way; `splitlines` breaks form feeds and CRLF.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from data_prep.io.errors import InputError
+
+_START = b"diff --git "
+_NAMES = (b"--- ", b"+++ ", b"rename from ", b"rename to ", b"copy from ", b"copy to ")
+_ESCAPES = {
+    b"n": b"\n",
+    b"t": b"\t",
+    b'"': b'"',
+    b"\\": b"\\",
+    b"a": b"\a",
+    b"b": b"\b",
+    b"f": b"\f",
+    b"r": b"\r",
+    b"v": b"\v",
+}
+_ESCAPE = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class PatchPart:
+    """The part of a patch that is about one file. `paths`: before and after, where they differ."""
+
+    paths: frozenset[str]
+    content: bytes
+
+
+def parse_patch(patch: bytes) -> list[PatchPart]:
+    """The parts of a patch, in order; put together they are the patch. Raises InputError for what is none."""
+    starts = [0] if patch.startswith(_START) else []
+    starts += [found.end() - len(_START) for found in re.finditer(rb"\n" + _START, patch)]
+    if not starts:
+        if patch.strip():
+            raise InputError("a patch has no line 'diff --git a/... b/...': make it with git diff")
+        return []
+    ends = [*starts[1:], len(patch)]
+    parts = [patch[start:end] for start, end in zip(starts, ends, strict=True)]
+    parts[0] = patch[: starts[0]] + parts[0]
+    return [PatchPart(_paths(part), part) for part in parts]
+
+
+def joined(parts: Iterable[PatchPart]) -> bytes:
+    """Parts as one patch."""
+    return b"".join(part.content for part in parts)
+
+
+def split_patch(patch: bytes, belongs: Callable[[PatchPart], bool]) -> tuple[bytes, bytes]:
+    """The parts that belong, and the others, each as a patch."""
+    parts = parse_patch(patch)
+    return joined(part for part in parts if belongs(part)), joined(part for part in parts if not belongs(part))
+
+
+def paths_of(patch: bytes) -> frozenset[str]:
+    """Every path that a patch touches, before and after."""
+    return frozenset(path for part in parse_patch(patch) for path in part.paths)
+
+
+def _paths(part: bytes) -> frozenset[str]:
+    """All names in the header of a part: git believes those of its extended lines, a reader those of the first."""
+    found = set[str]()
+    lines = part[part.index(_START) :].split(b"\n")
+    found |= _named_twice(lines[0][len(_START) :])
+    for line in lines[1:]:
+        if line.startswith((b"@@ ", b"GIT binary patch")):
+            break
+        for name in _NAMES:
+            if line.startswith(name):
+                path = _path(line[len(name) :].partition(b"\t")[0], prefixed=name in (b"--- ", b"+++ "))
+                found |= {path} if path else set()
+    if not found:
+        raise InputError(f"a part of a patch names no file: {lines[0][:200]!r}")
+    return frozenset(found)
+
+
+def _named_twice(words: bytes) -> set[str]:
+    """The path of 'a/PATH b/PATH', or of a quoted pair; two different ones stand in lines of their own as well."""
+    if words.startswith(b'"'):
+        quoted = re.match(rb'("(?:[^"\\]|\\.)*") ("(?:[^"\\]|\\.)*"|b/.*)', words, re.DOTALL)
+        return {path for name in quoted.groups() if (path := _path(name, True))} if quoted else set()
+    words = words.rstrip(b"\r")
+    half = (len(words) - 1) // 2
+    if words[:2] == b"a/" and words[half + 1 :] == b"b/" + words[2:half]:
+        return {_text(words[2:half])}
+    named = words.split(b" b/")
+    return {_text(named[0].removeprefix(b"a/")), _text(named[-1])} if len(named) == 2 else set()
+
+
+def _path(name: bytes, prefixed: bool) -> str | None:
+    name = name.rstrip(b"\r")
+    if name.startswith(b'"') and name.endswith(b'"'):
+        name = _ESCAPE.sub(_unescape, name[1:-1])
+    if name == b"/dev/null":
+        return None
+    return _text(name.partition(b"/")[2] if prefixed else name)
+
+
+def _unescape(found: re.Match[bytes]) -> bytes:
+    code = found[1]
+    return bytes([int(code, 8) & 255]) if code.isdigit() else _ESCAPES.get(code, code)
+
+
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "surrogateescape")

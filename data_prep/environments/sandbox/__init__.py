@@ -1,0 +1,1 @@
+"""Where strangers' code runs: one protocol, several backends."""

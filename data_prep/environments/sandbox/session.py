@@ -1,0 +1,194 @@
+"""What the sessions of all backends share: the work tree of a session, files in and out, the difference to its commit.
+
+Nothing below is done on the host: git, tar and cp run in the sandbox, so that a link or a hook that a stranger has left
+leads nowhere. The host reads one file, from a directory that no stranger's command ever sees.
+"""
+
+import io
+import shutil
+import subprocess
+import tarfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+from data_prep.environments.sandbox.base import (
+    GIT_DIRECTORY,
+    TESTBED,
+    Image,
+    Limits,
+    Mount,
+    Network,
+    Result,
+    SandboxFailed,
+)
+from data_prep.environments.sandbox.confined import run_confined
+from data_prep.io.errors import InputError
+from data_prep.io.files import read_regular_file
+
+_EXCHANGE = "/exchange"
+_MAX_EXCHANGED = 256 << 20
+_MAX_PATCH = 64 << 20
+_DEFAULTS = {
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+    "TZ": "UTC",
+    "PYTHONHASHSEED": "0",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "PAGER": "cat",
+    "GIT_PAGER": "cat",
+    "NO_COLOR": "1",
+    "COLUMNS": "80",
+}
+_SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
+_NEVER_RUN = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
+_GIT = ("git", *_NEVER_RUN, f"--git-dir={GIT_DIRECTORY}", f"--work-tree={TESTBED}")
+_DIFFERENCE = f"""
+cp {GIT_DIRECTORY}/index {_EXCHANGE}/index && mkdir {_EXCHANGE}/objects &&
+{" ".join(_GIT)} add -A > {_EXCHANGE}/log 2>&1 &&
+{" ".join(_GIT)} diff --cached --binary --no-renames --full-index --no-ext-diff --no-textconv HEAD > {_EXCHANGE}/out
+"""
+_NEW_FILES = f"""
+cp {GIT_DIRECTORY}/index {_EXCHANGE}/index && cd {TESTBED} &&
+{" ".join(_GIT)} ls-files --others -z | grep -zvE '(^|/)__pycache__/|\\.pyc$|^\\.git(/|$)' > {_EXCHANGE}/names
+tar -c --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --null -T {_EXCHANGE}/names -f {_EXCHANGE}/out
+"""
+_GIT_ENVIRONMENT = {
+    "GIT_INDEX_FILE": f"{_EXCHANGE}/index",
+    "GIT_OBJECT_DIRECTORY": f"{_EXCHANGE}/objects",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES": f"{GIT_DIRECTORY}/objects",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "HOME": _EXCHANGE,
+}
+
+
+class ConfinedSession(ABC):
+    """A session whose commands are one program each, made of words by `words`."""
+
+    def __init__(self, image: Image, state: Path, limits: Limits, network: Network) -> None:
+        self.image, self.state, self.limits, self.network = image, state.absolute(), limits, network
+        self.state.mkdir(parents=True)
+        self.temporary.mkdir()
+
+    @property
+    def temporary(self) -> Path:
+        """What /tmp is in the sandbox."""
+        return self.state / "tmp"
+
+    @abstractmethod
+    def words(self, argv: Sequence[str], environment: Mapping[str, str], mounts: Iterable[Mount]) -> list[str]:
+        """The program that runs a command in the sandbox."""
+
+    def run(
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        seconds: float | None = None,
+        stdin: bytes = b"",
+    ) -> Result:
+        """See `Session`."""
+        limits = self.limits if seconds is None else replace(self.limits, seconds=seconds)
+        return self._run(argv, environment or {}, (), limits, stdin)
+
+    def _run(
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        mounts: Sequence[Mount],
+        limits: Limits,
+        stdin: bytes = b"",
+    ) -> Result:
+        found = {**_DEFAULTS, **self.image.environment, "PATH": ":".join((*self.image.path, *_SYSTEM_PATH))}
+        words = self.words(argv, {**found, **environment}, (*self.image.mounts, *mounts))
+        return run_confined(words, limits, self.state, stdin)
+
+    def put(self, contents: Mapping[str, bytes]) -> None:
+        """See `Session`."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            for path, content in contents.items():
+                entry = tarfile.TarInfo(path.lstrip("/"))
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+        done = self.run(["tar", "-x", "--no-same-owner", "-C", "/"], stdin=packed.getvalue())
+        if done.returncode:
+            raise SandboxFailed(f"files could not be written in the sandbox: {done.output[-300:].strip()}")
+
+    def get(self, path: str) -> bytes | None:
+        """See `Session`."""
+        result, exchange = self._exchanged(f'cp -L -- "$0" {_EXCHANGE}/out', path)
+        try:
+            if result.returncode:
+                return None
+            return read_regular_file(exchange / "out", _MAX_EXCHANGED)
+        except InputError as error:
+            raise SandboxFailed(f"{path}: {error}") from None
+        finally:
+            shutil.rmtree(exchange)
+
+    def changes(self) -> bytes:
+        """See `Session`."""
+        result, exchange = self._exchanged(_DIFFERENCE, "sh", _GIT_ENVIRONMENT)
+        try:
+            if result.returncode:
+                log = (exchange / "log").read_text(errors="replace") if (exchange / "log").exists() else ""
+                raise SandboxFailed(f"git cannot tell what changed: {(log or result.output)[-300:].strip()}")
+            return read_regular_file(exchange / "out", _MAX_PATCH)
+        except InputError as error:
+            raise SandboxFailed(f"the difference is too large: {error}") from None
+        finally:
+            shutil.rmtree(exchange)
+
+    def new_files(self) -> bytes:
+        """See `Session`."""
+        result, exchange = self._exchanged(_NEW_FILES, "sh", _GIT_ENVIRONMENT)
+        try:
+            if result.returncode:
+                raise SandboxFailed(f"new files cannot be read: {result.output[-300:].strip()}")
+            return read_regular_file(exchange / "out", _MAX_EXCHANGED)
+        except InputError as error:
+            raise SandboxFailed(f"new files are too large: {error}") from None
+        finally:
+            shutil.rmtree(exchange)
+
+    def _exchanged(
+        self, script: str, argument: str, environment: Mapping[str, str] | None = None
+    ) -> tuple[Result, Path]:
+        """Run a shell script that has a new directory of the host; the caller removes it."""
+        exchange = self.state / "exchange"
+        exchange.mkdir()
+        mounts = (
+            Mount(exchange, _EXCHANGE, writable=True),
+            Mount(self.image.tree / ".git", GIT_DIRECTORY),
+        )
+        argv = ["/bin/sh", "-c", script, argument]
+        return self._run(argv, environment or {}, mounts, self.limits), exchange
+
+    def close(self) -> None:
+        """See `Session`."""
+        remove_tree(self.state)
+
+
+def copied(tree: Path, target: Path) -> Path:
+    """A tree as a directory of its own, by reference where the file system can."""
+    target.mkdir()
+    subprocess.run(["cp", "-a", "--reflink=auto", f"{tree}/.", str(target)], check=True)
+    return target
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory in which others have taken permissions away."""
+    if not path.exists():
+        return
+    subprocess.run(["chmod", "-R", "u+rwX", str(path)], check=False, capture_output=True)
+    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        raise SandboxFailed(f"{path} cannot be removed: remove it by hand")
+
+
+def etc_file(name: str) -> Path:
+    """A file for /etc: a sandbox shows none of this machine's users."""
+    return Path(str(files("data_prep.environments.sandbox").joinpath("etc", name)))

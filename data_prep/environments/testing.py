@@ -1,0 +1,171 @@
+"""One run of a task's tests in a session, observed: outcomes by test id, from our plugin or from a log parser.
+
+Tests that must fail are planted in every file of tests, under names made of that file's own words. Whatever turns
+failures into passes (a conftest, the package under test, a patched pytest) turns these too, and is seen by it.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+import orjson
+
+from data_prep.environments.log_parsers import LogParser
+from data_prep.environments.paths import is_test_module
+from data_prep.environments.sandbox.base import TESTBED, Mount, Result, Session
+from data_prep.io.errors import DAMAGE
+
+PLUGIN = "/davinci"  # where the plugin lies in a sandbox
+GOOD = frozenset({"passed", "xfailed"})
+_SEVERITY = {"passed": 0, "xfailed": 0, "skipped": 1, "xpassed": 1}
+_TIMES = 2  # tests that are planted in each file
+_DEFINED = re.compile(r"^def (test_\w+)", re.MULTILINE)
+_PYTEST = re.compile(r"^\s*(?:\w+=\S*\s+)*(?:python[\d.]*\s+-m\s+)?(?:py\.test|pytest)(?:\s|$)")
+_SHELL = re.compile(r"[;|&<>`\n]|\$\(")
+_BROKEN = (
+    "assert [] == [0]", "raise ValueError('unexpected')", "assert 'a' in 'bcd'", "int('seven')",
+    "assert not 'text'.strip()", "assert sorted([2, 1]) == [2, 1]", "[].pop()", "assert isinstance('1', int)",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one run of the tests showed. `outcomes`: test id -> passed, failed, error, skipped, xfailed, xpassed or
+    collection error, without the planted tests.
+
+    `tampered` says how it was seen that the run was forged, `stopped` what ended it before its end; `by` is plugin or
+    parsed. `heard`: the files whose planted tests spoke.
+    """
+
+    outcomes: Mapping[str, str]
+    by: str
+    tampered: str = ""
+    stopped: str = ""
+    heard: frozenset[str] = frozenset()
+    seconds: float = 0.0
+    output: str = field(default="", repr=False)
+
+    @property
+    def unimportable(self) -> frozenset[str]:
+        """Files of tests, or packages of them, that could not be collected."""
+        return frozenset(name for name, outcome in self.outcomes.items() if outcome == "collection error")
+
+
+def plugin_mount() -> Mount:
+    """The plugin's directory, for a sandbox."""
+    return Mount(Path(str(files("data_prep.environments").joinpath("plugin"))), PLUGIN)
+
+
+def is_pytest(command: str) -> bool:
+    """Whether a test command is pytest alone, so that our plugin can observe it."""
+    return _PYTEST.match(command) is not None and _SHELL.search(command) is None
+
+
+def plant(content: bytes) -> tuple[bytes, list[str]]:
+    """The text of a test file with tests that fail at its end, and their names."""
+    taken = set(_DEFINED.findall(content.decode("utf-8", "replace")))
+    known = sorted(taken) or ["test_values", "test_defaults", "test_result"]
+    words = sorted({word for name in known for word in name.split("_")[1:] if word}) or ["case"]
+    names: list[str] = []
+    while len(names) < _TIMES:
+        name = f"{secrets.choice(known)}_{secrets.choice(words)}"
+        while name in taken:
+            name += f"_{secrets.choice(words)}"
+        taken.add(name)
+        names.append(name)
+    text = "".join(f"\n\ndef {name}():\n    {secrets.choice(_BROKEN)}\n" for name in names)
+    return content + text.encode(), names
+
+
+def run_tests(
+    session: Session, command: str, contents: Mapping[str, bytes], environment: Mapping[str, str], parser: LogParser
+) -> Observation:
+    """Run a test command over the files of tests in `contents` (path -> text), which are written as they stand there.
+
+    Where the command names its own files, as those of published sets do, they are not added to it.
+    """
+    if not is_pytest(command):
+        session.put({f"{TESTBED}/{path}": content for path, content in contents.items()})
+        return _parsed(session.run(["/bin/bash", "-c", command], environment), parser)
+    planted = {path: plant(content) for path, content in contents.items() if is_test_module(path)}
+    written = {path: planted[path][0] if path in planted else content for path, content in contents.items()}
+    session.put({f"{TESTBED}/{path}": content for path, content in written.items()})
+    report, key = f"/tmp/{secrets.token_hex(8)}", secrets.token_hex(16).encode()
+    added = {
+        "PYTEST_ADDOPTS": "-p davinci_report -p no:cacheprovider --continue-on-collection-errors",
+        "PYTHONPATH": PLUGIN,
+        "DAVINCI_REPORT": report,
+    }
+    result = session.run(["/bin/bash", "-c", command], {**environment, **added}, stdin=key + b"\n")
+    return _observed(result, session.get(report), key, {path: names for path, (_, names) in planted.items()})
+
+
+def with_files(command: str, paths: Sequence[str]) -> str:
+    """A test command over files."""
+    return " ".join([command, *map(shlex.quote, paths)])
+
+
+def _parsed(result: Result, parser: LogParser) -> Observation:
+    if result.killed:
+        return Observation({}, "parsed", stopped=result.killed, seconds=result.seconds, output=result.output)
+    return Observation(parser(result.output), "parsed", seconds=result.seconds, output=result.output)
+
+
+def _observed(result: Result, report: bytes | None, key: bytes, planted: Mapping[str, Sequence[str]]) -> Observation:
+    outcomes, end, forged = read_report(report or b"", key)
+    names = {name: path for path, some in planted.items() for name in some}
+    canaries = {test: outcome for test, outcome in outcomes.items() if _plain_name(test) in names}
+    kept = {test: outcome for test, outcome in outcomes.items() if test not in canaries}
+    heard = frozenset(names[_plain_name(test)] for test in canaries)
+    spoken = frozenset(test.partition("::")[0] for test, outcome in kept.items() if outcome in GOOD)
+    stopped = result.killed or ("" if end is not None else "the session has no end")
+    tampered = ""
+    if forged:
+        tampered = f"the report was written by somebody else: {forged}"
+    elif any(outcome != "failed" for outcome in canaries.values()):
+        tampered = "a test that must fail did not"
+    elif len(canaries) < sum(len(planted[path]) for path in heard):
+        tampered = "a test that must fail was left out"
+    elif end is not None and end != result.returncode and not result.killed:
+        tampered = f"the session ended with {end}, the process with {result.returncode}"
+    elif canaries and end == 0:
+        tampered = "the session ended well, though tests failed"
+    elif end is None and spoken and not result.killed:
+        tampered = "tests passed, and the session has no end"
+    return Observation(kept, "plugin", tampered, stopped, heard, result.seconds, result.output)
+
+
+def _plain_name(test: str) -> str:
+    return test.rpartition("::")[2]
+
+
+def read_report(report: bytes, key: bytes) -> tuple[dict[str, str], int | None, str]:
+    """Outcomes by test id, the session's exit status, and what shows that somebody else has written to the report."""
+    state = hmac.new(key, b"", hashlib.sha256)
+    outcomes: dict[str, str] = {}
+    end: int | None = None
+    for number, line in enumerate(report.split(b"\n")[:-1], 1):
+        content, _, signature = line.rpartition(b"\t")
+        state.update(content)
+        if not hmac.compare_digest(signature, state.hexdigest().encode()):
+            return outcomes, end, f"line {number} is not signed"
+        if end is not None:
+            return outcomes, end, f"line {number} comes after the end"
+        try:
+            record = orjson.loads(content)
+            if "end" in record:
+                end = int(record["end"])
+                continue
+            test, outcome = str(record["id"]), str(record["outcome"])
+        except DAMAGE:
+            return outcomes, end, f"line {number} is no record"
+        outcomes[test] = max(outcomes.get(test, "passed"), outcome, key=lambda each: _SEVERITY.get(each, 2))
+    if not report.endswith(b"\n") and report:
+        return outcomes, end, "the last line is not whole"
+    return outcomes, end, ""
