@@ -42,7 +42,42 @@ def build_environments(
     from data_prep.pipeline.jobs import run_job
 
     refuse_existing(out)
-    job = BuildEnvironmentsJob(records, tuple(clone), sandbox, runs, tuple(without or ()))
+    job = BuildEnvironmentsJob(tuple(clone), None, sandbox, runs, tuple(without or ()), records)
+    summary = run_job(job, out, "candidates", tasks, workers, executor, option or [], quiet=as_json)
+    print_summary(summary or {"handed in": tasks}, as_json)
+
+
+@environments.command("import")
+def import_environments(
+    files: Annotated[
+        list[Path], typer.Argument(help="SWE-bench, SWE-rebench, SWE-bench-Live, OpenSWE: Parquet, JSONL.")
+    ],
+    out: Annotated[Path, typer.Option(help="Directory to make, as build makes it.")],
+    clone: Annotated[
+        list[Path] | None, typer.Option(help="A clone of a repository: NAME.git or OWNER__NAME.git.")
+    ] = None,
+    trees: Annotated[Path | None, typer.Option(help="Directory of base trees: INSTANCE.tar.xz.")] = None,
+    instance: Annotated[list[str] | None, typer.Option(help="A row to take; default: all.")] = None,
+    runs: Annotated[int, typer.Option(help="Runs of the tests before the change, and as many after it.")] = 2,
+    sandbox: Sandbox = "bubblewrap",
+    without: Without = None,
+    tasks: Tasks = 1,
+    workers: Workers = 1,
+    executor: ExecutorKind = "local",
+    option: ExecutorOptions = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tasks of SWE-bench, SWE-rebench, SWE-bench-Live, OpenSWE to tasks that run here; a reason for each left out.
+
+    Example: davinci data environments import SWE-bench_Verified.parquet --trees trees --out verified
+    """
+    from data_prep.environments.build import ImportEnvironmentsJob
+    from data_prep.io.files import refuse_existing
+    from data_prep.pipeline.jobs import run_job
+
+    refuse_existing(out)
+    names, given = tuple(instance or ()), tuple(without or ())
+    job = ImportEnvironmentsJob(tuple(clone or ()), trees, sandbox, runs, given, tuple(files), names)
     summary = run_job(job, out, "candidates", tasks, workers, executor, option or [], quiet=as_json)
     print_summary(summary or {"handed in": tasks}, as_json)
 

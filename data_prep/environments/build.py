@@ -16,69 +16,80 @@ import orjson
 from data_prep.changes.record import Change
 from data_prep.changes.shards import read_changes
 from data_prep.environments.candidates import History, NoCandidate, candidate
-from data_prep.environments.checkout import apply_on_host, check_out, tracked_files
+from data_prep.environments.checkout import apply_on_host, check_out, tracked_files, unpack
+from data_prep.environments.collection import parser_of
 from data_prep.environments.environment import Environment, EnvironmentStore, fingerprint
+from data_prep.environments.foreign import foreign_task, read_rows
 from data_prep.environments.interpreters import interpreter, interpreters
 from data_prep.environments.judge import Judge, taken_of
-from data_prep.environments.recipes import choose_python, install_attempts, install_config, read_project
+from data_prep.environments.log_parsers import has_swe_bench_tables
+from data_prep.environments.recipes import choose_python, install_attempts, read_project, recorded_recipe
 from data_prep.environments.sandbox.base import Sandbox, SandboxFailed
 from data_prep.environments.sandbox.registry import open_sandbox
 from data_prep.environments.sandbox.session import remove_tree
 from data_prep.environments.scratch import ScratchNames
-from data_prep.environments.task import Task
-from data_prep.environments.validate import NoTask, validated
+from data_prep.environments.task import InstallConfig, Task
+from data_prep.environments.validate import NoTask, confirmed, validated
 from data_prep.io.errors import InputError, WorkFailed
 from data_prep.io.files import jsonl_writer, only_writer, part_of, read_jsonl, write_json
 from data_prep.io.shards import ShardedStep, ShardNote, ShardWork, shards_in
 from data_prep.sources.repository_names import is_repository_name
 
 _TRIES = 3
+_CANDIDATES = "candidates.jsonl.zst"
 
 
 @dataclass(frozen=True)
-class BuildEnvironmentsJob:
-    """Records of `davinci data collect`, and clones of their repositories, to tasks; `runs` before and after each."""
+class _TasksJob:
+    """What building and importing share. `clones` are of the tasks' repositories; `runs` before and after each."""
 
-    records: Path
     clones: tuple[Path, ...]
+    trees: Path | None = None
     sandbox: str = "bubblewrap"
     runs: int = 2
     without: tuple[str, ...] = ()
+
+    def _described(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _lines(self, histories: "Histories") -> Iterator[dict[str, Any]]:
+        """Lines of the file of candidates: a task, or an id with the reason for which it is none."""
+        raise NotImplementedError
 
     def step(self, out: Path) -> ShardedStep:
         """The work, candidate by candidate. Raises InputError on bad input."""
         if self.runs < 2:
             raise InputError(f"--runs is {self.runs}; it must be at least 2: one run cannot show what is unstable")
-        shards = shards_in(self.records, "records", "davinci data collect")
         described = {
-            "records": str(self.records.absolute()),
-            "sizes": [shard.stat().st_size for shard in shards],
+            **self._described(),
             "clones": [str(clone.absolute()) for clone in self.clones],
+            "trees": self.trees and str(self.trees.absolute()),
             "sandbox": self.sandbox,
             "runs": self.runs,
         }
-        tasks = [] if out.exists() else [task.instance_id for task in _read(self._list_candidates(out, shards))]
+        tasks = [] if out.exists() else [task.instance_id for task in _read(self._list_candidates(out))]
         return ShardedStep(out, described, list(map(Path, tasks)), lambda rank, number: self._open(out), _complete)
 
-    def _list_candidates(self, out: Path, shards: Sequence[Path]) -> Path:
-        """The file of candidates, and of the changes that are none with their reasons, made once."""
-        found = part_of(out.absolute()) / "candidates.jsonl.zst"
+    def _list_candidates(self, out: Path) -> Path:
+        """The file of candidates, made once."""
+        found = part_of(out.absolute()) / _CANDIDATES
         with only_writer(found):
             if not found.exists():
                 histories = Histories(self.clones)
-                with jsonl_writer(found) as writer:
-                    for shard in shards:
-                        for change in read_changes(shard):
-                            writer.write(_sorted_out(change, histories))
-                histories.close()
+                try:
+                    with jsonl_writer(found) as writer:
+                        for line in _each_once(self._lines(histories)):
+                            writer.write(line)
+                finally:
+                    histories.close()
         return found
 
     @contextmanager
     def _open(self, out: Path) -> Iterator[ShardWork]:
         part = part_of(out.absolute())
-        tasks = {task.instance_id: task for task in _read(part / "candidates.jsonl.zst")}
+        tasks = {task.instance_id: task for task in _read(part / _CANDIDATES)}
         sandbox = open_sandbox(self.sandbox, part, "black hole", self.without)
-        builder = TaskBuilder(part, Histories(self.clones), sandbox, self.runs)
+        builder = TaskBuilder(part, Histories(self.clones), self.trees, sandbox, self.runs)
         try:
             yield lambda name, folder: builder.build(tasks[name.name])
         finally:
@@ -100,6 +111,59 @@ class BuildEnvironmentsJob:
                 name: round(sum(note["seconds"].get(name, 0.0) for note in notes), 1) for name in ("install", "tests")
             },
         }
+
+
+@dataclass(frozen=True)
+class BuildEnvironmentsJob(_TasksJob):
+    """Records of `davinci data collect` to tasks."""
+
+    records: Path = Path()
+
+    def _described(self) -> dict[str, Any]:
+        shards = shards_in(self.records, "records", "davinci data collect")
+        return {"records": str(self.records.absolute()), "sizes": [shard.stat().st_size for shard in shards]}
+
+    def _lines(self, histories: "Histories") -> Iterator[dict[str, Any]]:
+        for shard in shards_in(self.records, "records", "davinci data collect"):
+            for change in read_changes(shard):
+                yield _sorted_out(change, histories)
+
+
+@dataclass(frozen=True)
+class ImportEnvironmentsJob(_TasksJob):
+    """Rows of published sets to tasks. Their trees come from clones, or from archives TREES/INSTANCE.tar.xz."""
+
+    files: tuple[Path, ...] = ()
+    instances: tuple[str, ...] = ()
+
+    def _described(self) -> dict[str, Any]:
+        for path in self.files:
+            if not path.is_file():
+                raise InputError(f"{path} does not exist: give Parquet or JSON Lines of a published set")
+        sizes = [path.stat().st_size for path in self.files]
+        return {"files": [str(path.absolute()) for path in self.files], "sizes": sizes, "instances": self.instances}
+
+    def _lines(self, histories: "Histories") -> Iterator[dict[str, Any]]:
+        tables = has_swe_bench_tables()
+        for path in self.files:
+            for number, row in enumerate(read_rows(path), 1):
+                name = str(row.get("instance_id") or f"{path.name}, row {number}")
+                if self.instances and name not in self.instances:
+                    continue
+                try:
+                    yield {"task": foreign_task(row, tables).to_json()}
+                except NoCandidate as no:
+                    yield {"id": name, "reason": str(no), "detail": no.detail}
+
+
+def _each_once(lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    seen = set[str]()
+    for line in lines:
+        name = line["task"]["instance_id"] if "task" in line else line["id"]
+        if "task" in line and name in seen:
+            line = {"id": name, "reason": "there_twice"}
+        seen.add(name)
+        yield line
 
 
 class Histories:
@@ -140,7 +204,7 @@ def _read(candidates: Path) -> list[Task]:
 
 def _complete(part: Path, notes: list[ShardNote]) -> None:
     """What lies beside the tasks when all are there: rejected.jsonl."""
-    candidates = part / "candidates.jsonl.zst"
+    candidates = part / _CANDIDATES
     lines = [line for line in read_jsonl(candidates) if "task" not in line]
     for note in notes:
         if note["reason"]:
@@ -153,8 +217,8 @@ def _complete(part: Path, notes: list[ShardNote]) -> None:
 class TaskBuilder:
     """Builds tasks below a directory."""
 
-    def __init__(self, folder: Path, histories: Histories, sandbox: Sandbox, runs: int) -> None:
-        self._folder, self._histories, self._runs = folder, histories, runs
+    def __init__(self, folder: Path, histories: Histories, trees: Path | None, sandbox: Sandbox, runs: int) -> None:
+        self._folder, self._histories, self._trees, self._runs = folder, histories, trees, runs
         self._store = EnvironmentStore(folder / "environments", sandbox)
         self._scratch = ScratchNames(folder)
         self._judge = Judge(sandbox, self._scratch)
@@ -192,29 +256,37 @@ class TaskBuilder:
 
     def _complete_task(self, task: Task, part: Path, note: dict[str, Any]) -> Task:
         started = time.monotonic()
-        history = self._histories.of(task.repo)
         tree = part / "tree"
-        check_out(history.reader, task.base_commit, tree, task.created_at)
-        task, place = self._installed(task, tree, history, note)
+        self._check_out(task, tree)
+        task, place = self._installed(task, tree, note)
         note["seconds"]["install"] = time.monotonic() - started
         started = time.monotonic()
-        complete = validated(task, place, self._judge, self._runs)
+        complete = (confirmed if task.fail_to_pass else validated)(task, place, self._judge, self._runs)
         note["seconds"]["tests"] = time.monotonic() - started
         return complete
 
-    def _installed(self, task: Task, tree: Path, history: History, note: dict[str, Any]) -> tuple[Task, Environment]:
+    def _check_out(self, task: Task, tree: Path) -> None:
+        """The files at a task's base. Raises NoTask where they are not at hand."""
+        archive = self._trees and next(self._trees.glob(f"{task.instance_id}.tar*"), None)
+        try:
+            if archive:
+                unpack(archive, tree, task.created_at)
+            else:
+                check_out(self._histories.of(task.repo).reader, task.base_commit, tree, task.created_at)
+        except NoCandidate as no:
+            raise NoTask(str(no)) from None
+        except InputError as error:
+            raise NoTask("no_tree", str(error)) from None
+
+    def _installed(self, task: Task, tree: Path, note: dict[str, Any]) -> tuple[Task, Environment]:
         """The task with what was installed for it. Raises NoTask where nothing could be."""
-        wanted = self._with_gold_configuration(task, tree, history)
-        project = read_project(wanted)
-        python = choose_python(project, task.created_at[:10], list(interpreters()))
-        if python is None:
-            raise NoTask("no_interpreter", f"none of {', '.join(interpreters())} will do")
-        note["python"] = python
-        date = f"{task.created_at[:7]}-01"  # so that tasks of one month share
+        wanted = self._with_gold_configuration(task, tree)
         settings = {"SETUPTOOLS_SCM_PRETEND_VERSION": task.version, "PBR_VERSION": task.version}
-        attempts = [install_config(python, date, install, {}) for install in install_attempts(project, date)]
-        facts = {"python": python, "date": date, "attempts": [each.install for each in attempts], **settings}
-        name = fingerprint(wanted, tracked_files(wanted, history.reader.environment), facts)
+        attempts = [task.install_config] if task.install_config else _attempts(wanted, task.created_at)
+        python = note["python"] = attempts[0].python
+        if python not in interpreters():
+            raise NoTask("no_interpreter", f"Python {python}; at hand are {', '.join(interpreters())}")
+        name = fingerprint(wanted, tracked_files(wanted), {"attempts": [vars(each) for each in attempts], **settings})
         built = self._store.get(name, wanted, attempts, settings, task.repo)
         if wanted != tree:
             remove_tree(wanted)
@@ -223,16 +295,20 @@ class TaskBuilder:
             raise NoTask("environment", built.log)
         self._store.add_products(built, tree)
         task = replace(task, install_config=built.installed, fingerprint=name, pip_freeze=built.pip_freeze)
-        return task, Environment(tree, self._store.venv(name), interpreter(python))
+        try:
+            parser = parser_of(task)
+        except InputError as error:
+            raise NoTask("no_log_parser", str(error)) from None
+        return task, Environment(tree, self._store.venv(name), interpreter(python), parser)
 
-    def _with_gold_configuration(self, task: Task, tree: Path, history: History) -> Path:
+    def _with_gold_configuration(self, task: Task, tree: Path) -> Path:
         """The tree that is installed: the change may need what its own configuration names."""
         configuration = taken_of(b"", task, tree).configuration
         if not configuration:
             return tree
         wanted = tree.with_name("wanted")
-        check_out(history.reader, task.base_commit, wanted, task.created_at)
-        if failed := apply_on_host(wanted, configuration, history.reader.environment):
+        self._check_out(task, wanted)
+        if failed := apply_on_host(wanted, configuration):
             raise NoTask("configuration_does_not_apply", failed)
         return wanted
 
@@ -240,3 +316,13 @@ class TaskBuilder:
         """Remove what was begun."""
         self._histories.close()
         self._scratch.close()
+
+
+def _attempts(tree: Path, created_at: str) -> list[InstallConfig]:
+    """Recipes for a project, the fullest first, as of the month in which a change landed: tasks of one month share."""
+    project = read_project(tree)
+    python = choose_python(project, created_at[:10], list(interpreters()))
+    if python is None:
+        raise NoTask("no_interpreter", f"none of {', '.join(interpreters())} will do")
+    day = f"{created_at[:7]}-01"
+    return [recorded_recipe(python, day, install) for install in install_attempts(project, day)]

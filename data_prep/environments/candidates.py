@@ -25,7 +25,11 @@ _MAX_PATCH = 4 << 20
 
 
 class NoCandidate(Exception):
-    """A change cannot become a task; the message is the reason, one of a small set."""
+    """A change, or a row, cannot become a task; the message is the reason, one of a small set."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.detail = detail
 
 
 class History:

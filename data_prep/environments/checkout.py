@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data_prep.environments.sandbox.base import SandboxFailed
 from data_prep.io.errors import InputError
-from data_prep.sources.git_reader import GIT, GitReader
+from data_prep.sources.git_reader import GIT, GitReader, git_reader_environment
 
 _NO_CONVERSION = "* -text !eol !filter -ident !working-tree-encoding !diff !merge\n"
 _MAX_READ = 1 << 20
@@ -32,10 +32,10 @@ def check_out(reader: GitReader, commit: str, tree: Path, date: str) -> None:
         _do([*git, "checkout-index", "-a", "-f", f"--prefix={tree.absolute()}/"], environment)
     finally:
         index.unlink(missing_ok=True)
-    make_repository(tree, date, reader.environment)
+    make_repository(tree, date)
 
 
-def unpack(archive: Path, tree: Path, date: str, environment: dict[str, str]) -> None:
+def unpack(archive: Path, tree: Path, date: str) -> None:
     """Make `tree` out of a tar file of a commit's files. Raises InputError where it holds anything else."""
     tree.mkdir(parents=True)
     try:
@@ -50,13 +50,13 @@ def unpack(archive: Path, tree: Path, date: str, environment: dict[str, str]) ->
         inner.rename(tree)
     if (tree / ".git").exists():
         raise InputError(f"{archive} holds a .git, and its history may hold the answer: make it with git archive")
-    make_repository(tree, date, environment)
+    make_repository(tree, date)
 
 
-def make_repository(tree: Path, date: str, environment: dict[str, str]) -> None:
+def make_repository(tree: Path, date: str) -> None:
     """Make a directory a repository with one commit of all that is in it."""
     made = {
-        **environment,
+        **git_reader_environment(),
         **{f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in _who(date).items()},
     }
     git = [*GIT, "-C", str(tree.absolute())]
@@ -72,16 +72,17 @@ def without_conversion(directory: Path) -> None:
     (directory / "info" / "attributes").write_text(_NO_CONVERSION)
 
 
-def tracked_files(tree: Path, environment: dict[str, str]) -> list[str]:
+def tracked_files(tree: Path) -> list[str]:
     """Paths of a checkout's own files."""
-    listed = subprocess.run([*GIT, "-C", str(tree), "ls-files", "-z"], env=environment, capture_output=True, check=True)
+    command = [*GIT, "-C", str(tree), "ls-files", "-z"]
+    listed = subprocess.run(command, env=git_reader_environment(), capture_output=True, check=True)
     return [os.fsdecode(name) for name in listed.stdout.split(b"\0") if name]
 
 
-def apply_on_host(tree: Path, patch: bytes, environment: dict[str, str]) -> str:
+def apply_on_host(tree: Path, patch: bytes) -> str:
     """Apply a patch to a checkout of ours; returns what git says against it. It writes outside the tree never."""
     command = [*GIT, "-C", str(tree), "apply", "--index", "--whitespace=nowarn", "-"]
-    done = subprocess.run(command, input=patch, env=environment, capture_output=True, check=False)
+    done = subprocess.run(command, input=patch, env=git_reader_environment(), capture_output=True, check=False)
     return done.stderr.decode(errors="replace")[:300].strip() if done.returncode else ""
 
 

@@ -41,12 +41,17 @@ class TaskCollection:
     def environment(self, task: Task) -> Environment:
         """Where a task runs. Raises InputError where its interpreter or its parser is not at hand."""
         assert task.install_config is not None
-        parser: LogParser = no_parser
-        if not is_pytest(task.install_config.test_cmd):
-            parser = swe_bench_parser(task.install_config.log_parser or task.repo)
         return Environment(
             tree=self.folder / "tasks" / task.instance_id / "tree",
             venv=self.folder / "environments" / task.fingerprint / "venv",
             python=interpreter(task.install_config.python),
-            parser=parser,
+            parser=parser_of(task),
         )
+
+
+def parser_of(task: Task) -> LogParser:
+    """What reads the output of a task's test command, which our plugin does where it is pytest. Raises InputError."""
+    assert task.install_config is not None
+    if is_pytest(task.install_config.test_cmd):
+        return no_parser
+    return swe_bench_parser(task.install_config.log_parser or task.repo)

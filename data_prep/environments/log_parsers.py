@@ -56,6 +56,15 @@ def swe_bench_specs(repository: str, release: str) -> Mapping[str, Any] | None:
     return found
 
 
+def has_swe_bench_tables() -> bool:
+    """Whether swebench 4.1.0 is installed."""
+    try:
+        _check_version()
+    except InputError:
+        return False
+    return True
+
+
 def _check_version() -> None:
     try:
         found = version("swebench")

@@ -155,8 +155,6 @@ def _words(*words: str) -> str:
     return " ".join(words)
 
 
-def install_config(python: str, day: str, install: tuple[str, ...], environment: dict[str, str]) -> InstallConfig:
+def recorded_recipe(python: str, day: str, install: tuple[str, ...]) -> InstallConfig:
     """The record of a recipe."""
-    return InstallConfig(
-        python=python, install=install, test_cmd=TEST_COMMAND, exclude_newer=day, environment=environment
-    )
+    return InstallConfig(python=python, install=install, test_cmd=TEST_COMMAND, exclude_newer=day)

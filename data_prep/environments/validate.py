@@ -19,7 +19,7 @@ class NoTask(Exception):
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
-        self.reason, self.detail = reason, detail[-_LOG_CHARACTERS:]
+        self.reason, self.detail = reason, detail[:_LOG_CHARACTERS]
 
 
 @dataclass(frozen=True)
@@ -54,24 +54,49 @@ def validated(task: Task, place: Environment, judge: Judge, runs: int) -> Task:
     return complete
 
 
+def confirmed(task: Task, place: Environment, judge: Judge, runs: int) -> Task:
+    """A task whose lists of tests others made, if they hold here. Raises NoTask; SandboxFailed."""
+    empty, gold = taken_of(b"", task, place.tree), taken_of(task.patch_bytes, task, place.tree)
+    after = [judge.observe(task, place, gold) for _ in range(runs)]
+    before = [judge.observe(task, place, empty) for _ in range(runs)]
+    for seen in after:
+        if seen.stopped or seen.tampered:
+            raise NoTask("tests_do_not_run", _told(seen.stopped or seen.tampered, seen))
+    planted = sorted(frozenset.intersection(*(seen.heard for seen in after)))
+    by = after[0].by
+    complete = replace(
+        task,
+        runs=runs,
+        flags=tuple(sorted({*task.flags, *(["parsed"] if by == "parsed" else [])})),
+        validated_with={"network": judge.network, "by": by, "planted": planted},
+    )
+    check_verdicts(complete, before, after)
+    return complete
+
+
 def check_runs(before: Sequence[Observation], after: Sequence[Observation]) -> None:
     """Raise NoTask unless every run came to its end, and none looks forged."""
     for seen in after:
         if seen.stopped or seen.tampered:
-            raise NoTask("tests_do_not_run", f"{seen.stopped or seen.tampered}\n{seen.output}")
+            raise NoTask("tests_do_not_run", _told(seen.stopped or seen.tampered, seen))
     for seen in before:
         if seen.stopped or seen.tampered:
-            raise NoTask("tests_do_not_start_before", f"{seen.stopped or seen.tampered}\n{seen.output}")
+            raise NoTask("tests_do_not_start_before", _told(seen.stopped or seen.tampered, seen))
 
 
 def check_verdicts(task: Task, before: Sequence[Observation], after: Sequence[Observation]) -> None:
     """Raise NoTask unless the judge takes the gold patch, and no empty one."""
     for seen in after:
         if (verdict := decide(task, seen)).status != "resolved":
-            raise NoTask("gold_is_not_resolved", f"{verdict.reason} {verdict.failed}\n{seen.output}")
+            raise NoTask("gold_is_not_resolved", _told(f"{verdict.reason} {verdict.failed}", seen))
     for seen in before:
         if decide(task, seen).status != "unresolved":
             raise NoTask("empty_patch_is_resolved")
+
+
+def _told(why: str, seen: Observation) -> str:
+    """The reason, and the end of what was printed."""
+    return f"{why[: _LOG_CHARACTERS // 2]}\n{seen.output[-_LOG_CHARACTERS // 2 :]}"
 
 
 def classify(before: Sequence[Mapping[str, str]], after: Sequence[Mapping[str, str]]) -> Classified:

@@ -54,7 +54,7 @@ class GitReader:
         self._path = path
         self._clone = _git_directory(path)
         _refuse_links(self._clone, shared)
-        self.environment = {**environment_without_git(), **_ENVIRONMENT}
+        self.environment = git_reader_environment()
         self._folder = TemporaryDirectory(prefix="davinci-reader-")
         self.directory = Path(self._folder.name)
         try:
@@ -124,6 +124,11 @@ class GitReader:
     def close(self) -> None:
         """Remove it."""
         self._folder.cleanup()
+
+
+def git_reader_environment() -> dict[str, str]:
+    """The environment for git on what others made: no setting but ours, nothing is fetched."""
+    return {**environment_without_git(), **_ENVIRONMENT}
 
 
 def _git_directory(path: Path) -> Path:

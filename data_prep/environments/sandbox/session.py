@@ -30,6 +30,7 @@ from data_prep.io.files import read_regular_file
 
 _EXCHANGE = "/exchange"
 _MAX_EXCHANGED = 256 << 20
+_MODIFIED = 1_000_000_000  # seconds since 1970, of files that are written: zip takes none before 1980
 _MAX_PATCH = 64 << 20
 _DEFAULTS = {
     "HOME": "/tmp",
@@ -54,7 +55,8 @@ cp {GIT_DIRECTORY}/index {_EXCHANGE}/index && mkdir {_EXCHANGE}/objects &&
 _NEW_FILES = f"""
 cp {GIT_DIRECTORY}/index {_EXCHANGE}/index && cd {TESTBED} &&
 {" ".join(_GIT)} ls-files --others -z | grep -zvE '(^|/)__pycache__/|\\.pyc$|^\\.git(/|$)' > {_EXCHANGE}/names
-tar -c --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --null -T {_EXCHANGE}/names -f {_EXCHANGE}/out
+tar -c --sort=name --mtime=@{_MODIFIED} --owner=0 --group=0 --numeric-owner --null -T {_EXCHANGE}/names \\
+    -f {_EXCHANGE}/out
 """
 _GIT_ENVIRONMENT = {
     "GIT_INDEX_FILE": f"{_EXCHANGE}/index",
@@ -111,7 +113,7 @@ class ConfinedSession(ABC):
         with tarfile.open(fileobj=packed, mode="w") as archive:
             for path, content in contents.items():
                 entry = tarfile.TarInfo(path.lstrip("/"))
-                entry.size = len(content)
+                entry.size, entry.mtime = len(content), _MODIFIED
                 archive.addfile(entry, io.BytesIO(content))
         done = self.run(["tar", "-x", "--no-same-owner", "-C", "/"], stdin=packed.getvalue())
         if done.returncode:
