@@ -22,7 +22,7 @@ from data_prep.environments.sandbox.base import (
     Session,
 )
 from data_prep.environments.sandbox.cgroups import Cgroup
-from data_prep.environments.sandbox.confined import run_confined
+from data_prep.environments.sandbox.confined import STATUS_FILE, run_confined
 from data_prep.environments.sandbox.network import black_hole
 from data_prep.environments.sandbox.session import ConfinedSession, copied, etc_file
 from data_prep.io.errors import InputError
@@ -127,7 +127,7 @@ class _BubblewrapSession(ConfinedSession):
             words += ["--bind" if mount.writable else "--ro-bind", str(mount.source.absolute()), mount.target]
         for name, value in environment.items():
             words += ["--setenv", name, value]
-        return [*words, "--remount-ro", "/", "--chdir", TESTBED, "--", *argv]
+        return [*words, "--remount-ro", "/", "--chdir", TESTBED, "--json-status-fd", STATUS_FILE, "--", *argv]
 
 
 def _confinement(program: str) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import IO, Literal
 from data_prep.environments.sandbox.base import Limits, Result, SandboxFailed
 from data_prep.environments.sandbox.cgroups import Cgroup
 
+STATUS_FILE = "{status}"
 _BLOCK = 1 << 16
 _LOOK_SECONDS = 0.25  # between two looks at the disk
 _COULD_NOT_BEGIN = 125  # of the shell that enters the control group
@@ -24,8 +25,11 @@ Killed = Literal["time", "memory", "disk"] | None
 def run_confined(argv: Sequence[str], limits: Limits, writes: Path, stdin: bytes = b"") -> Result:
     """Run a program with an empty environment; `writes` is the directory below which it writes.
 
-    Raises SandboxFailed where it could not begin.
+    A word STATUS_FILE stands for a descriptor to which bubblewrap writes the exit status of what it ran: where it
+    writes none, it could not run it. Raises SandboxFailed where a program could not begin.
     """
+    if Path(argv[0]).is_absolute() and not Path(argv[0]).exists():
+        raise SandboxFailed(f"{argv[0]} is not there")
     group = Cgroup(limits)
     try:
         return _run(argv, limits, writes, stdin, group)
@@ -37,8 +41,10 @@ def run_confined(argv: Sequence[str], limits: Limits, writes: Path, stdin: bytes
 
 def _run(argv: Sequence[str], limits: Limits, writes: Path, stdin: bytes, group: Cgroup) -> Result:
     started = time.monotonic()
+    told, telling = os.pipe()
     process = subprocess.Popen(
-        ["/bin/sh", "-c", _entering(limits, group), "sh", *argv],
+        ["/bin/sh", "-c", _entering(limits, group), "sh", *(str(telling) if w == STATUS_FILE else w for w in argv)],
+        pass_fds=[telling],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -46,6 +52,7 @@ def _run(argv: Sequence[str], limits: Limits, writes: Path, stdin: bytes, group:
         cwd="/",
         env={},  # the first process of a sandbox shows its environment to all others
     )
+    os.close(telling)
     output = _BothEnds(process, limits.output_bytes)
     feeding = threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True)
     feeding.start()
@@ -54,7 +61,9 @@ def _run(argv: Sequence[str], limits: Limits, writes: Path, stdin: bytes, group:
     feeding.join()
     if killed is None and process.returncode and group.out_of_memory:
         killed = "memory"
-    if process.returncode == _COULD_NOT_BEGIN:
+    with os.fdopen(told, "rb") as status:
+        begun = STATUS_FILE not in argv or b"exit-code" in status.read(_BLOCK)
+    if process.returncode == _COULD_NOT_BEGIN or not (begun or killed):
         raise SandboxFailed(f"{argv[0]} could not be started: {output.text[-300:].strip()}")
     return Result(process.returncode, output.text, time.monotonic() - started, output.truncated, killed)
 

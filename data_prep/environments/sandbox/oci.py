@@ -137,6 +137,7 @@ class _OciSession(ConfinedSession):
         """See `ConfinedSession`."""
         limits, network = self.limits, "host" if self.network in ("host", "black hole") else "none"
         words = [*(black_hole() if self.network == "black hole" else []), *self._sandbox.command, "run", "--rm", "-i"]
+        words += ["--log-driver", "none", "--pull", "never", "--read-only"]
         words += ["--name", self._name, "--label", _LABEL, "--network", network, "--hostname", "sandbox"]
         words += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", "0:0"]
         words += ["--memory", str(limits.memory_bytes), "--memory-swap", str(limits.memory_bytes)]

@@ -1,0 +1,87 @@
+"""Each attack succeeds with a judge that has no protection, and fails with ours."""
+
+from pathlib import Path
+
+import pytest
+from attacks import ATTACKS, FORGED_REPORT, SQUARE, Attack, patch_of, unprotected
+from shapes import FIXED
+
+from data_prep.environments import judge as judging
+from data_prep.environments import testing
+from data_prep.environments.collection import TaskCollection
+from data_prep.environments.judge import Judge, Verdict
+from data_prep.environments.sandbox.bubblewrap import BubblewrapSandbox
+from data_prep.environments.scratch import ScratchNames
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> BubblewrapSandbox:
+    return BubblewrapSandbox()
+
+
+def verdict_on(attack: Attack, tasks: TaskCollection, sandbox: BubblewrapSandbox, folder: Path) -> Verdict:
+    task = tasks.task(attack.task)
+    place = tasks.environment(task)
+    patch = patch_of(place.tree, attack.files, folder / "attacked")
+    return Judge(sandbox, ScratchNames(folder), "none").judge(task, place, patch)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_wins_without_protection_and_loses_with_it(
+    tasks: TaskCollection, sandbox: BubblewrapSandbox, tmp_path: Path, name: str
+) -> None:
+    attack = ATTACKS[name]
+    task = tasks.task(attack.task)
+    place = tasks.environment(task)
+    patch = patch_of(place.tree, attack.files, tmp_path / "for unprotected")
+    assert unprotected(sandbox, tmp_path / "state", task, place, patch, attack.by), "the attack has no teeth"
+    verdict = verdict_on(attack, tasks, sandbox, tmp_path)
+    assert verdict.status in ("unresolved", "tampered"), verdict
+
+
+def test_the_right_change_is_resolved_and_an_empty_one_is_not(
+    tasks: TaskCollection, sandbox: BubblewrapSandbox, tmp_path: Path
+) -> None:
+    right = verdict_on(Attack({"src/shapes/area.py": FIXED}), tasks, sandbox, tmp_path)
+    assert right == Verdict(SQUARE, "resolved", seconds=right.seconds)
+    task = tasks.task(SQUARE)
+    empty = Judge(sandbox, ScratchNames(tmp_path), "none").judge(task, tasks.environment(task), b"")
+    assert (empty.status, empty.reason) == ("empty", "the patch is empty")
+
+
+def test_what_is_the_judge_s_is_left_out_and_told(
+    tasks: TaskCollection, sandbox: BubblewrapSandbox, tmp_path: Path
+) -> None:
+    files = {"src/shapes/area.py": FIXED, "tests/test_area.py": "def test_square(): pass\n", "conftest.py": "x = 1\n"}
+    verdict = verdict_on(Attack(files), tasks, sandbox, tmp_path)
+    assert verdict.resolved and set(verdict.dropped) == {"tests/test_area.py", "conftest.py"}
+
+
+def test_a_forged_report_is_seen_by_its_signatures_alone(
+    tasks: TaskCollection, sandbox: BubblewrapSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdict = verdict_on(FORGED_REPORT, tasks, sandbox, tmp_path)
+    assert verdict.status == "tampered" and "not signed" in verdict.reason
+    monkeypatch.setattr(testing.hmac, "compare_digest", lambda one, other: True)
+    (tmp_path / "unsigned").mkdir()
+    assert verdict_on(FORGED_REPORT, tasks, sandbox, tmp_path / "unsigned").resolved
+
+
+def test_patched_reports_are_seen_by_planted_tests_alone(
+    tasks: TaskCollection, sandbox: BubblewrapSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attack = ATTACKS["patched reports, in other words"]
+    verdict = verdict_on(attack, tasks, sandbox, tmp_path)
+    assert verdict.status == "tampered" and "must fail did not" in verdict.reason
+    monkeypatch.setattr(testing, "plant", lambda content: (content, []))
+    monkeypatch.setattr(judging, "_silent", lambda task, seen: "")
+    (tmp_path / "unplanted").mkdir()
+    assert verdict_on(attack, tasks, sandbox, tmp_path / "unplanted").resolved
+
+
+def test_words_of_the_runner_s_insides_keep_a_patch_apart(
+    tasks: TaskCollection, sandbox: BubblewrapSandbox, tmp_path: Path
+) -> None:
+    files = {"src/shapes/area.py": FIXED + "\n# as _pytest has it\n"}
+    verdict = verdict_on(Attack(files), tasks, sandbox, tmp_path)
+    assert verdict.status == "tampered" and "names _pytest" in verdict.reason
