@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from data_prep.corpus import CorpusWriter
+from data_prep.environments.collection import TaskCollection
 
 if "DAVINCI_TEST_GPU" not in os.environ:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # most tests compare with the CPU, bit for bit
@@ -70,6 +71,37 @@ def pluggy_clone(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) ->
     clone = tmp_path_factory.mktemp("git") / "pluggy.git"
     subprocess.run(["git", "clone", "-q", "--mirror", shared_data / "git" / "pluggy.bundle", clone], check=True)
     return clone
+
+
+@pytest.fixture(scope="session")
+def shapes_records(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The clone and the records of a small repository."""
+    from commands import davinci
+    from shapes import History
+
+    folder = tmp_path_factory.mktemp("shapes")
+    History(folder / "shapes")
+    done = davinci("collect", "git", folder / "shapes", "--out", folder / "records")
+    assert done.returncode == 0, done.stderr
+    return folder / "shapes", folder / "records"
+
+
+@pytest.fixture(scope="session")
+def shapes_envs(shapes_records: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its tasks, in environments where they run."""
+    from commands import davinci
+
+    clone, records = shapes_records
+    out = tmp_path_factory.mktemp("tasks") / "envs"
+    done = davinci("environments", "build", records, "--clone", clone, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def tasks(shapes_envs: Path) -> TaskCollection:
+    """The same, opened."""
+    return TaskCollection(shapes_envs)
 
 
 def write_model(directory: Path, **changes: Any) -> Path:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from data_prep.cli.app import AsJson, ExecutorKind, ExecutorOptions, Tasks, Workers, app
-from data_prep.io.errors import printable
+from data_prep.io.errors import escaped, printable
 from data_prep.io.summary import print_summary
 
 environments = typer.Typer(no_args_is_help=True, help="Tasks from merged pull requests, in environments that run.")
@@ -139,3 +139,31 @@ def verify(
             typer.echo(printable(f"{fault['instance_id']}, {fault['condition']}: {fault['fault']}"))
     if found["faults"]:
         raise typer.Exit(1)
+
+
+@environments.command("export")
+def export(
+    envs: Annotated[Path, typer.Argument(help="What davinci data environments build or import made.")],
+    out: Annotated[Path, typer.Option(help="File to write: JSON Lines, a task each, with SWE-bench's fields.")],
+    lists_as_text: Annotated[
+        bool, typer.Option("--lists-as-text", help="FAIL_TO_PASS and PASS_TO_PASS as JSON text, as SWE-bench has them.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tasks as others read them. Example: davinci data environments export envs --out tasks.jsonl"""
+    from data_prep.environments.export import export_tasks
+
+    print_summary({"file": str(out), "tasks": export_tasks(envs, out, lists_as_text)}, as_json)
+
+
+@environments.command("inspect")
+def inspect(
+    envs: Annotated[Path, typer.Argument(help="What davinci data environments build or import made.")],
+    task: Annotated[str | None, typer.Option(help="A task to show as a whole; default: a line for each.")] = None,
+) -> None:
+    """Tasks, and what was left out and why. Example: davinci data environments inspect envs --task a__b-1"""
+    from data_prep.environments.show import show_collection, show_task
+
+    lines = show_collection(envs) if task is None else show_task(envs, task)
+    for line in lines:
+        typer.echo(escaped(line))

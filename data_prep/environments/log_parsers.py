@@ -80,7 +80,8 @@ def _check_version() -> None:
 def _import_harness(name: str) -> Any:
     """A module of swebench.harness, without the packages that import docker."""
     root = distribution("swebench").locate_file("swebench")
-    for module, path in (("swebench", root), (_HARNESS, f"{root}/harness")):
+    packages = {"swebench": root, _HARNESS: f"{root}/harness", f"{_HARNESS}.log_parsers": f"{root}/harness/log_parsers"}
+    for module, path in packages.items():
         package = types.ModuleType(module)
         package.__path__ = [str(path)]
         sys.modules[module] = package

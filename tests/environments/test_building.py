@@ -1,0 +1,165 @@
+"""Records to tasks: exact lists of tests, a reason for everything else, the same bytes after kills."""
+
+import hashlib
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from commands import davinci, davinci_words
+from conftest import EFFORT
+from shapes import PULL_REQUESTS
+
+from data_prep.changes.shards import read_changes, write_records
+from data_prep.environments.collection import TaskCollection
+from data_prep.environments.interpreters import interpreters
+from data_prep.io.files import read_json, read_jsonl
+
+# By pull request of pluggy: the version of Python, the file of its tests, the tests that the change makes pass.
+PLUGGY: dict[int, tuple[str, str, list[str]]] = {
+    189: ("3.7", "test_pluginmanager", ["test_load_setuptools_instantiation"]),
+    206: ("3.7", "test_pluginmanager", [
+        "test_load_setuptools_instantiation", "test_load_setuptools_not_installed",
+        "test_load_setuptools_version_conflict",
+    ]),
+    251: ("3.7", "test_hookcaller", [
+        "test_hookrelay_registration_by_specname", "test_hookrelay_registration_by_specname_raises",
+    ]),
+    348: ("3.9", "test_pluginmanager", ["test_historic_with_subset_hook_caller", "test_subset_hook_caller"]),
+    471: ("3.11", "test_pluginmanager", ["test_set_blocked"]),
+    481: ("3.11", "test_pluginmanager", ["test_set_blocked"]),
+    495: ("3.11", "test_details", ["test_warn_when_deprecated_args_specified"]),
+    646: ("3.13", "test_pluginmanager", ["test_get_hookcallers_no_duplicates"]),
+}  # fmt: skip
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """What has to be the same however a build went: tasks, trees, reasons."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        odd = {".git", "summary.json", "build.log"} & set(relative.parts) or relative.parts[0] == "environments"
+        if path.is_file() and not odd:
+            found[str(relative)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def test_every_change_ends_as_a_task_or_with_a_reason(shapes_envs: Path, tasks: TaskCollection) -> None:
+    assert tasks.ids() == ["geometry__shapes-1", "geometry__shapes-2"]
+    rejected = {line["id"]: line["reason"] for line in read_jsonl(shapes_envs / "rejected.jsonl")}
+    assert rejected == {
+        "geometry__shapes-3": "no_test_fails_before_and_passes_after",
+        "geometry/shapes#4": "no_test_is_new_or_changed",
+        "geometry/shapes#5": "no_python_code",
+    }
+    assert len(rejected) + len(tasks.ids()) == len(PULL_REQUESTS)
+    summary = read_json(shapes_envs / "summary.json")
+    assert summary["candidates"] == 3 and summary["tasks"] == 2 and summary["environments"] == 1
+    assert not list(shapes_envs.rglob("*.part")) and not (shapes_envs / "environments" / ".cache").exists()
+
+
+def test_a_task_says_what_was_seen(tasks: TaskCollection, shapes_records: tuple[Path, Path]) -> None:
+    square, perimeter = tasks.tasks()
+    assert square.fail_to_pass == ("tests/test_area.py::test_square",) or square.flags
+    assert perimeter.fail_to_pass == ("tests/test_perimeter.py::test_perimeter",)
+    assert perimeter.pass_to_pass == () and set(perimeter.flags) == {"collection_fails_before", "no_pass_to_pass"}
+    assert "+    return a * a" in square.patch and "test_" not in square.patch
+    assert "test_square" in square.test_patch and "src/" not in square.test_patch
+    assert square.problem_statement.startswith("Area of a square") or "Area of a square" in square.problem_statement
+    git = ["git", "-C", shapes_records[0]]
+    parents = subprocess.run([*git, "log", "--format=%P", "-1", square.head_commit], capture_output=True, text=True)
+    assert parents.stdout.split()[0] == square.base_commit  # of a merge, its first parent
+    assert square.install_config is not None and square.install_config.exclude_newer == "2024-03-01"
+    assert any(line.startswith("pytest==8.0") for line in square.pip_freeze)  # 8.1 came in March
+
+
+def test_only_the_base_is_in_the_checkout(tasks: TaskCollection) -> None:
+    task = tasks.task("geometry__shapes-1")
+    tree = tasks.environment(task).tree
+    git = ["git", "-C", str(tree)]
+    assert subprocess.run([*git, "cat-file", "-e", task.head_commit], capture_output=True).returncode != 0
+    assert subprocess.run([*git, "rev-list", "--all", "--count"], capture_output=True).stdout == b"1\n"
+    assert subprocess.run([*git, "status", "--porcelain"], capture_output=True).stdout == b""
+
+
+def build(records: Path, clone: Path, out: Path, *options: str) -> "subprocess.Popen[str]":
+    words = davinci_words("environments", "build", records, "--clone", clone, "--out", out, *options)
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_killed_and_started_again_it_ends_the_same(
+    shapes_envs: Path, shapes_records: tuple[Path, Path], tmp_path: Path
+) -> None:
+    clone, records = shapes_records
+    draw, out, kills = random.Random(4), tmp_path / "envs", 0
+    for pause in sorted(draw.uniform(1.0, 9.0) for _ in range(2 * EFFORT)):
+        process = build(records, clone, out)
+        time.sleep(pause)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+        if out.exists():
+            break
+    assert kills
+    if not out.exists():
+        last = build(records, clone, out)
+        said = last.communicate()
+        assert last.returncode == 0, said
+    assert files_of(out) == files_of(shapes_envs)
+    mounted = Path("/proc/mounts").read_text()
+    assert str(tmp_path) not in mounted and not list(tmp_path.rglob("*.part"))
+
+
+def test_two_builders_make_one_environment(
+    shapes_envs: Path, shapes_records: tuple[Path, Path], tmp_path: Path
+) -> None:
+    clone, records = shapes_records
+    done = build(records, clone, tmp_path / "envs", "--tasks", "2", "--workers", "2")
+    said = done.communicate()
+    assert done.returncode == 0, said
+    assert files_of(tmp_path / "envs") == files_of(shapes_envs)
+    assert len([path for path in (tmp_path / "envs" / "environments").iterdir() if path.is_dir()]) == 1
+
+
+def test_the_tests_of_real_tasks_are_known_exactly(pluggy_clone: Path, tmp_path: Path) -> None:
+    if missing := {version for version, _, _ in PLUGGY.values()} - interpreters().keys():
+        pytest.skip(f"Python {', '.join(sorted(missing))} is not at hand")
+    done = davinci("collect", "git", pluggy_clone, "--name", "pytest-dev/pluggy", "--out", tmp_path / "all")
+    assert done.returncode == 0, done.stderr
+    [shard] = (tmp_path / "all" / "records").iterdir()
+    chosen = (change for change in read_changes(shard) if change.number in PLUGGY)
+    write_records(chosen, tmp_path / "some" / "records", lambda count: None)
+    building = build(tmp_path / "some", pluggy_clone, tmp_path / "envs", "--tasks", "2", "--workers", "2")
+    said = building.communicate()
+    assert building.returncode == 0, said
+    found = {}
+    for task in TaskCollection(tmp_path / "envs").tasks():
+        assert task.install_config is not None and task.pass_to_pass and not task.unstable
+        files = {test.partition("::")[0] for test in task.fail_to_pass}
+        [file] = files
+        names = [test.partition("::")[2] for test in task.fail_to_pass]
+        found[int(task.instance_id.rpartition("-")[2])] = (
+            task.install_config.python, Path(file).stem, names,
+        )  # fmt: skip
+    assert found == PLUGGY
+    kept = list((tmp_path / "envs" / "environments").glob("*/venv/**/*.pyc"))
+    assert max(path.stat().st_nlink for path in kept) > 1  # environments share what they have in common
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--runs", "1"], "--runs is 1; it must be at least 2"),
+        (["--sandbox", "jail"], "sandbox 'jail' is unknown"),
+        (["--without", "wings"], "--without wings: it must be one of"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(
+    shapes_records: tuple[Path, Path], tmp_path: Path, options: list[str], said: str
+) -> None:
+    clone, records = shapes_records
+    done = davinci("environments", "build", records, "--clone", clone, "--out", tmp_path / "envs", *options)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "envs").exists()
