@@ -97,13 +97,11 @@ class _TasksJob:
 
     def summarize(self, notes: list[ShardNote]) -> ShardNote:
         """Counts over all candidates."""
-        reasons = Counter(note["reason"] for note in notes if note["reason"])
         flags = Counter(flag for note in notes for flag in note["flags"])
         pythons = Counter(note["python"] for note in notes if not note["reason"])
         return {
             "candidates": len(notes),
             "tasks": sum(not note["reason"] for note in notes),
-            "rejected": dict(reasons.most_common()),
             "flags": dict(flags.most_common()),
             "pythons": dict(pythons.most_common()),
             "environments": len({note["fingerprint"] for note in notes if note["fingerprint"]}),
@@ -195,23 +193,24 @@ def _sorted_out(change: Change, histories: Histories) -> dict[str, Any]:
             raise NoCandidate("repository_has_no_owner")
         return {"task": candidate(change, histories.of(change.repository)).to_json()}
     except NoCandidate as reason:
-        return {"id": change.id, "reason": str(reason)}
+        return {"id": change.id, "reason": str(reason), "created_at": change.landed_at}
 
 
 def _read(candidates: Path) -> list[Task]:
     return [Task.from_json(line["task"]) for line in read_jsonl(candidates) if "task" in line]
 
 
-def _complete(part: Path, notes: list[ShardNote]) -> None:
-    """What lies beside the tasks when all are there: rejected.jsonl."""
+def _complete(part: Path, notes: list[ShardNote]) -> ShardNote:
+    """Write what lies beside the tasks when all are there, rejected.jsonl; returns the counts of its reasons."""
     candidates = part / _CANDIDATES
     lines = [line for line in read_jsonl(candidates) if "task" not in line]
     for note in notes:
         if note["reason"]:
-            lines.append({"id": note["instance_id"], "reason": note["reason"], "detail": note["detail"]})
+            lines.append({"id": note["instance_id"], **{key: note[key] for key in ("reason", "created_at", "detail")}})
     (part / "rejected.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
     candidates.unlink()
     EnvironmentStore.finish(part / "environments")
+    return {"rejected": dict(Counter(line["reason"] for line in lines).most_common())}
 
 
 class TaskBuilder:
@@ -240,7 +239,9 @@ class TaskBuilder:
             remove_tree(leftover)
         note: dict[str, Any] = {
             "instance_id": task.instance_id,
+            "created_at": task.created_at,
             "reason": "",
+            "detail": "",
             "flags": [],
             "fingerprint": "",
             "seconds": {},

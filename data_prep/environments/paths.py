@@ -32,8 +32,10 @@ def is_test_module(path: str) -> bool:
 
 def is_configuration(path: str) -> bool:
     """Whether pytest or the interpreter reads it before any test."""
-    name = PurePosixPath(path).name
-    return name in _CONFIGURATION or name.endswith((".pth", ".egg-link", ".dist-info", ".egg-info"))
+    parts = PurePosixPath(path).parts
+    if parts[-1] in _CONFIGURATION or parts[-1].endswith((".pth", ".egg-link")):
+        return True
+    return any(part.endswith((".dist-info", ".egg-info")) for part in parts)
 
 
 def hides_runner(path: str) -> bool:

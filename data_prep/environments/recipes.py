@@ -131,8 +131,12 @@ def _settled(version: str) -> str:
     return (date.fromisoformat(_RELEASED[version]) + timedelta(days=_SETTLED_DAYS)).isoformat()
 
 
-def install_attempts(project: Project, day: str) -> Iterator[tuple[str, ...]]:
+def install_attempts(project: Project, day: str) -> list[tuple[str, ...]]:
     """Commands of each attempt, the fullest first; the first attempt all of whose commands do their work is kept."""
+    return list(dict.fromkeys(_attempts(project, day)))
+
+
+def _attempts(project: Project, day: str) -> Iterator[tuple[str, ...]]:
     extras = f"[{','.join(project.extras)}]" if project.extras else ""
     more = [f"-r {name}" for name in project.requirements] + [f"--group {name}" for name in project.groups]
     packages = [f"'{name}'" for name in project.packages]

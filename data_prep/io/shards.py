@@ -44,7 +44,8 @@ class ShardedStep:
     """`job` is what the output depends on; a directory that another job began is refused.
 
     `shards` are the inputs. `open_work(rank, tasks)` gives, as a context, the function that writes the outputs of one
-    shard below a folder and returns its note. `before_publishing(folder, notes)` completes the whole.
+    shard below a folder and returns its note. `complete(folder, notes)` adds what belongs to the whole, and
+    gives what is added to the summary.
     """
 
     def __init__(
@@ -53,11 +54,11 @@ class ShardedStep:
         job: dict[str, Any],
         shards: list[Path],
         open_work: Callable[[int, int], AbstractContextManager[ShardWork]],
-        before_publishing: Callable[[Path, list[ShardNote]], None] = lambda folder, notes: None,
+        complete: Callable[[Path, list[ShardNote]], ShardNote] = lambda folder, notes: {},
     ) -> None:
         self.out = out.absolute()
         self.shards = shards
-        self._open_work, self._before_publishing = open_work, before_publishing
+        self._open_work, self._complete = open_work, complete
         self._part = part_of(self.out)
         self._job = {**job, "shards": [path.name for path in shards]}
 
@@ -111,8 +112,7 @@ class ShardedStep:
         if missing:
             raise InputError(f"{self.out} is not finished ({len(missing)} shards are missing): start the command again")
         notes = [read_json(self._note(shard)) for shard in self.shards]
-        self._before_publishing(self._part, notes)
-        summary = summarize(notes)
+        summary = {**summarize(notes), **self._complete(self._part, notes)}
         write_json(self._part / "summary.json", summary)
         publish(self._part, self.out)
         self._tidy()

@@ -9,6 +9,7 @@ from megatron_davinci.doctor.machine import (
     check_git,
     check_gpu,
     check_open_files,
+    check_sandbox,
     check_shared_memory,
     check_slurm,
     check_sockets,
@@ -36,6 +37,7 @@ def examine(directory: Path) -> Iterator[Finding]:
     yield check_apex()
     yield check_git()
     yield check_slurm()
+    yield check_sandbox(directory)
     yield check_disk(directory)
     yield check_shared_memory()
     yield check_open_files()

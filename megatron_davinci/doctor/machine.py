@@ -8,6 +8,9 @@ import socket
 import subprocess
 from pathlib import Path
 
+from data_prep import InputError
+from data_prep.environments.interpreters import interpreters, uv_program
+from data_prep.environments.sandbox.bubblewrap import BubblewrapSandbox
 from data_prep.io.files import nearest_existing
 from megatron_davinci.doctor.finding import Finding, fail, ok, warn
 
@@ -80,6 +83,23 @@ def check_git() -> Finding:
         return warn("git", "not on the path", "install it: davinci data collect reads histories with it")
     said = subprocess.run(["git", "--version"], capture_output=True, text=True, check=False).stdout.strip()
     return ok("git", said.removeprefix("git version "))
+
+
+def check_sandbox(directory: Path) -> Finding:
+    """Where strangers' code runs, and each protection that this machine gives it."""
+    try:
+        able = BubblewrapSandbox().capabilities(nearest_existing(directory))
+        uv_program()
+    except InputError as error:
+        return warn("sandbox", f"{error}", "davinci data environments needs it")
+    except OSError as error:
+        return warn("sandbox", f"bubblewrap: {error}", "davinci data environments needs it")
+    missing = {name: why for name, why in able.items() if why}
+    there = ", ".join(name for name in able if name not in missing)
+    if not missing:
+        return ok("sandbox", f"bubblewrap: {there}; Python {', '.join(interpreters())}")
+    said = "; ".join(f"no {name} ({why})" for name, why in missing.items())
+    return warn("sandbox", f"bubblewrap: {there or 'nothing'}; {said}", "davinci data environments needs them")
 
 
 def check_slurm() -> Finding:

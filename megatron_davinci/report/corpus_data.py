@@ -34,11 +34,13 @@ class Collected(BaseModel):
 
 
 class SamplesSummary(BaseModel):
-    """summary.json of `davinci data build`, or of a collection, which has no samples."""
+    """summary.json of `davinci data build`, of a collection, which has no samples, or of tasks in environments."""
 
     records: NonNegativeInt | None = None
     changes: NonNegativeInt | None = None
     samples: NonNegativeInt | None = None
+    candidates: NonNegativeInt | None = None
+    tasks: NonNegativeInt | None = None
     tokens: NonNegativeInt | None = None
     max_tokens: NonNegativeInt | None = None
     share_too_long: float = 0.0
@@ -48,6 +50,8 @@ class SamplesSummary(BaseModel):
     languages: Counts = {}
     file_types: Counts = {}
     commits_per_change: Counts = {}
+    flags: Counts = {}
+    pythons: Counts = {}
     lengths: list[LengthRow] = []
     collected: Collected | None = None
 

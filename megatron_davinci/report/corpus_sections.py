@@ -41,7 +41,7 @@ def _of_corpus(name: str, corpus: Corpus) -> Iterable[list[Cell]]:
 
 def _of_samples(name: str, found: SamplesSummary) -> Iterable[list[Cell]]:
     source = f"{name}/summary.json"
-    for key in ("records", "changes", "samples"):
+    for key in ("records", "changes", "samples", "candidates", "tasks"):
         if (value := getattr(found, key)) is not None:
             yield [f"{name}: {key}", _count(value, f"{source}: {key}")]
     if found.samples is not None:
@@ -65,6 +65,8 @@ def corpus_sources(data: CorpusData) -> PageSection | None:
             ("languages", found.languages),
             ("file_types", found.file_types),
             ("commits_per_change", found.commits_per_change),
+            ("pythons", found.pythons),
+            ("flags", found.flags),
         )
         if (bars := _bars(name, key, counts)) is not None
     ]

@@ -38,6 +38,7 @@ CORPUS_SECTIONS: Registry[Any] = Registry(
         "summary": f"{_CORPUS}:corpus_summary",
         "sources": f"{_CORPUS}:corpus_sources",
         "lengths": f"{_CORPUS}:corpus_lengths",
+        "tasks": "megatron_davinci.report.task_sections:corpus_tasks",
         "rejected": f"{_CORPUS}:corpus_rejected",
         "leakage": f"{_CORPUS}:corpus_leakage",
         "samples": f"{_CORPUS}:corpus_samples",
