@@ -4,19 +4,24 @@ datatrove starts tasks and remembers which have ended; a task that it starts twi
 and its note, changes nothing: every step finds its own finished output, or goes on with what it left.
 """
 
+import ctypes
 import os
 import secrets
 import shutil
+import signal
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, Literal
 
 from datatrove.data import DocumentsPipeline
 from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 from datatrove.executor.base import PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
+from multiprocess.process import parent_process
 
 from data_prep.io.errors import InputError, WorkFailed
 from data_prep.io.files import part_of
@@ -24,7 +29,27 @@ from data_prep.io.shards import ShardedJob
 from data_prep.pipeline.tasks import keep_to_job, merge_shards, tokenize_shard
 from data_prep.tokenize.tokenize import TokenizeJob
 
+_PR_SET_PDEATHSIG = 1
 ExecutorKind = Literal["local", "slurm", "ray"]
+
+
+class EndWithStarter(PipelineStep):
+    """First of a task's steps on one machine: a worker whose command was killed works on for nobody, and beside the
+    next one."""
+
+    name = "davinci"
+    type = "PROCESS"
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Have this process end with the one that started it, if it is one of several."""
+        if starter := parent_process():
+            Thread(target=_end_after, args=(starter,), daemon=True).start()
+        return data
+
+
+def _end_after(starter: Any) -> None:
+    starter.join()
+    os.kill(os.getpid(), signal.SIGKILL)  # what it began stays unfinished, as after any kill
 
 
 class TokenizeShard(PipelineStep):
@@ -72,6 +97,8 @@ def executor(
     """
     if kind == "ray":
         options = {name: _as_number(value) for name, value in options.items()}
+    if kind == "local":
+        steps = [EndWithStarter(), *steps]
     kinds = {"local": LocalPipelineExecutor, "slurm": SlurmPipelineExecutor, "ray": RayPipelineExecutor}
     try:
         return kinds[kind](pipeline=steps, tasks=tasks, workers=workers, logging_dir=str(logs), **options)
@@ -95,11 +122,33 @@ def start(job: PipelineExecutor) -> None:
         if isinstance(job, RayPipelineExecutor):
             _run_on_ray(job)
         else:
-            job.run()
+            with _forks_end_with_us():
+                job.run()
     except subprocess.CalledProcessError as error:
         raise WorkFailed(
             f"{error.cmd[0]} refused a job, for the reason above: mend the --option that it names"
         ) from None
+
+
+@contextmanager
+def _forks_end_with_us() -> Iterator[None]:
+    """datatrove's manager is a fork that otherwise waits for ever after a killed command, with its output open."""
+    _running.set()
+    try:
+        yield
+    finally:
+        _running.clear()
+
+
+_running = Event()
+
+
+def _end_with_starter() -> None:
+    if _running.is_set():
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+os.register_at_fork(after_in_child=_end_with_starter)
 
 
 def _run_on_ray(job: RayPipelineExecutor) -> None:

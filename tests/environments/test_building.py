@@ -112,6 +112,27 @@ def test_killed_and_started_again_it_ends_the_same(
     assert str(tmp_path) not in mounted and not list(tmp_path.rglob("*.part"))
 
 
+def test_no_worker_outlives_a_killed_command(shapes_records: tuple[Path, Path], tmp_path: Path) -> None:
+    clone, records = shapes_records
+    process = build(records, clone, tmp_path / "envs", "--tasks", "2", "--workers", "2")
+    end = time.monotonic() + 60
+    while not (workers := workers_below(tmp_path)) and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=30)  # which ends when nobody holds its output any more
+    assert workers
+    end = time.monotonic() + 30
+    while (left := workers_below(tmp_path)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not left, left
+
+
+def workers_below(folder: Path) -> list[str]:
+    """Names of directories of sessions whose processes live: each worker has one, by its number."""
+    found = folder.glob("envs.part/.sessions/*")
+    return [path.name for path in found if Path("/proc", path.name).exists()]
+
+
 def test_two_builders_make_one_environment(
     shapes_envs: Path, shapes_records: tuple[Path, Path], tmp_path: Path
 ) -> None:
