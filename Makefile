@@ -28,11 +28,12 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
-acceptance: acceptance-data acceptance-operations acceptance-training
+acceptance: acceptance-data acceptance-operations acceptance-environments acceptance-training
 
 acceptance-data: TESTS := $(BY_CHANCE) tests/hardening
 acceptance-operations: TESTS := $(addprefix tests/end_to_end/test_,resume.py operations.py stopped_rank.py slurm.py several_nodes.py demo.py) \
 	tests/browser
+acceptance-environments: TESTS := tests/environments
 acceptance-training: TESTS := $(addprefix tests/end_to_end/test_,reinforcement.py engine.py language.py examples.py annotate.py) \
 	tests/parity/test_trees.py
 acceptance-%: SHELL := bash

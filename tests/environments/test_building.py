@@ -7,9 +7,10 @@ import subprocess
 import time
 from pathlib import Path
 
+import pluggy_yield
 import pytest
 from commands import davinci, davinci_words
-from conftest import EFFORT
+from conftest import EFFORT, of_acceptance
 from shapes import PULL_REQUESTS
 
 from data_prep.changes.shards import read_changes, write_records
@@ -167,6 +168,16 @@ def test_the_tests_of_real_tasks_are_known_exactly(pluggy_clone: Path, tmp_path:
     assert found == PLUGGY
     kept = list((tmp_path / "envs" / "environments").glob("*/venv/**/*.pyc"))
     assert max(path.stat().st_nlink for path in kept) > 1  # environments share what they have in common
+
+
+@of_acceptance
+def test_most_of_a_real_history_becomes_tasks(pluggy_clone: Path, tmp_path: Path) -> None:
+    done = davinci("collect", "git", pluggy_clone, "--name", "pytest-dev/pluggy", "--out", tmp_path / "all")
+    assert done.returncode == 0, done.stderr
+    building = build(tmp_path / "all", pluggy_clone, tmp_path / "envs", "--tasks", "2", "--workers", "2")
+    said = building.communicate()
+    assert building.returncode == 0, said
+    assert pluggy_yield.main(tmp_path / "envs") == 0
 
 
 @pytest.mark.parametrize(
