@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -78,7 +79,7 @@ def starts() -> list[tuple[str, float]]:
             networks: tuple[Network, ...] = ("none", "black hole")
             for network in networks:
                 session = sandbox.open(Image(tree), Path(folder, f"{name} {network}"), Limits(), network)
-                ways[f"{name}, {network}"] = lambda session=session: session.run(["/bin/true"])
+                ways[f"{name}, {network}"] = partial(session.run, ["/bin/true"])
         for _ in range(REPEATS):
             for name, way in ways.items():
                 found.setdefault(name, []).append(seconds_of(way))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from data_prep.cli.app import AsJson, ExecutorKind, ExecutorOptions, Tasks, Workers, app
-from data_prep.io.errors import escaped, printable
+from data_prep.io.errors import InputError, escaped, printable
 from data_prep.io.summary import print_summary
 
 environments = typer.Typer(no_args_is_help=True, help="Tasks from merged pull requests, in environments that run.")
@@ -25,6 +25,14 @@ def build_environments(
     clone: Annotated[list[Path], typer.Option(help="A clone of each repository: NAME.git or OWNER__NAME.git.")],
     out: Annotated[Path, typer.Option(help="Directory to make: tasks/, environments/, rejected.jsonl, summary.json.")],
     runs: Annotated[int, typer.Option(help="Runs of the tests before the change, and as many after it.")] = 2,
+    recipes: Annotated[
+        list[Path] | None,
+        typer.Option(help="Tasks built before: the recipe of the nearest earlier one of a repository is tried first."),
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(help="Address of a model that proposes recipes where heuristics fail: http://HOST/v1.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Its name, with --server.")] = None,
     sandbox: Sandbox = "bubblewrap",
     without: Without = None,
     tasks: Tasks = 1,
@@ -38,11 +46,18 @@ def build_environments(
     Example: davinci data environments build records --clone pluggy.git --out envs
     """
     from data_prep.environments.build import BuildEnvironmentsJob
+    from data_prep.environments.proposals import RecipeModel
     from data_prep.io.files import refuse_existing
-    from data_prep.pipeline.jobs import run_job
+    from data_prep.pipeline.jobs import require, run_job
 
     refuse_existing(out)
-    job = BuildEnvironmentsJob(tuple(clone), None, sandbox, runs, tuple(without or ()), records)
+    if (server is None) != (model is None):
+        raise InputError("--server and --model go together: give both, or neither")
+    if server is not None:
+        require("openai")
+    asked = RecipeModel(server, model) if server is not None and model is not None else None
+    given, known = tuple(without or ()), tuple(recipes or ())
+    job = BuildEnvironmentsJob(tuple(clone), None, sandbox, runs, given, records, known, asked)
     summary = run_job(job, out, "candidates", tasks, workers, executor, option or [], quiet=as_json)
     print_summary(summary or {"handed in": tasks}, as_json)
 

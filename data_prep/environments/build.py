@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from data_prep.environments.foreign import foreign_task, read_rows
 from data_prep.environments.interpreters import interpreter, interpreters
 from data_prep.environments.judge import Judge, taken_of
 from data_prep.environments.log_parsers import has_swe_bench_tables
+from data_prep.environments.proposals import MAX_ROUNDS, KnownRecipes, RecipeModel
 from data_prep.environments.recipes import choose_python, install_attempts, read_project, recorded_recipe
 from data_prep.environments.sandbox.base import Sandbox, SandboxFailed
 from data_prep.environments.sandbox.registry import open_sandbox
@@ -37,6 +38,9 @@ from data_prep.sources.repository_names import is_repository_name
 
 _TRIES = 3
 _CANDIDATES = "candidates.jsonl.zst"
+_ANSWERS = ".answers"
+_NO_RECIPE = "No JSON object with python and install was in answer "
+_MENDABLE = ("environment", "tests_do_not_run", "tests_do_not_start_before", "no_interpreter")  # by another recipe
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,9 @@ class _TasksJob:
     def _lines(self, histories: "Histories") -> Iterator[dict[str, Any]]:
         """Lines of the file of candidates: a task, or an id with the reason for which it is none."""
         raise NotImplementedError
+
+    def _sources(self) -> "RecipeSources":
+        return RecipeSources(KnownRecipes([]), None)
 
     def step(self, out: Path) -> ShardedStep:
         """The work, candidate by candidate. Raises InputError on bad input."""
@@ -89,7 +96,7 @@ class _TasksJob:
         part = part_of(out.absolute())
         tasks = {task.instance_id: task for task in _read(part / _CANDIDATES)}
         sandbox = open_sandbox(self.sandbox, part, "black hole", self.without)
-        builder = TaskBuilder(part, Histories(self.clones), self.trees, sandbox, self.runs)
+        builder = TaskBuilder(part, Histories(self.clones), self.trees, self._sources(), sandbox, self.runs)
         try:
             yield lambda name, folder: builder.build(tasks[name.name])
         finally:
@@ -116,10 +123,22 @@ class BuildEnvironmentsJob(_TasksJob):
     """Records of `davinci data collect` to tasks."""
 
     records: Path = Path()
+    recipes: tuple[Path, ...] = ()
+    """Directories of tasks that were built before: the recipe of the nearest earlier one is tried first."""
+    model: RecipeModel | None = None
+    """Asked where heuristics fail."""
 
     def _described(self) -> dict[str, Any]:
         shards = shards_in(self.records, "records", "davinci data collect")
-        return {"records": str(self.records.absolute()), "sizes": [shard.stat().st_size for shard in shards]}
+        return {
+            "records": str(self.records.absolute()),
+            "sizes": [shard.stat().st_size for shard in shards],
+            "recipes": [str(folder.absolute()) for folder in self.recipes],
+            "model": self.model and self.model.model,
+        }
+
+    def _sources(self) -> "RecipeSources":
+        return RecipeSources(KnownRecipes(self.recipes), self.model)
 
     def _lines(self, histories: "Histories") -> Iterator[dict[str, Any]]:
         for shard in shards_in(self.records, "records", "davinci data collect"):
@@ -162,6 +181,14 @@ def _each_once(lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             line = {"id": name, "reason": "there_twice"}
         seen.add(name)
         yield line
+
+
+@dataclass(frozen=True)
+class RecipeSources:
+    """Where recipes come from beside the project's own files."""
+
+    known: KnownRecipes
+    model: RecipeModel | None
 
 
 class Histories:
@@ -209,15 +236,36 @@ def _complete(part: Path, notes: list[ShardNote]) -> ShardNote:
             lines.append({"id": note["instance_id"], **{key: note[key] for key in ("reason", "created_at", "detail")}})
     (part / "rejected.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
     candidates.unlink()
+    proposals = [proposal for note in notes for proposal in note["proposals"]]
+    if proposals:
+        (part / "proposals.jsonl").write_bytes(b"".join(orjson.dumps(each) + b"\n" for each in proposals))
+    remove_tree(part / _ANSWERS)
     EnvironmentStore.finish(part / "environments")
-    return {"rejected": dict(Counter(line["reason"] for line in lines).most_common())}
+    rejected = dict(Counter(line["reason"] for line in lines).most_common())
+    return {"rejected": rejected, **({"proposals": _cost_of(proposals)} if proposals else {})}
+
+
+def _cost_of(proposals: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Calls of a model, tokens, seconds, and how many tasks came of them."""
+    costs = ("prompt_tokens", "completion_tokens", "seconds")
+    sums = {name: round(sum(each[name] for each in proposals), 1) for name in costs}
+    return {"calls": len(proposals), "tasks": sum(each["outcome"] == "task" for each in proposals), **sums}
 
 
 class TaskBuilder:
     """Builds tasks below a directory."""
 
-    def __init__(self, folder: Path, histories: Histories, trees: Path | None, sandbox: Sandbox, runs: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        histories: Histories,
+        trees: Path | None,
+        sources: RecipeSources,
+        sandbox: Sandbox,
+        runs: int,
+    ) -> None:
         self._folder, self._histories, self._trees, self._runs = folder, histories, trees, runs
+        self._sources = sources
         self._store = EnvironmentStore(folder / "environments", sandbox)
         self._scratch = ScratchNames(folder)
         self._judge = Judge(sandbox, self._scratch)
@@ -243,6 +291,7 @@ class TaskBuilder:
             "reason": "",
             "detail": "",
             "flags": [],
+            "proposals": [],
             "fingerprint": "",
             "seconds": {},
         }
@@ -256,15 +305,45 @@ class TaskBuilder:
         return {**note, "flags": list(complete.flags)}
 
     def _complete_task(self, task: Task, part: Path, note: dict[str, Any]) -> Task:
+        """The task, by the first recipe with which its tests run. Raises NoTask with the reason of the first."""
+        try:
+            return self._with_recipes(task, part, note, None)
+        except NoTask as no:
+            if self._sources.model is None or no.reason not in _MENDABLE:
+                raise
+            first, last = no, no
+        for number in range(1, MAX_ROUNDS + 1):
+            day = _month(task.created_at)
+            proposal = self._sources.model.propose(part / "tree", day, last.detail, self._folder / _ANSWERS)
+            told = {**asdict(proposal), "recipe": None, "round": number, "instance_id": task.instance_id}
+            note["proposals"].append(told)
+            if proposal.recipe is None:
+                told["outcome"] = "no_recipe"
+                last = NoTask(last.reason, f"{last.detail}\n{_NO_RECIPE}{number}.")
+                continue
+            try:
+                complete = self._with_recipes(task, part, note, [proposal.recipe])
+            except NoTask as no:
+                told["outcome"], last = no.reason, no
+                if no.reason not in _MENDABLE:
+                    raise
+            else:
+                told["outcome"] = "task"
+                return replace(complete, flags=tuple(sorted({*complete.flags, "recipe_of_a_model"})))
+        raise first
+
+    def _with_recipes(self, task: Task, part: Path, note: dict[str, Any], recipes: list[InstallConfig] | None) -> Task:
+        remove_tree(part)
         started = time.monotonic()
         tree = part / "tree"
         self._check_out(task, tree)
-        task, place = self._installed(task, tree, note)
-        note["seconds"]["install"] = time.monotonic() - started
+        task, place = self._installed(task, tree, note, recipes)
+        note["seconds"]["install"] = note["seconds"].get("install", 0.0) + time.monotonic() - started
         started = time.monotonic()
-        complete = (confirmed if task.fail_to_pass else validated)(task, place, self._judge, self._runs)
-        note["seconds"]["tests"] = time.monotonic() - started
-        return complete
+        try:
+            return (confirmed if task.fail_to_pass else validated)(task, place, self._judge, self._runs)
+        finally:
+            note["seconds"]["tests"] = note["seconds"].get("tests", 0.0) + time.monotonic() - started
 
     def _check_out(self, task: Task, tree: Path) -> None:
         """The files at a task's base. Raises NoTask where they are not at hand."""
@@ -279,14 +358,15 @@ class TaskBuilder:
         except InputError as error:
             raise NoTask("no_tree", str(error)) from None
 
-    def _installed(self, task: Task, tree: Path, note: dict[str, Any]) -> tuple[Task, Environment]:
-        """The task with what was installed for it. Raises NoTask where nothing could be."""
+    def _installed(
+        self, task: Task, tree: Path, note: dict[str, Any], recipes: list[InstallConfig] | None
+    ) -> tuple[Task, Environment]:
+        """The task with what was installed for it, by `recipes` or by its own. Raises NoTask where nothing could be."""
         wanted = self._with_gold_configuration(task, tree)
         settings = {"SETUPTOOLS_SCM_PRETEND_VERSION": task.version, "PBR_VERSION": task.version}
-        attempts = [task.install_config] if task.install_config else _attempts(wanted, task.created_at)
-        python = note["python"] = attempts[0].python
-        if python not in interpreters():
-            raise NoTask("no_interpreter", f"Python {python}; at hand are {', '.join(interpreters())}")
+        attempts = recipes or self._attempts(task, wanted)
+        if attempts[0].python not in interpreters():
+            raise NoTask("no_interpreter", f"Python {attempts[0].python}; at hand are {', '.join(interpreters())}")
         name = fingerprint(wanted, tracked_files(wanted), {"attempts": [vars(each) for each in attempts], **settings})
         built = self._store.get(name, wanted, attempts, settings, task.repo)
         if wanted != tree:
@@ -295,12 +375,26 @@ class TaskBuilder:
         if built.installed is None:
             raise NoTask("environment", built.log)
         self._store.add_products(built, tree)
+        python = note["python"] = built.installed.python
         task = replace(task, install_config=built.installed, fingerprint=name, pip_freeze=built.pip_freeze)
         try:
             parser = parser_of(task)
         except InputError as error:
             raise NoTask("no_log_parser", str(error)) from None
         return task, Environment(tree, self._store.venv(name), interpreter(python), parser)
+
+    def _attempts(self, task: Task, tree: Path) -> list[InstallConfig]:
+        """Recipes for a task: its own alone, or that of the nearest earlier one and the heuristics', fullest first."""
+        if task.install_config is not None:
+            return [task.install_config]
+        day = _month(task.created_at)
+        known = self._sources.known.nearest_earlier(task.repo, task.created_at, day)
+        project = read_project(tree)
+        python = choose_python(project, task.created_at[:10], list(interpreters()))
+        if python is None:
+            raise NoTask("no_interpreter", f"none of {', '.join(interpreters())} will do")
+        found = [recorded_recipe(python, day, install) for install in install_attempts(project, day)]
+        return [*([known] if known and known.python in interpreters() else []), *found]
 
     def _with_gold_configuration(self, task: Task, tree: Path) -> Path:
         """The tree that is installed: the change may need what its own configuration names."""
@@ -319,11 +413,6 @@ class TaskBuilder:
         self._scratch.close()
 
 
-def _attempts(tree: Path, created_at: str) -> list[InstallConfig]:
-    """Recipes for a project, the fullest first, as of the month in which a change landed: tasks of one month share."""
-    project = read_project(tree)
-    python = choose_python(project, created_at[:10], list(interpreters()))
-    if python is None:
-        raise NoTask("no_interpreter", f"none of {', '.join(interpreters())} will do")
-    day = f"{created_at[:7]}-01"
-    return [recorded_recipe(python, day, install) for install in install_attempts(project, day)]
+def _month(created_at: str) -> str:
+    """The day as of which packages are taken: tasks of one month share."""
+    return f"{created_at[:7]}-01"

@@ -26,12 +26,12 @@ _RELEASED = {
 }  # fmt: skip
 _SETTLED_DAYS = 180  # after which a project has met a new version
 _WANTED = ("test", "tests", "testing", "dev", "develop", "development")
-_REQUIREMENTS = (
+REQUIREMENTS = (
     "requirements-dev.txt", "dev-requirements.txt", "requirements_dev.txt", "test-requirements.txt",
     "requirements-test.txt", "requirements-tests.txt", "requirements/tests.txt", "requirements/test.txt",
     "requirements/dev.txt", "requirements/tests.in", "tests/requirements.txt", "test/requirements.txt",
 )  # fmt: skip
-_PROJECT_FILES = ("setup.py", "setup.cfg", "pyproject.toml", "tox.ini")
+PROJECT_FILES = ("setup.py", "setup.cfg", "pyproject.toml", "tox.ini")
 # Editable installs need PEP 660, which setuptools has since 64: the build backend alone may be newer than the task.
 _BACKEND_DATE = "2023-06-01"
 _BACKEND = " ".join(
@@ -63,7 +63,7 @@ def read_project(tree: Path) -> Project:
         declared |= set(config["options.extras_require"])
     declared |= {name for name in _WANTED if re.search(rf"extras_require.*?['\"]{name}['\"]\s*:", setup, re.DOTALL)}
     groups = _table(pyproject, "dependency-groups")
-    text = "".join(read_in_tree(tree, name) for name in _PROJECT_FILES)
+    text = "".join(read_in_tree(tree, name) for name in PROJECT_FILES)
     named = set(re.findall(r"Python :: (3\.\d+)", text)) | {f"3.{each}" for each in re.findall(r"\bpy3(\d+)\b", text)}
     required = section.get("requires-python") or config.get("options", "python_requires", fallback="")
     if not required and (found := re.search(r"python_requires\s*=\s*['\"]([^'\"]+)['\"]", setup)):
@@ -71,7 +71,7 @@ def read_project(tree: Path) -> Project:
     return Project(
         extras=tuple(name for name in _WANTED if name in declared),
         groups=tuple(name for name in _WANTED if name in groups),
-        requirements=tuple(name for name in _REQUIREMENTS if read_in_tree(tree, name))[:1],
+        requirements=tuple(name for name in REQUIREMENTS if read_in_tree(tree, name))[:1],
         packages=("pytest", *_tox_packages(config)),
         named_pythons=frozenset(named),
         required_python=_specifiers(required),

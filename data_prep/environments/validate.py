@@ -79,6 +79,8 @@ def check_runs(before: Sequence[Observation], after: Sequence[Observation]) -> N
     for seen in after:
         if seen.stopped or seen.tampered:
             raise NoTask("tests_do_not_run", _told(seen.stopped or seen.tampered, seen))
+        if not GOOD.intersection(seen.outcomes.values()):
+            raise NoTask("tests_do_not_run", _told("no test passes after the change", seen))
     for seen in before:
         if seen.stopped or seen.tampered:
             raise NoTask("tests_do_not_start_before", _told(seen.stopped or seen.tampered, seen))

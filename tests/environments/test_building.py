@@ -1,6 +1,7 @@
 """Records to tasks: exact lists of tests, a reason for everything else, the same bytes after kills."""
 
 import hashlib
+import json
 import random
 import signal
 import subprocess
@@ -11,11 +12,13 @@ import pluggy_yield
 import pytest
 from commands import davinci, davinci_words
 from conftest import EFFORT, of_acceptance
-from shapes import PULL_REQUESTS
+from scripted_model import scripted_model
+from shapes import PULL_REQUESTS, History
 
 from data_prep.changes.shards import read_changes, write_records
 from data_prep.environments.collection import TaskCollection
-from data_prep.environments.interpreters import interpreters
+from data_prep.environments.interpreters import interpreters, minor
+from data_prep.environments.proposals import KnownRecipes, recipe_in
 from data_prep.io.files import read_json, read_jsonl
 
 # By pull request of pluggy: the version of Python, the file of its tests, the tests that the change makes pass.
@@ -168,6 +171,66 @@ def test_the_tests_of_real_tasks_are_known_exactly(pluggy_clone: Path, tmp_path:
     assert found == PLUGGY
     kept = list((tmp_path / "envs" / "environments").glob("*/venv/**/*.pyc"))
     assert max(path.stat().st_nlink for path in kept) > 1  # environments share what they have in common
+
+
+def test_a_model_s_recipe_is_tried_where_heuristics_fail(tmp_path: Path) -> None:
+    """Its first answer is none, with its second the tests do not run, with its third they do. Then another directory
+    starts from that recipe, and asks nothing.
+    """
+    history = History(tmp_path / "shapes")
+    history.git("checkout", "-q", "-b", "undeclared")
+    history.commit(
+        "Points",
+        {
+            "src/shapes/point.py": "import attr\n\n\n@attr.s\nclass Point:\n    x = attr.ib()\n",
+            "tests/test_point.py":
+                "from shapes.point import Point\n\n\ndef test_point():\n    assert Point(1).x == 1\n",
+        },
+    )  # fmt: skip
+    history.git("checkout", "-q", "main")
+    history.git(
+        "merge", "-q", "--no-ff", "-m", "Merge pull request #9 from geometry/undeclared\n\nPoints", "undeclared"
+    )
+    done = davinci("collect", "git", tmp_path / "shapes", "--out", tmp_path / "all")
+    assert done.returncode == 0, done.stderr
+    [shard] = (tmp_path / "all" / "records").iterdir()
+    chosen = (change for change in read_changes(shard) if change.number == 9)
+    write_records(chosen, tmp_path / "records" / "records", lambda count: None)
+    version = max(interpreters(), key=minor)
+    wrong = {"python": version, "install": ["pip install -e . pytest"]}
+    right = {"python": version, "install": ["pip install -e . pytest attrs"]}
+    answers = ["I would use poetry.", json.dumps(wrong), f"Here it is: {json.dumps(right)}"]
+    arguments = ["environments", "build", tmp_path / "records", "--clone", tmp_path / "shapes", "--out"]
+    with scripted_model(answers) as (server, asked):
+        done = davinci(*arguments, tmp_path / "envs", "--server", server, "--model", "m")
+    assert done.returncode == 0, done.stderr
+    [task] = TaskCollection(tmp_path / "envs").tasks()
+    assert task.fail_to_pass == ("tests/test_point.py::test_point",) and "recipe_of_a_model" in task.flags
+    said = [request["messages"][1]["content"] for request in asked]
+    assert "No module named 'attr'" in said[0] and "was in answer 1" in said[1] and "pyproject.toml" in said[2]
+    proposals = list(read_jsonl(tmp_path / "envs" / "proposals.jsonl"))
+    assert [each["outcome"] for each in proposals] == ["no_recipe", "tests_do_not_run", "task"]
+    cost = read_json(tmp_path / "envs" / "summary.json")["proposals"]
+    assert (cost["calls"], cost["tasks"], cost["prompt_tokens"], cost["completion_tokens"]) == (3, 1, 300, 30)
+    without = davinci(*arguments, tmp_path / "none")
+    assert without.returncode == 0 and not TaskCollection(tmp_path / "none").ids()
+    later = KnownRecipes([tmp_path / "envs"]).nearest_earlier(task.repo, "2025", "2025-01-01")
+    assert later is not None and later.install == tuple(right["install"]) and later.exclude_newer == "2025-01-01"
+    assert KnownRecipes([tmp_path / "envs"]).nearest_earlier(task.repo, task.created_at, "2024-01-01") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "[]",
+        '{"python": "2.99", "install": ["x"]}', '{"python": "3.11"}', '{"python": "3.11", "install": "x"}',
+        '{"python": "3.11", "install": []}', '{"python": "3.11", "install": [1]}',
+        '{"python": "3.11", "install": [""]}', json.dumps({"python": "3.11", "install": ["x"] * 21}),
+        json.dumps({"python": "3.11", "install": ["x" * 2001]}),
+    ],
+)  # fmt: skip
+def test_answers_that_are_no_recipe(text: str) -> None:
+    assert recipe_in(text, "2024-01-01") is None
 
 
 @of_acceptance

@@ -15,8 +15,8 @@ from test_github import collect, content, schema, server  # noqa: F401 - fixture
 
 from data_prep import InputError
 from data_prep.io.files import read_json, read_jsonl
+from data_prep.io.language_model import LanguageModel
 from data_prep.io.response_cache import ResponseCache
-from data_prep.samples.enhance import LanguageModel
 from data_prep.sources.github.addresses import (
     RefusedAnswer,
     check_origin,
