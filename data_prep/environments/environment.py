@@ -174,6 +174,9 @@ class EnvironmentStore:
         cache = self._folder / ".cache" / owner.replace("/", "__")
         for folder in (part / "venv", cache):
             folder.mkdir(parents=True, exist_ok=True)
+        for built in cache.glob("sdists-*/*"):
+            if built.name in ("editable", "path"):  # of another checkout, which lay at the same place
+                remove_tree(built)
         shims = Path(str(files("data_prep.environments").joinpath("shims")))
         mounts = (
             Mount(part / "venv", VENV, writable=True),

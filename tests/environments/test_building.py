@@ -79,6 +79,14 @@ def test_a_task_says_what_was_seen(tasks: TaskCollection, shapes_records: tuple[
     assert any(line.startswith("pytest==8.0") for line in square.pip_freeze)  # 8.1 came in March
 
 
+def test_what_installing_made_lies_beside_the_checkout_and_is_no_change(tasks: TaskCollection) -> None:
+    for task in tasks.tasks():
+        tree = tasks.environment(task).tree
+        assert (tree / "src" / "shapes.egg-info" / "PKG-INFO").is_file()
+        described = subprocess.run(["git", "-C", tree, "status", "--porcelain", "--ignored"], capture_output=True)
+        assert described.stdout == b"!! src/shapes.egg-info/\n"
+
+
 def test_only_the_base_is_in_the_checkout(tasks: TaskCollection) -> None:
     task = tasks.task("geometry__shapes-1")
     tree = tasks.environment(task).tree

@@ -1,9 +1,11 @@
 """What a command in a sandbox can do to its machine, in both backends: with a protection taken away it can."""
 
+import io
 import os
 import shutil
 import socket
 import subprocess
+import tarfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -104,6 +106,13 @@ def test_bytes_of_every_kind_come_back_as_they_are(session: Session, image: Imag
     assert session.get("/testbed/odd name\n.bin") == odd and session.get("/testbed/deep/er/file") == b""
     assert session.get("/testbed/absent") is None and session.get("/testbed/inner") is None
     assert b"GIT binary patch" in session.changes()
+
+
+def test_new_files_are_those_beside_the_commit_ignored_or_not(session: Session) -> None:
+    shell(session, "echo '*.log' > .gitignore; mkdir out; echo 1 > out/a.log; echo 2 > 'b c'; echo 3 >> a.py")
+    shell(session, "mkdir __pycache__; echo 4 > __pycache__/a.pyc; echo 5 > ./--help; ln -s /etc out/link")
+    with tarfile.open(fileobj=io.BytesIO(session.new_files())) as made:
+        assert sorted(made.getnames()) == ["--help", ".gitignore", "b c", "out/a.log", "out/link"]
 
 
 def test_hooks_filters_and_monitors_of_a_stranger_s_git_do_not_run(

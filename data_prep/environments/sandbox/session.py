@@ -53,10 +53,11 @@ cp {GIT_DIRECTORY}/index {_EXCHANGE}/index && mkdir {_EXCHANGE}/objects &&
 {" ".join(_GIT)} diff --cached --binary --no-renames --full-index --no-ext-diff --no-textconv HEAD > {_EXCHANGE}/out
 """
 _NEW_FILES = f"""
-cp {GIT_DIRECTORY}/index {_EXCHANGE}/index && cd {TESTBED} &&
-{" ".join(_GIT)} ls-files --others -z | grep -zvE '(^|/)__pycache__/|\\.pyc$|^\\.git(/|$)' > {_EXCHANGE}/names
-tar -c --sort=name --mtime=@{_MODIFIED} --owner=0 --group=0 --numeric-owner --null -T {_EXCHANGE}/names \\
-    -f {_EXCHANGE}/out
+cp {GIT_DIRECTORY}/index {_EXCHANGE}/index && mkdir {_EXCHANGE}/objects && cd {TESTBED} &&
+{" ".join(_GIT)} ls-files --others -z > {_EXCHANGE}/all || exit 1
+grep -zvE '(^|/)__pycache__/|\\.pyc$|^\\.git(/|$)' {_EXCHANGE}/all > {_EXCHANGE}/names
+tar -c --sort=name --mtime=@{_MODIFIED} --owner=0 --group=0 --numeric-owner --null --verbatim-files-from \\
+    -T {_EXCHANGE}/names -f {_EXCHANGE}/out
 """
 _GIT_ENVIRONMENT = {
     "GIT_INDEX_FILE": f"{_EXCHANGE}/index",
