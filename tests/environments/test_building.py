@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import signal
 import subprocess
@@ -122,6 +123,28 @@ def test_killed_and_started_again_it_ends_the_same(
     assert files_of(out) == files_of(shapes_envs)
     mounted = Path("/proc/mounts").read_text()
     assert str(tmp_path) not in mounted and not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small disk is mounted for it, which needs root")
+def test_a_full_disk_is_one_sentence_and_with_room_it_ends_the_same(
+    shapes_envs: Path, shapes_records: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """And no task is left out for it."""
+    clone, records = shapes_records
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", disk], check=True)
+    try:
+        first = build(records, clone, disk / "envs")
+        _, said = first.communicate()
+        assert first.returncode == 1 and "is full" in said and "Traceback" not in said, said
+        subprocess.run(["mount", "-o", "remount,size=400m", disk], check=True)
+        second = build(records, clone, disk / "envs")
+        _, said = second.communicate()
+        assert second.returncode == 0, said
+        assert files_of(disk / "envs") == files_of(shapes_envs)
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_no_worker_outlives_a_killed_command(shapes_records: tuple[Path, Path], tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from data_prep.environments.sandbox.oci import OciSandbox
 from data_prep.environments.sandbox.registry import SANDBOXES, open_sandbox
 
 LIMITS = Limits(seconds=30, memory_bytes=256 << 20, processes=64, file_bytes=32 << 20, disk_bytes=64 << 20)
-WIDER = Limits(seconds=60, memory_bytes=768 << 20, processes=300, file_bytes=128 << 20, disk_bytes=256 << 20)
+WIDER = Limits(seconds=60, memory_bytes=768 << 20, processes=300, file_bytes=64 << 20, disk_bytes=128 << 20)
 FORKS = """
 import os, sys, time
 made = 0

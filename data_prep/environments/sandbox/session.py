@@ -31,6 +31,7 @@ from data_prep.io.files import read_regular_file
 _EXCHANGE = "/exchange"
 _MAX_EXCHANGED = 256 << 20
 _MODIFIED = 1_000_000_000  # seconds since 1970, of files that are written: zip takes none before 1980
+_LEAST_FREE = 64 << 20  # below which a command's failure may be the disk's
 _MAX_PATCH = 64 << 20
 _DEFAULTS = {
     "HOME": "/tmp",
@@ -106,7 +107,10 @@ class ConfinedSession(ABC):
     ) -> Result:
         found = {**_DEFAULTS, **self.image.environment, "PATH": ":".join((*self.image.path, *_SYSTEM_PATH))}
         words = self.words(argv, {**found, **environment}, (*self.image.mounts, *mounts))
-        return run_confined(words, limits, self.state, stdin)
+        result = run_confined(words, limits, self.state, stdin)
+        if result.returncode and (free := shutil.disk_usage(self.state).free) < _LEAST_FREE:
+            raise SandboxFailed(f"the disk of {self.state.parent} is full ({free >> 20} MiB are free): make room")
+        return result
 
     def put(self, contents: Mapping[str, bytes]) -> None:
         """See `Session`."""
