@@ -56,12 +56,11 @@ class Environment:
     venv: Path
     python: Path
     parser: LogParser = no_parser
-    container: str | None = None
 
     def image(self) -> Image:
         """What a session begins with."""
         mounts = (Mount(self.venv, VENV), *_interpreter_mounts(self.python), plugin_mount())
-        return Image(self.tree, mounts, {"VIRTUAL_ENV": VENV}, (f"{VENV}/bin",), self.container)
+        return Image(self.tree, mounts, {"VIRTUAL_ENV": VENV}, (f"{VENV}/bin",))
 
 
 @dataclass(frozen=True)

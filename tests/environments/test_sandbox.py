@@ -321,6 +321,26 @@ def test_without_overlays_a_tree_is_copied(image: Image, tmp_path: Path, monkeyp
     opened.close()
 
 
+def container_image(folder: Path) -> str:
+    """An image that holds a shell, cat, and a file that this machine has not."""
+    root = folder / "root"
+    for name in ("bin", "testbed", "tmp", "proc", "dev", "etc"):
+        (root / name).mkdir(parents=True)
+    for program in ("dash", "cat"):
+        listed = subprocess.run(["ldd", shutil.which(program) or program], capture_output=True, text=True, check=True)
+        libraries = [word for word in listed.stdout.split() if word.startswith("/")]
+        for file in libraries:
+            (root / file[1:]).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, root / file[1:])
+        shutil.copy(shutil.which(program) or program, root / "bin" / program)
+    (root / "bin" / "sh").symlink_to("dash")
+    (root / "of-the-image").write_text("here")
+    packed = subprocess.run(["tar", "-c", "-C", root, "."], capture_output=True, check=True).stdout
+    name = "localhost/davinci-test"
+    subprocess.run([*OciSandbox("podman").command, "import", "-", name], input=packed, capture_output=True, check=True)
+    return name
+
+
 def test_an_image_of_a_container_runs_under_podman_alone(image: Image, tmp_path: Path) -> None:
     if shutil.which("podman") is None:
         pytest.skip("podman is not installed")
@@ -330,4 +350,9 @@ def test_an_image_of_a_container_runs_under_podman_alone(image: Image, tmp_path:
     opened = podman.open(replace(image, container="localhost/absent"), tmp_path / "p", LIMITS, "none")
     with pytest.raises(SandboxFailed, match="image not known"):
         opened.run(["/bin/true"])
+    opened.close()
+    own = replace(image, container=container_image(tmp_path))
+    opened = podman.open(own, tmp_path / "own", LIMITS, "none")
+    assert opened.run(["sh", "-c", "cat /of-the-image a.py; echo 'x = 2' > a.py"]).output == "herex = 1\n"
+    assert b"+x = 2" in opened.changes()  # by this machine's git: an image need not have one
     opened.close()

@@ -113,7 +113,9 @@ class _BubblewrapSession(ConfinedSession):
             source = ["--bind", str(copied(image.tree, self.state / "testbed")), TESTBED]
         self._testbed = source
 
-    def words(self, argv: Sequence[str], environment: Mapping[str, str], mounts: Iterable[Mount]) -> list[str]:
+    def words(
+        self, argv: Sequence[str], environment: Mapping[str, str], mounts: Iterable[Mount], with_ours: bool = False
+    ) -> list[str]:
         """See `ConfinedSession`."""
         prefix = black_hole() if self.network == "black hole" else []
         words = [*prefix, self._program, *_confinement(self._program), *_system()]

@@ -49,8 +49,7 @@ class OciSandbox:
         """See `Sandbox`."""
         if network == "black hole" and (why := self._why_no_black_hole()):
             raise InputError(f"{self.program} has no network that swallows packets: {why}")
-        if image.container is None:
-            self._empty_image()
+        self._empty_image()
         return _OciSession(self, image, state, limits, network)
 
     def capabilities(self, directory: Path) -> dict[str, str]:
@@ -122,9 +121,10 @@ class _OciSession(ConfinedSession):
         mounts: Sequence[Mount],
         limits: Limits,
         stdin: bytes = b"",
+        with_ours: bool = False,
     ) -> Result:
         self._name = f"{_LABEL}-{os.getpid()}-{next(_numbers)}"
-        result = super()._run(argv, environment, mounts, limits, stdin)
+        result = super()._run(argv, environment, mounts, limits, stdin, with_ours)
         if result.killed is not None:
             self._sandbox.remove(self._name)
         elif result.returncode == _KILLED:
@@ -133,8 +133,11 @@ class _OciSession(ConfinedSession):
             raise SandboxFailed(f"{self._sandbox.program} could not run a container: {result.output[-300:].strip()}")
         return result
 
-    def words(self, argv: Sequence[str], environment: Mapping[str, str], mounts: Iterable[Mount]) -> list[str]:
+    def words(
+        self, argv: Sequence[str], environment: Mapping[str, str], mounts: Iterable[Mount], with_ours: bool = False
+    ) -> list[str]:
         """See `ConfinedSession`."""
+        container = None if with_ours else self.image.container
         limits, network = self.limits, "host" if self.network in ("host", "black hole") else "none"
         words = [*(black_hole() if self.network == "black hole" else []), *self._sandbox.command, "run", "--rm", "-i"]
         words += ["--log-driver", "none", "--pull", "never", "--read-only"]
@@ -143,11 +146,11 @@ class _OciSession(ConfinedSession):
         words += ["--memory", str(limits.memory_bytes), "--memory-swap", str(limits.memory_bytes)]
         words += ["--pids-limit", str(limits.processes), "--ulimit", f"fsize={limits.file_bytes}:{limits.file_bytes}"]
         words += ["--ulimit", "core=0:0", "--ulimit", "nofile=20000:20000", "--ulimit", "nproc=1000:1000"]
-        own = [] if self.image.container else [*(Mount(Path(name), name) for name in _SYSTEM if Path(name).exists())]
-        own += [] if self.image.container else [Mount(etc_file(name), f"/etc/{name}") for name in _OWN_ETC]
+        own = [] if container else [*(Mount(Path(name), name) for name in _SYSTEM if Path(name).exists())]
+        own += [] if container else [Mount(etc_file(name), f"/etc/{name}") for name in _OWN_ETC]
         written = [Mount(self.temporary, "/tmp", writable=True), Mount(self._testbed, TESTBED, writable=True)]
         for mount in (*own, *written, *mounts):
             words += ["-v", f"{mount.source.absolute()}:{mount.target}{'' if mount.writable else ':ro'}"]
         for name, value in environment.items():
             words += ["-e", f"{name}={value}"]
-        return [*words, "-w", TESTBED, self.image.container or _EMPTY_IMAGE, *argv]
+        return [*words, "-w", TESTBED, container or _EMPTY_IMAGE, *argv]

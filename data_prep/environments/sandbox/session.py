@@ -83,8 +83,10 @@ class ConfinedSession(ABC):
         return self.state / "tmp"
 
     @abstractmethod
-    def words(self, argv: Sequence[str], environment: Mapping[str, str], mounts: Iterable[Mount]) -> list[str]:
-        """The program that runs a command in the sandbox."""
+    def words(
+        self, argv: Sequence[str], environment: Mapping[str, str], mounts: Iterable[Mount], with_ours: bool = False
+    ) -> list[str]:
+        """The program that runs a command in the sandbox; `with_ours`: on this machine's programs, in any case."""
 
     def run(
         self,
@@ -104,9 +106,10 @@ class ConfinedSession(ABC):
         mounts: Sequence[Mount],
         limits: Limits,
         stdin: bytes = b"",
+        with_ours: bool = False,
     ) -> Result:
         found = {**_DEFAULTS, **self.image.environment, "PATH": ":".join((*self.image.path, *_SYSTEM_PATH))}
-        words = self.words(argv, {**found, **environment}, (*self.image.mounts, *mounts))
+        words = self.words(argv, {**found, **environment}, (*self.image.mounts, *mounts), with_ours)
         result = run_confined(words, limits, self.state, stdin)
         if result.returncode and (free := shutil.disk_usage(self.state).free) < _LEAST_FREE:
             raise SandboxFailed(f"the disk of {self.state.parent} is full ({free >> 20} MiB are free): make room")
@@ -120,7 +123,8 @@ class ConfinedSession(ABC):
                 entry = tarfile.TarInfo(path.lstrip("/"))
                 entry.size, entry.mtime = len(content), _MODIFIED
                 archive.addfile(entry, io.BytesIO(content))
-        done = self.run(["tar", "-x", "--no-same-owner", "-C", "/"], stdin=packed.getvalue())
+        command = ["tar", "-x", "--no-same-owner", "-C", "/"]
+        done = self._run(command, {}, (), self.limits, packed.getvalue(), with_ours=True)
         if done.returncode:
             raise SandboxFailed(f"files could not be written in the sandbox: {done.output[-300:].strip()}")
 
@@ -172,7 +176,7 @@ class ConfinedSession(ABC):
             Mount(self.image.tree / ".git", GIT_DIRECTORY),
         )
         argv = ["/bin/sh", "-c", script, argument]
-        return self._run(argv, environment or {}, mounts, self.limits), exchange
+        return self._run(argv, environment or {}, mounts, self.limits, with_ours=True), exchange
 
     def close(self) -> None:
         """See `Session`."""
