@@ -1,7 +1,8 @@
 """What a task costs: seconds and disk with environments that are shared and with a new one for each; sandboxes' start.
 
 python benchmarks/environments.py ENVS CLONE [TASKS]: ENVS is what `davinci data environments build` made of CLONE. The
-same recipes are installed anew for TASKS of its tasks, each from an empty cache into a directory of its own.
+recipes of TASKS of its tasks are installed anew, in turn into one directory, whose downloads and files they share, and
+each into one of its own.
 """
 
 import shutil
@@ -20,7 +21,6 @@ from data_prep.environments.collection import TaskCollection
 from data_prep.environments.environment import EnvironmentStore
 from data_prep.environments.sandbox.base import Image, Limits, Network, Sandbox
 from data_prep.environments.sandbox.bubblewrap import BubblewrapSandbox
-from data_prep.environments.sandbox.confined import disk_bytes
 from data_prep.environments.sandbox.oci import OciSandbox
 from data_prep.io.files import read_json
 
@@ -35,32 +35,35 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 
 def unique_bytes(folder: Path) -> int:
-    """Disk below a directory; what is linked several times counts once."""
+    """Disk below a directory without its cache of downloads; what is linked several times counts once."""
     seen: dict[int, int] = {}
     for path in folder.rglob("*"):
+        if ".cache" in path.parts:
+            continue
         facts = path.lstat()
         seen[facts.st_ino] = facts.st_blocks * 512
     return sum(seen.values())
 
 
-def new_environments(envs: Path, clone: Path, count: int) -> tuple[float, float]:
-    """Median seconds and bytes of an environment that is made for a task alone."""
+def environments(envs: Path, clone: Path, count: int) -> dict[str, tuple[float, float]]:
+    """Median seconds to make a task's environment, and bytes of it: in a store that others are in, and alone."""
     collection, history = TaskCollection(envs), History(clone)
     names = collection.ids()
-    seconds, sizes = [], []
-    for name in names[:: max(1, len(names) // count)][:count]:
-        task = collection.task(name)
-        assert task.install_config is not None
-        with TemporaryDirectory(dir=envs.parent) as folder:
-            tree = Path(folder, "tree")
-            check_out(history.reader, task.base_commit, tree, task.created_at)
-            store = EnvironmentStore(Path(folder, "environments"), BubblewrapSandbox())
-            settings = {"SETUPTOOLS_SCM_PRETEND_VERSION": task.version}
-            recipe = task.install_config
-            seconds.append(seconds_of(lambda: store.get("alone", tree, [recipe], settings, task.repo)))  # noqa: B023
-            sizes.append(disk_bytes(Path(folder, "environments", "alone", "venv")))
+    found: dict[str, tuple[list[float], list[float]]] = {"shared": ([], []), "alone": ([], [])}
+    with TemporaryDirectory(dir=envs.parent) as folder:
+        for name in names[:: max(1, len(names) // count)][:count]:
+            task = collection.task(name)
+            assert task.install_config is not None
+            for kind, (seconds, sizes) in found.items():
+                place, tree = Path(folder, "shared" if kind == "shared" else name), Path(folder, f"{kind}-{name}")
+                check_out(history.reader, task.base_commit, tree, task.created_at)
+                before = unique_bytes(place) if place.exists() else 0
+                store = EnvironmentStore(place, BubblewrapSandbox())
+                recipe, settings = task.install_config, {"SETUPTOOLS_SCM_PRETEND_VERSION": task.version}
+                seconds.append(seconds_of(partial(store.get, name, tree, [recipe], settings, task.repo)))
+                sizes.append(unique_bytes(place) - before)
     history.reader.close()
-    return statistics.median(seconds), statistics.median(sizes)
+    return {kind: (statistics.median(seconds), statistics.mean(sizes)) for kind, (seconds, sizes) in found.items()}
 
 
 def starts() -> list[tuple[str, float]]:
@@ -90,15 +93,15 @@ def main(envs: Path, clone: Path, count: int = 8) -> None:
     """Print the tables."""
     summary = read_json(envs / "summary.json")
     candidates, tasks, made = summary["candidates"], summary["tasks"], summary["environments"]
-    install, tests = (summary["seconds"][key] / candidates for key in ("install", "tests"))
-    disk = unique_bytes(envs / "environments") / tasks
-    alone_seconds, alone_bytes = new_environments(envs, clone, count)
-    print(f"{candidates} candidates, {tasks} tasks, {made} environments\n")
-    print("| for each | shared | one for each task | ratio |\n|---|---|---|---|")
-    print(f"| candidate: seconds to install | {install:.1f} | {alone_seconds:.1f} | {alone_seconds / install:.1f} |")
-    print(f"| task: MB of environments | {disk / 1e6:.1f} | {alone_bytes / 1e6:.1f} | {alone_bytes / disk:.1f} |")
-    print(f"| candidate: seconds of tests, twice before and twice after | {tests:.1f} | | |")
-    print(f"| hour, one worker: tasks | {3600 * tasks / candidates / (install + tests):.0f} | | |\n")
+    found = environments(envs, clone, count)
+    (shared, _), (alone, alone_bytes) = found["shared"], found["alone"]
+    share, disk = made / candidates, unique_bytes(envs / "environments") / tasks / 1e6
+    print(f"{candidates} candidates, {tasks} tasks, {made} environments; {count} made anew, both ways in turn\n")
+    print("| | environments that share | a new one for each task | ratio |\n|---|---|---|---|")
+    print(f"| seconds for an environment | {shared:.1f} | {alone:.1f} | {alone / shared:.1f} |")
+    print(f"| seconds for a candidate | {share * shared:.1f} | {alone:.1f} | {alone / share / shared:.1f} |")
+    ratio = alone_bytes / 1e6 / disk
+    print(f"| MB of disk for a task's environment | {disk:.1f} | {alone_bytes / 1e6:.1f} | {ratio:.1f} |\n")
     print("| start and end of a command | ms |\n|---|---|")
     for name, seconds in starts():
         print(f"| {name} | {1000 * seconds:.0f} |")
