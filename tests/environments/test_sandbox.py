@@ -100,6 +100,16 @@ def test_changes_are_what_a_command_did_and_the_host_s_tree_stays(session: Sessi
     assert sorted(path.name for path in (fresh / "inner").iterdir()) == ["d.txt"]
 
 
+def test_what_cannot_be_read_is_no_part_of_a_patch(session: Session, tmp_path: Path) -> None:
+    shell(session, "echo 1 > secret; chmod 000 secret; mkfifo pipe; mkdir shut; echo 2 > shut/x; chmod 000 shut")
+    shell(session, "git init -q nested; echo 3 > nested/y; echo 'x = 2' > a.py")
+    patch = session.changes()
+    assert b"+x = 2" in patch and not any(name in patch for name in (b"secret", b"pipe", b"shut"))
+    session.close()
+    assert not (tmp_path / "state").exists()
+    (tmp_path / "state").mkdir()  # for the fixture, which closes it once more
+
+
 def test_bytes_of_every_kind_come_back_as_they_are(session: Session, image: Image) -> None:
     odd = bytes(range(256)) + b"\r\n\x0c\n"
     session.put({"/testbed/odd name\n.bin": odd, "/testbed/deep/er/file": b""})

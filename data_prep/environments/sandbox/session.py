@@ -49,8 +49,8 @@ _SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
 _NEVER_RUN = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
 _GIT = ("git", *_NEVER_RUN, f"--git-dir={GIT_DIRECTORY}", f"--work-tree={TESTBED}")
 _DIFFERENCE = f"""
-cp {GIT_DIRECTORY}/index {_EXCHANGE}/index && mkdir {_EXCHANGE}/objects &&
-{" ".join(_GIT)} add -A > {_EXCHANGE}/log 2>&1 &&
+cp {GIT_DIRECTORY}/index {_EXCHANGE}/index && mkdir {_EXCHANGE}/objects || exit 1
+{" ".join(_GIT)} add -A --ignore-errors  # what cannot be read is no part of a patch
 {" ".join(_GIT)} diff --cached --binary --no-renames --full-index --no-ext-diff --no-textconv HEAD > {_EXCHANGE}/out
 """
 _NEW_FILES = f"""
@@ -130,53 +130,38 @@ class ConfinedSession(ABC):
 
     def get(self, path: str) -> bytes | None:
         """See `Session`."""
-        result, exchange = self._exchanged(f'cp -L -- "$0" {_EXCHANGE}/out', path)
-        try:
-            if result.returncode:
-                return None
-            return read_regular_file(exchange / "out", _MAX_EXCHANGED)
-        except InputError as error:
-            raise SandboxFailed(f"{path}: {error}") from None
-        finally:
-            shutil.rmtree(exchange)
+        return self._exported(f'cp -L -- "$0" {_EXCHANGE}/out', path, {}, _MAX_EXCHANGED)
 
     def changes(self) -> bytes:
         """See `Session`."""
-        result, exchange = self._exchanged(_DIFFERENCE, "sh", _GIT_ENVIRONMENT)
-        try:
-            if result.returncode:
-                log = (exchange / "log").read_text(errors="replace") if (exchange / "log").exists() else ""
-                raise SandboxFailed(f"git cannot tell what changed: {(log or result.output)[-300:].strip()}")
-            return read_regular_file(exchange / "out", _MAX_PATCH)
-        except InputError as error:
-            raise SandboxFailed(f"the difference is too large: {error}") from None
-        finally:
-            shutil.rmtree(exchange)
+        return self._asked_of_git(_DIFFERENCE, _MAX_PATCH)
 
     def new_files(self) -> bytes:
         """See `Session`."""
-        result, exchange = self._exchanged(_NEW_FILES, "sh", _GIT_ENVIRONMENT)
-        try:
-            if result.returncode:
-                raise SandboxFailed(f"new files cannot be read: {result.output[-300:].strip()}")
-            return read_regular_file(exchange / "out", _MAX_EXCHANGED)
-        except InputError as error:
-            raise SandboxFailed(f"new files are too large: {error}") from None
-        finally:
-            shutil.rmtree(exchange)
+        return self._asked_of_git(_NEW_FILES, _MAX_EXCHANGED)
 
-    def _exchanged(
-        self, script: str, argument: str, environment: Mapping[str, str] | None = None
-    ) -> tuple[Result, Path]:
-        """Run a shell script that has a new directory of the host; the caller removes it."""
+    def _asked_of_git(self, script: str, limit: int) -> bytes:
+        found = self._exported(f"{{ {script} }} > {_EXCHANGE}/log 2>&1", "sh", _GIT_ENVIRONMENT, limit)
+        if found is None:
+            raise SandboxFailed("git cannot tell what changed in the sandbox")
+        return found
+
+    def _exported(self, script: str, argument: str, environment: Mapping[str, str], limit: int) -> bytes | None:
+        """The file /exchange/out that a script writes, None where it fails. Raises SandboxFailed above a limit."""
         exchange = self.state / "exchange"
         exchange.mkdir()
         mounts = (
             Mount(exchange, _EXCHANGE, writable=True),
             Mount(self.image.tree / ".git", GIT_DIRECTORY),
         )
-        argv = ["/bin/sh", "-c", script, argument]
-        return self._run(argv, environment or {}, mounts, self.limits, with_ours=True), exchange
+        try:
+            argv = ["/bin/sh", "-c", script, argument]
+            result = self._run(argv, environment, mounts, self.limits, with_ours=True)
+            return None if result.returncode else read_regular_file(exchange / "out", limit)
+        except InputError as error:
+            raise SandboxFailed(f"a file of the sandbox cannot be taken: {error}") from None
+        finally:
+            remove_tree(exchange)
 
     def close(self) -> None:
         """See `Session`."""
