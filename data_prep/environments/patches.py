@@ -22,6 +22,7 @@ _ESCAPES = {
     b"r": b"\r",
     b"v": b"\v",
 }
+_HUNK = re.compile(rb"^@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
 _ESCAPE = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
 
 
@@ -64,20 +65,38 @@ def paths_of(patch: bytes) -> frozenset[str]:
 
 
 def _paths(part: bytes) -> frozenset[str]:
-    """All names in the header of a part: git believes those of its extended lines, a reader those of the first."""
-    found = set[str]()
-    lines = part[part.index(_START) :].split(b"\n")
-    found |= _named_twice(lines[0][len(_START) :])
-    for line in lines[1:]:
-        if line.startswith((b"@@ ", b"GIT binary patch")):
-            break
-        for name in _NAMES:
-            if line.startswith(name):
-                path = _path(line[len(name) :].partition(b"\t")[0], prefixed=name in (b"--- ", b"+++ "))
-                found |= {path} if path else set()
+    """All names that stand outside of hunks: git believes those of extended lines, a reader those of the first, and
+    git takes a plain `---`, `+++` before the first line or after a hunk for another file.
+    """
+    found, plain = set[str](), True
+    old = new = 0  # lines that are still to come of a hunk
+    for line in part.split(b"\n"):
+        if old > 0 or new > 0:
+            kind = line[:1] or b" "
+            old, new = old - (kind in b" -"), new - (kind in b" +")
+        elif line.startswith(_START):
+            found |= _named_twice(line[len(_START) :])
+            plain = False
+        elif hunk := _HUNK.match(line):
+            old, new = (1 if count is None else int(count) for count in hunk.groups())
+            plain = True
+        else:
+            found |= _named(line, plain)
     if not found:
-        raise InputError(f"a part of a patch names no file: {lines[0][:200]!r}")
+        raise InputError(f"a part of a patch names no file: {part[:200]!r}")
     return frozenset(found)
+
+
+def _named(line: bytes, plain: bool) -> set[str]:
+    """The path that a line of a header names. Where it is `plain`, git guesses whether its first folder is a prefix."""
+    name = next((name for name in _NAMES if line.startswith(name)), None)
+    if name is None:
+        return set()
+    words = line[len(name) :]
+    words = words if words.startswith(b'"') else words.partition(b"\t")[0]
+    prefixed = name in (b"--- ", b"+++ ")
+    found = {_path(words, prefixed), _path(words, False) if plain or not prefixed else None}
+    return {path for path in found if path}
 
 
 def _named_twice(words: bytes) -> set[str]:

@@ -79,6 +79,21 @@ def test_patched_reports_are_seen_by_planted_tests_alone(
     assert verdict_on(attack, tasks, sandbox, tmp_path / "unplanted").resolved
 
 
+def test_a_plain_patch_behind_another_changes_no_test(
+    tasks: TaskCollection, sandbox: BubblewrapSandbox, tmp_path: Path
+) -> None:
+    task = tasks.task(SQUARE)
+    place = tasks.environment(task)
+    open_part = patch_of(place.tree, {"src/shapes/round.py": "# nothing\n"}, tmp_path / "one")
+    hidden = ATTACKS["conftest"].files["conftest.py"] or ""
+    lines = hidden.split("\n")[:-1]
+    plain = f"--- /dev/null\n+++ b/conftest.py\n@@ -0,0 +1,{len(lines)} @@\n" + "".join(f"+{line}\n" for line in lines)
+    patch = open_part + plain.encode()
+    assert unprotected(sandbox, tmp_path / "state", task, place, patch, "passed"), "the attack has no teeth"
+    verdict = Judge(sandbox, ScratchNames(tmp_path), "none").judge(task, place, patch)
+    assert verdict.status == "unresolved" and "conftest.py" in verdict.dropped
+
+
 def test_words_of_the_runner_s_insides_keep_a_patch_apart(
     tasks: TaskCollection, sandbox: BubblewrapSandbox, tmp_path: Path
 ) -> None:

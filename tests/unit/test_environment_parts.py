@@ -67,6 +67,34 @@ def test_both_names_of_a_rename_and_of_a_copy_are_seen() -> None:
     assert "tests/test_x.py" in paths_of(lying)
 
 
+HIDDEN = b"--- a/tests/conftest.py\n+++ b/tests/conftest.py\n@@ -0,0 +1 @@\n+evil\n"
+OPEN = b"diff --git a/x.py b/x.py\n--- a/x.py\n+++ b/x.py\n@@ -1 +1 @@\n-a\n+b\n"
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        OPEN + HIDDEN,
+        HIDDEN + OPEN,
+        b"words\n" + HIDDEN + OPEN,
+        OPEN + HIDDEN.replace(b"a/tests", b"tests").replace(b"b/tests", b"tests"),
+    ],
+)
+def test_a_plain_patch_that_git_takes_with_another_is_seen(tmp_path: Path, patch: bytes) -> None:
+    """git itself says that it would write the file."""
+    tree = project(tmp_path / "p", x_dot_py="a\n", tests__a_dot_txt="x")
+    make_repository(tree, "")
+    git(tree, "apply", "-", stdin=patch)
+    git(tree, "add", "-A")
+    written = git(tree, "diff", "--cached", "--name-only", "HEAD").decode().split()
+    assert len(written) == 2 and set(written) <= paths_of(patch) and any(map(is_configuration, written))
+
+
+def test_lines_of_a_hunk_are_no_names() -> None:
+    removed = OPEN.replace(b"@@ -1 +1 @@\n-a\n", b"@@ -1,2 +1 @@\n-a\n--- a/tests/test_x.py\n")
+    assert paths_of(removed) == {"x.py"}
+
+
 @pytest.mark.parametrize("patch", [b"hello\n", b"--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n", b"diff --git nothing\n"])
 def test_what_is_no_git_patch_is_refused(patch: bytes) -> None:
     with pytest.raises(InputError, match=r"git diff|names no file"):
