@@ -146,6 +146,8 @@ class Judge:
         if failed := _apply(session, task.test_patch_bytes):
             raise SandboxFailed(f"the change of tests does not apply to the base: {failed}")
         contents = _contents(session, task)
+        if hidden := _written_by(session, taken.patch) - paths_of(taken.patch):
+            return Observation({}, "plugin", f"the patch writes {min(hidden)}, which none of its headers names")
         if failed := _apply(session, taken.patch):
             return Observation({}, "plugin", stopped=f"the patch does not apply: {failed}")
         if failed := _apply(session, taken.configuration):
@@ -170,6 +172,13 @@ def _run_of(task: Task, contents: Mapping[str, bytes]) -> list[str]:
     assert task.install_config is not None
     named = task.install_config.test_cmd.split()
     return [path for path in task.test_files if path in contents and path not in named]
+
+
+def _written_by(session: Session, patch: bytes) -> set[str]:
+    """The files that git would write, by its own reading of a patch: a second one beside ours."""
+    told = session.run(["git", "apply", "--numstat", "-z", "-"], stdin=patch) if patch.strip() else None
+    lines = told.output.split("\0") if told is not None and told.returncode == 0 else []
+    return {line.split("\t", 2)[-1] for line in lines if line.strip()}
 
 
 def _apply(session: Session, patch: bytes) -> str:

@@ -94,6 +94,21 @@ def test_a_plain_patch_behind_another_changes_no_test(
     assert verdict.status == "unresolved" and "conftest.py" in verdict.dropped
 
 
+def test_what_git_reads_otherwise_than_we_do_is_tampered(
+    tasks: TaskCollection, sandbox: BubblewrapSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted fault is a reader that sees one name of all."""
+    task = tasks.task(SQUARE)
+    place = tasks.environment(task)
+    patch = patch_of(place.tree, {"src/shapes/area.py": FIXED, "src/shapes/round.py": "# x\n"}, tmp_path / "two")
+    taken = judging.taken_of(patch, task, place.tree)
+    judge = Judge(sandbox, ScratchNames(tmp_path), "none")
+    assert judge.judge_taken(task, place, taken).resolved
+    monkeypatch.setattr(judging, "paths_of", lambda content: frozenset({"src/shapes/area.py", *task.test_files}))
+    verdict = judge.judge_taken(task, place, taken)
+    assert verdict.status == "tampered" and "writes src/shapes/round.py" in verdict.reason
+
+
 def test_words_of_the_runner_s_insides_keep_a_patch_apart(
     tasks: TaskCollection, sandbox: BubblewrapSandbox, tmp_path: Path
 ) -> None:
