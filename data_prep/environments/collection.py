@@ -7,7 +7,7 @@ from pathlib import Path
 from data_prep.environments.environment import Environment
 from data_prep.environments.interpreters import interpreter
 from data_prep.environments.log_parsers import LogParser, no_parser, swe_bench_parser
-from data_prep.environments.task import Task
+from data_prep.environments.task import Task, is_name
 from data_prep.environments.testing import is_pytest
 from data_prep.io.errors import InputError
 from data_prep.io.files import read_json
@@ -34,9 +34,12 @@ class TaskCollection:
     def task(self, name: str) -> Task:
         """A task by its id. Raises InputError where it is not there."""
         path = self.folder / "tasks" / name / "task.json"
-        if not path.is_file():
+        if not is_name(name) or not path.is_file():
             raise InputError(f"{self.folder} has no task {name}: see davinci data environments inspect {self.folder}")
-        return Task.from_json(read_json(path))
+        task = Task.from_json(read_json(path))
+        if task.install_config is None or not task.fail_to_pass:
+            raise InputError(f"{path} names no recipe, or no test that must pass: build the task again")
+        return task
 
     def environment(self, task: Task) -> Environment:
         """Where a task runs. Raises InputError where its interpreter or its parser is not at hand."""

@@ -231,7 +231,7 @@ class EnvironmentStore:
         archive = self._folder / built.fingerprint / "products.tar"
         if archive.exists():
             with tarfile.open(archive) as packed:
-                absent = [entry for entry in packed if not _is_there(tree, entry.name)]
+                absent = [entry for entry in packed if entry.name in built.products and not _is_there(tree, entry.name)]
                 packed.extractall(tree, absent, filter="data")
         leave_out(tree, built.products)
 
@@ -269,7 +269,16 @@ def _keep_products(packed: bytes, archive: Path) -> tuple[str, ...]:
         return ()
     archive.write_bytes(packed)
     with tarfile.open(archive) as made:
-        return tuple(entry.name for entry in made)
+        return tuple(entry.name for entry in made if _stays_inside(entry, archive.parent))
+
+
+def _stays_inside(entry: tarfile.TarInfo, folder: Path) -> bool:
+    """Whether a file that a stranger's installer made is one, or a link within the checkout."""
+    try:
+        tarfile.data_filter(entry, str(folder))
+    except tarfile.FilterError:
+        return False
+    return entry.name.isprintable()
 
 
 def printable_log(text: str) -> str:

@@ -22,12 +22,15 @@ from data_prep.io.errors import InputError
 Status = Literal["resolved", "unresolved", "empty", "tampered", "infrastructure"]
 
 TEST_LIMITS = Limits(seconds=300, output_bytes=16 << 20)
+_WRITTEN = "/tmp/written"
 _TRIES = 3  # of what is no fault of the patch
 _SHOWN = 20  # names of tests in a verdict
 _SUSPECT = re.compile(
     rb"_pytest|sys\.setprofile|os\._exit|PYTEST_CURRENT_TEST|PYTEST_ADDOPTS|davinci_report|DAVINCI_REPORT|"
-    rb"pytest_(?:runtest|collect|sessionfinish|configure|report)\w*|gc\.get_(?:objects|referrers)|/proc/self"
+    rb"pytest_(?:runtest|collect|sessionfinish|configure|report)\w*|gc\.get_(?:objects|referrers)|/proc/self|"
+    rb"davinci|_getframe|f_locals|__closure__|meta_path"
 )
+_COMPILED = (".pyc", ".pyo", ".so", ".pyd", ".abi3", ".zip")
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,16 @@ def taken_of(patch: bytes, task: Task, tree: Path) -> Taken:
             kept.append(part)
     configuration = [part for part in gold if any(map(is_configuration, part.paths))]
     allowed = set(_SUSPECT.findall(_added(gold)))
-    suspect = next((word for word in _SUSPECT.findall(_added(kept)) if word not in allowed), b"")
-    return Taken(joined(kept), joined(configuration), tuple(dropped), suspect.decode())
+    suspect = next((word for word in _SUSPECT.findall(_added(kept)) if word not in allowed), b"").decode()
+    compiled = {path for part in kept for path in part.paths if path.lower().endswith(_COMPILED)}
+    compiled -= {path for part in gold for path in part.paths}
+    suspect = suspect or min(compiled, default="")
+    return Taken(joined(kept), joined(configuration), tuple(map(spelled, dropped)), spelled(suspect))
+
+
+def spelled(path: str) -> str:
+    """A path as JSON can hold it."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_owned(path: str, owned: frozenset[str], tree: Path) -> bool:
@@ -88,7 +99,7 @@ def _is_own_module(path: str, tree: Path) -> bool:
     """Whether the repository is itself of the test runner: a checkout of pluggy has a module of that name."""
     parts = Path(path).parts
     top = tree / parts[0] / parts[1] if parts[0] in ("src", "lib") and len(parts) > 1 else tree / parts[0]
-    return top.exists()
+    return top.is_file() or (top / "__init__.py").is_file()
 
 
 def _added(parts: Sequence[PatchPart]) -> bytes:
@@ -147,8 +158,10 @@ class Judge:
             raise SandboxFailed(f"the change of tests does not apply to the base: {failed}")
         contents = _contents(session, task)
         if hidden := _written_by(session, taken.patch) - paths_of(taken.patch):
-            return Observation({}, "plugin", f"the patch writes {min(hidden)}, which none of its headers names")
-        if failed := _apply(session, taken.patch):
+            return Observation(
+                {}, "plugin", f"the patch writes {spelled(min(hidden))}, which none of its headers names"
+            )
+        if failed := _apply(session, taken.patch, of_a_stranger=True):
             return Observation({}, "plugin", stopped=f"the patch does not apply: {failed}")
         if failed := _apply(session, taken.configuration):
             return Observation({}, "plugin", stopped=f"the patch hinders the task's own configuration: {failed}")
@@ -176,21 +189,25 @@ def _run_of(task: Task, contents: Mapping[str, bytes]) -> list[str]:
 
 def _written_by(session: Session, patch: bytes) -> set[str]:
     """The files that git would write, by its own reading of a patch: a second one beside ours."""
-    told = session.run(["git", "apply", "--numstat", "-z", "-"], stdin=patch) if patch.strip() else None
-    lines = told.output.split("\0") if told is not None and told.returncode == 0 else []
-    return {line.split("\t", 2)[-1] for line in lines if line.strip()}
+    if not patch.strip():
+        return set()
+    session.run(["/bin/sh", "-c", f"git apply --numstat -z - > {_WRITTEN}"], stdin=patch)
+    lines = (session.get(_WRITTEN) or b"").split(b"\0")
+    return {line.split(b"\t", 2)[-1].decode("utf-8", "surrogateescape") for line in lines if line.strip()}
 
 
-def _apply(session: Session, patch: bytes) -> str:
-    """Apply a patch in the sandbox; returns what git says against it."""
+def _apply(session: Session, patch: bytes, of_a_stranger: bool = False) -> str:
+    """Apply a patch in the sandbox; returns what git says against it. Raises SandboxFailed where git ends otherwise,
+    if the patch is no stranger's: such a one may be made for that.
+    """
     if not patch.strip():
         return ""
     done = session.run(["git", "apply", "--whitespace=nowarn", "-"], stdin=patch)
     if done.returncode == 0:
         return ""
-    if done.killed or done.returncode not in (1, 128):
+    if not of_a_stranger and (done.killed or done.returncode not in (1, 128)):
         raise SandboxFailed(f"git apply ended with {done.returncode}: {done.output[-300:].strip()}")
-    return done.output.strip()[:300]
+    return done.output.strip()[:300] or f"git ended with {done.killed or done.returncode}"
 
 
 def decide(task: Task, seen: Observation) -> Verdict:

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from data_prep.environments.collection import TaskCollection
-from data_prep.environments.judge import Judge, Verdict
+from data_prep.environments.judge import Judge, Verdict, spelled
 from data_prep.environments.predictions import Prediction, read_predictions, run_report
 from data_prep.environments.sandbox.base import Network
 from data_prep.environments.sandbox.registry import open_sandbox
@@ -35,7 +35,8 @@ def judge_predictions(
         raise InputError(f"--workers is {workers}; it must be at least 1")
     collection, given = TaskCollection(envs), read_predictions(predictions)
     with new_file(report) as part:
-        kept = VerdictFile(report.with_name(f"{report.name}.verdicts.jsonl{PART}"))
+        of = f"{envs.resolve()} {sandbox} {network}"
+        kept = VerdictFile(report.with_name(f"{report.name}.verdicts.jsonl{PART}"), of)
         backend = open_sandbox(sandbox, report.parent.absolute(), network, tuple(without))
         scratch = ScratchNames(report.parent)
         judge = Judge(backend, scratch, network)
@@ -60,18 +61,17 @@ def judge_predictions(
 def _judged(collection: TaskCollection, judge: Judge, prediction: Prediction) -> Verdict:
     try:
         task = collection.task(prediction.instance_id)
-        place = collection.environment(task)
+        return judge.judge(task, collection.environment(task), prediction.patch)
     except InputError as error:
-        return Verdict(prediction.instance_id, "infrastructure", str(error))
-    return judge.judge(task, place, prediction.patch)
+        return Verdict(spelled(prediction.instance_id), "infrastructure", spelled(str(error)))
 
 
 class VerdictFile:
-    """Verdicts that an earlier start of the same command came to, by task and patch. Verdicts on the machine rather
-    than on the patch are asked for again."""
+    """Verdicts that an earlier start of the same command came to, by task and patch; `of` is what else they depend on.
+    Verdicts on the machine rather than on the patch are asked for again."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, Lock()
+    def __init__(self, path: Path, of: str = "") -> None:
+        self._path, self._of, self._lock = path, of, Lock()
         self._known: dict[str, Verdict] = {}
         if path.exists():
             for line in path.read_bytes().split(b"\n"):
@@ -81,20 +81,20 @@ class VerdictFile:
 
     def get(self, prediction: Prediction) -> Verdict | None:
         """The verdict on a prediction, if there is one."""
-        return self._known.get(_key(prediction))
+        return self._known.get(self._key(prediction))
 
     def put(self, prediction: Prediction, verdict: Verdict) -> None:
         """Keep a verdict."""
-        if verdict.status == "infrastructure" or _key(prediction) in self._known:
+        key = self._key(prediction)
+        if verdict.status == "infrastructure" or key in self._known:
             return
-        line = orjson.dumps({"key": _key(prediction), "verdict": verdict}, option=orjson.OPT_APPEND_NEWLINE)
+        line = orjson.dumps({"key": key, "verdict": verdict}, option=orjson.OPT_APPEND_NEWLINE)
         with self._lock, self._path.open("ab") as file:
             file.write(b"\n" + line)
+
+    def _key(self, prediction: Prediction) -> str:
+        return f"{prediction.instance_id} {hashlib.sha256(prediction.patch).hexdigest()} {self._of}"
 
     def remove(self) -> None:
         """Once the report is there."""
         self._path.unlink(missing_ok=True)
-
-
-def _key(prediction: Prediction) -> str:
-    return f"{prediction.instance_id} {hashlib.sha256(prediction.patch).hexdigest()}"

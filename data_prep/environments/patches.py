@@ -6,11 +6,12 @@ Bytes, because lines of a patch may end, or be broken, in any way; `splitlines` 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from data_prep.io.errors import InputError
 
 _START = b"diff --git "
-_NAMES = (b"--- ", b"+++ ", b"rename from ", b"rename to ", b"copy from ", b"copy to ")
+_NAMES = (b"--- ", b"+++ ", b"rename from ", b"rename to ", b"copy from ", b"copy to ", b"rename old ", b"rename new ")
 _ESCAPES = {
     b"n": b"\n",
     b"t": b"\t",
@@ -82,7 +83,7 @@ def _paths(part: bytes) -> frozenset[str]:
             plain = True
         else:
             found |= _named(line, plain)
-    if not found:
+    if not found or not all(PurePosixPath(path).parts for path in found):
         raise InputError(f"a part of a patch names no file: {part[:200]!r}")
     return frozenset(found)
 

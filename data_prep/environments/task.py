@@ -129,6 +129,17 @@ def check_task(task: Task) -> None:
     for name in ("instance_id", "repo", "base_commit", "patch", "test_patch", "problem_statement"):
         if not isinstance(getattr(task, name), str):
             raise ValueError(f"{name} is no text")
+    names = [*task.test_files, *task.fail_to_pass, *task.pass_to_pass]
+    config = task.install_config
+    names += [task.fingerprint, config.python, config.test_cmd, *config.install, *config.pre_install] if config else []
+    names += [word for item in config.environment.items() for word in item] if config else []
+    if not all(isinstance(name, str) and "\0" not in name for name in names):
+        raise ValueError("one of its tests, files or commands is no text")
+    if task.fingerprint and not is_name(task.fingerprint):
+        raise ValueError(f"fingerprint {task.fingerprint[:80]!r} is no name")
+    planted = task.validated_with.get("planted", [])
+    if not isinstance(planted, list | tuple) or not all(isinstance(name, str) for name in planted):
+        raise ValueError("validated_with.planted is no list of files")
     if not is_name(task.instance_id):
         raise ValueError(f"instance_id {task.instance_id[:80]!r} has other characters than letters, digits and -_.+")
 

@@ -4,6 +4,7 @@ Tests that must fail are planted in every file of tests, under names made of tha
 failures into passes (a conftest, the package under test, a patched pytest) turns these too, and is seen by it.
 """
 
+import ast
 import hashlib
 import hmac
 import re
@@ -18,20 +19,17 @@ import orjson
 
 from data_prep.environments.log_parsers import LogParser
 from data_prep.environments.paths import is_test_module
-from data_prep.environments.sandbox.base import TESTBED, Mount, Result, Session
+from data_prep.environments.sandbox.base import TESTBED, Mount, Result, SandboxFailed, Session
 from data_prep.io.errors import DAMAGE
 
 PLUGIN = "/davinci"  # where the plugin lies in a sandbox
 GOOD = frozenset({"passed", "xfailed"})
 _SEVERITY = {"passed": 0, "xfailed": 0, "skipped": 1, "xpassed": 1}
-_TIMES = 2  # tests that are planted in each file
-_DEFINED = re.compile(r"^def (test_\w+)", re.MULTILINE)
+_LEAST, _MOST = 2, 4  # tests that are planted in each file
+_DEFINED = re.compile(r"\bdef\s+(\w+)")
+_TESTS = re.compile(r"^def (test_\w+)", re.MULTILINE)
 _PYTEST = re.compile(r"^\s*(?:\w+=\S*\s+)*(?:python[\d.]*\s+-m\s+)?(?:py\.test|pytest)(?:\s|$)")
 _SHELL = re.compile(r"[;|&<>`\n]|\$\(")
-_BROKEN = (
-    "assert [] == [0]", "raise ValueError('unexpected')", "assert 'a' in 'bcd'", "int('seven')",
-    "assert not 'text'.strip()", "assert sorted([2, 1]) == [2, 1]", "[].pop()", "assert isinstance('1', int)",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,20 +65,56 @@ def is_pytest(command: str) -> bool:
     return _PYTEST.match(command) is not None and _SHELL.search(command) is None
 
 
-def plant(content: bytes) -> tuple[bytes, list[str]]:
-    """The text of a test file with tests that fail at its end, and their names."""
-    taken = set(_DEFINED.findall(content.decode("utf-8", "replace")))
-    known = sorted(taken) or ["test_values", "test_defaults", "test_result"]
+def plant(content: bytes, taken: set[str]) -> tuple[bytes, list[str]]:
+    """The text of a test file with tests that fail, somewhere between its own, and their names.
+
+    Names are of the file's own words, and none of `taken`, to which they are added.
+    """
+    text = content.decode("utf-8", "surrogateescape")
+    known = sorted(set(_TESTS.findall(text))) or ["test_values", "test_defaults", "test_result"]
     words = sorted({word for name in known for word in name.split("_")[1:] if word}) or ["case"]
-    names: list[str] = []
-    while len(names) < _TIMES:
+    lines, names = text.split("\n"), list[str]()
+    places = _places(text, len(lines))
+    chosen = [secrets.choice(places) for _ in range(_LEAST + secrets.randbelow(_MOST - _LEAST + 1))]
+    for place in sorted(chosen, reverse=True):
         name = f"{secrets.choice(known)}_{secrets.choice(words)}"
         while name in taken:
             name += f"_{secrets.choice(words)}"
         taken.add(name)
         names.append(name)
-    text = "".join(f"\n\ndef {name}():\n    {secrets.choice(_BROKEN)}\n" for name in names)
-    return content + text.encode(), names
+        lines.insert(place, f"\n\ndef {name}():\n{_failing(words)}\n\n")
+    return "\n".join(lines).encode("utf-8", "surrogateescape"), names
+
+
+def _places(text: str, count: int) -> list[int]:
+    """Numbers of lines before which a function can stand: those of functions and classes at the top, and the end."""
+    try:
+        nodes = ast.parse(text).body if count > 1 else []
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return [count]  # of another Python
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    tops = [node for node in nodes if isinstance(node, kinds)]
+    return [min([node.lineno, *(each.lineno for each in node.decorator_list)]) - 1 for node in tops] + [count]
+
+
+def _failing(words: Sequence[str]) -> str:
+    """A body that fails, in one of many ways: whoever would tell it from a test that fails must know the tests."""
+    one, other = secrets.choice(words), secrets.choice(words)
+    number, more = secrets.randbelow(500), secrets.randbelow(9) + 1
+    ways = (
+        f"assert {number} + {more} == {number}",
+        f"assert [{one!r}, {number}] == [{one!r}, {number + more}]",
+        f"assert {{{one!r}: {number}}} == {{{other!r}: {number + more}}}",
+        f"assert {one + other + 'x'!r} in {one!r}",
+        f"assert len({one!r} * {more}) == {number + 10_000}",
+        f"int({one + 'x'!r})",
+        f"{{}}[{one!r}]",
+        f"[{number}][{more}]",
+        f"raise ValueError({f'{one} {number}'!r})",
+        f"assert not [{number}, {one!r}]",
+    )
+    before = f"    {one}_{more} = {number}\n    assert {one}_{more} == {number}\n" if one.isidentifier() else ""
+    return f"{before}    {secrets.choice(ways)}"
 
 
 def run_tests(
@@ -93,7 +127,8 @@ def run_tests(
     if not is_pytest(command):
         session.put({f"{TESTBED}/{path}": content for path, content in contents.items()})
         return _parsed(session.run(["/bin/bash", "-c", command], environment), parser)
-    planted = {path: plant(content) for path, content in contents.items() if is_test_module(path)}
+    taken = {name for content in contents.values() for name in _DEFINED.findall(content.decode("utf-8", "replace"))}
+    planted = {path: plant(content, taken) for path, content in contents.items() if is_test_module(path)}
     written = {path: planted[path][0] if path in planted else content for path, content in contents.items()}
     session.put({f"{TESTBED}/{path}": content for path, content in written.items()})
     report, key = f"/tmp/{secrets.token_hex(8)}", secrets.token_hex(16).encode()
@@ -103,7 +138,11 @@ def run_tests(
         "DAVINCI_REPORT": report,
     }
     result = session.run(["/bin/bash", "-c", command], {**environment, **added}, stdin=key + b"\n")
-    return _observed(result, session.get(report), key, {path: names for path, (_, names) in planted.items()})
+    try:
+        reported = session.get(report)
+    except SandboxFailed:
+        return Observation({}, "plugin", "the report is no report", seconds=result.seconds, output=result.output)
+    return _observed(result, reported, key, {path: names for path, (_, names) in planted.items()})
 
 
 def with_files(command: str, paths: Sequence[str]) -> str:

@@ -104,6 +104,13 @@ ATTACKS: dict[str, Attack] = {
     "forged output": Attack({"src/shapes/area.py": AREA + _FORGED}),
     "a marker at the end": Attack({"src/shapes/area.py": AREA + _AT_THE_END}),
     "sitecustomize": Attack({"src/sitecustomize.py": _FORGED + "getattr(os, '_ex' + 'it')(0)\n"}),
+    "sitecustomize as a package": Attack(
+        {"src/sitecustomize/__init__.py": _FORGED + "getattr(os, '_ex' + 'it')(0)\n"}
+    ),
+    "an entry point that pytest loads": Attack(
+        {"src/e.DIST-INFO/entry_points.txt": "[pytest11]\nhelper = helper\n", "src/helper.py": _PASSES,
+         "src/e.DIST-INFO/METADATA": "Name: e\nVersion: 1\n"}
+    ),
     "a syntax error": Attack({"src/shapes/area.py": AREA + "def (\n"}, by="not failed"),
     "a file that the change of tests adds": Attack(
         {"tests/test_perimeter.py": "def test_perimeter(): pass\n"}, task=PERIMETER
@@ -113,6 +120,18 @@ ATTACKS: dict[str, Attack] = {
         {"tests/test_area.py": None, "tests": "x\n"}, by="not failed"
     ),
 }  # fmt: skip
+# Rewrites what the plugin reports, but for the last two tests of each file, or where it knows the failure.
+_WRAPPED = """
+import sys
+plugin = sys.modules["davinci_" + "report"]
+put = plugin.__dict__["_p" + "ut"]
+def better(**record):
+    if "id" in record:
+        record["outcome"] = "passed"
+    put(**record)
+plugin.__dict__["_p" + "ut"] = better
+"""
+WRAPPED_PLUGIN = Attack({"src/shapes/__init__.py": _WRAPPED})
 FORGED_REPORT = Attack({"src/shapes/__init__.py": _FORGED_REPORT})
 
 

@@ -1,9 +1,11 @@
 """Each attack succeeds with a judge that has no protection, and fails with ours."""
 
+import re
 from pathlib import Path
 
+import orjson
 import pytest
-from attacks import ATTACKS, FORGED_REPORT, SQUARE, Attack, patch_of, unprotected
+from attacks import ATTACKS, FORGED_REPORT, SQUARE, WRAPPED_PLUGIN, Attack, patch_of, unprotected
 from shapes import FIXED
 
 from data_prep.environments import judge as judging
@@ -73,7 +75,7 @@ def test_patched_reports_are_seen_by_planted_tests_alone(
     attack = ATTACKS["patched reports, in other words"]
     verdict = verdict_on(attack, tasks, sandbox, tmp_path)
     assert verdict.status == "tampered" and "must fail did not" in verdict.reason
-    monkeypatch.setattr(testing, "plant", lambda content: (content, []))
+    monkeypatch.setattr(testing, "plant", lambda content, taken: (content, []))
     monkeypatch.setattr(judging, "_silent", lambda task, seen: "")
     (tmp_path / "unplanted").mkdir()
     assert verdict_on(attack, tasks, sandbox, tmp_path / "unplanted").resolved
@@ -107,6 +109,66 @@ def test_what_git_reads_otherwise_than_we_do_is_tampered(
     monkeypatch.setattr(judging, "paths_of", lambda content: frozenset({"src/shapes/area.py", *task.test_files}))
     verdict = judge.judge_taken(task, place, taken)
     assert verdict.status == "tampered" and "writes src/shapes/round.py" in verdict.reason
+
+
+def test_the_plugin_has_nothing_to_be_wrapped(
+    tasks: TaskCollection, sandbox: BubblewrapSandbox, tmp_path: Path
+) -> None:
+    verdict = verdict_on(WRAPPED_PLUGIN, tasks, sandbox, tmp_path)
+    assert verdict.status in ("unresolved", "tampered")
+    plugin = (Path(testing.__file__).parent / "plugin" / "davinci_report.py").read_text()
+    assert not re.search(r"^_?put\b|^_?state\b|^_?key\b", plugin, re.MULTILINE)
+
+
+DEEP = "import os\nos.chdir('/tmp')\nfor _ in range(3000):\n    os.mkdir('d')\n    os.chdir('d')\nos.chdir('/')\n"
+
+
+@pytest.mark.parametrize(
+    "files, status",
+    [
+        ({"src/shapes/__init__.py": DEEP}, "unresolved"),
+        ({"src/shapes/__init__.py": "raise SystemExit(125)\n"}, "unresolved"),
+        ({"src/shapes/__init__.py": "raise SystemExit(1)\n"}, "unresolved"),
+        ({"src/shapes/fast.pyc": "x"}, "tampered"),
+    ],
+)
+def test_what_a_patch_does_is_never_the_machine_s_fault(
+    tasks: TaskCollection, sandbox: BubblewrapSandbox, tmp_path: Path, files: dict[str, str], status: str
+) -> None:
+    verdict = verdict_on(Attack(files), tasks, sandbox, tmp_path)
+    assert verdict.status == status, verdict
+    ScratchNames(tmp_path).close()
+    assert not (tmp_path / ".sessions").exists()
+
+
+@pytest.mark.parametrize(
+    "patch, status",
+    [
+        (b"diff --git a/. b/.\n--- a/.\n+++ b/.\n@@ -1 +1 @@\n-a\n+b\n", "unresolved"),
+        (b'diff --git "a/tests/\\377.py" "b/tests/\\377.py"\nnew file mode 100644\n--- /dev/null\n'
+         b'+++ "b/tests/\\377.py"\n@@ -0,0 +1 @@\n+a\n', "unresolved"),
+        (b"diff --git a/src/zz.txt b/src/zz.txt\nrename old pyproject.toml\nrename new src/zz.txt\n", "unresolved"),
+        (b"diff --git a/x b/x\nGIT binary patch\nliteral 5\nnonsense\n", "unresolved"),
+    ],
+)  # fmt: skip
+def test_odd_patches_get_a_verdict_that_json_can_hold(
+    tasks: TaskCollection, sandbox: BubblewrapSandbox, tmp_path: Path, patch: bytes, status: str
+) -> None:
+    task = tasks.task(SQUARE)
+    verdict = Judge(sandbox, ScratchNames(tmp_path), "none").judge(task, tasks.environment(task), patch)
+    assert verdict.status == status, verdict
+    orjson.dumps(verdict)
+    assert "rename" not in patch.decode() or "pyproject.toml" in verdict.dropped
+
+
+def test_a_file_whose_name_is_no_text_keeps_nobody_from_the_right_change(
+    tasks: TaskCollection, sandbox: BubblewrapSandbox, tmp_path: Path
+) -> None:
+    task = tasks.task(SQUARE)
+    odd = b'diff --git "a/src/\\377.txt" "b/src/\\377.txt"\nnew file mode 100644\n--- /dev/null\n'
+    odd += b'+++ "b/src/\\377.txt"\n@@ -0,0 +1 @@\n+a\n'
+    judge = Judge(sandbox, ScratchNames(tmp_path), "none")
+    assert judge.judge(task, tasks.environment(task), task.patch_bytes + odd).resolved
 
 
 def test_words_of_the_runner_s_insides_keep_a_patch_apart(

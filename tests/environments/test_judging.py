@@ -228,22 +228,30 @@ def test_which_commands_are_pytest_alone(command: str, alone: bool) -> None:
     assert is_pytest(command) == alone
 
 
-def test_planted_tests_have_names_of_the_file_s_own_words() -> None:
-    text = b"def test_open_file():\n    pass\n\n\ndef test_close_file():\n    pass\n"
-    seen = set()
-    for _ in range(50):
-        planted, names = plant(text)
-        assert planted.startswith(text) and len(set(names)) == 2
-        assert {word for name in names for word in name.split("_")} <= {"test", "open", "close", "file"}
-        assert not {"test_open_file", "test_close_file"} & set(names)
-        seen |= set(names)
-        space: dict[str, Any] = {}
+def test_planted_tests_fail_somewhere_under_names_of_the_file_s_own_words() -> None:
+    text = b"import os\n\n\n@mark\ndef test_open_file():\n    pass\n\n\n"
+    text += b"class T:\n    def test_close(self):\n        pass\n"
+    names, places, bodies = set(), set(), set()
+    for _ in range(60):
+        planted, some = plant(text, {"test_open_file", "test_close"})
+        assert 2 <= len(some) <= 4 and len(set(some)) == len(some)
+        assert {word for name in some for word in name.split("_")} <= {"test", "open", "file"}
+        assert planted.replace(b"\n", b"").startswith(b"import os")
+        space: dict[str, Any] = {"mark": lambda function: function}
         exec(planted, space)
-        for name in names:
-            with pytest.raises((AssertionError, ValueError, IndexError)):
+        assert space["test_open_file"]() is None and space["T"]().test_close() is None
+        for name in some:
+            with pytest.raises((AssertionError, ValueError, LookupError)):
                 space[name]()
-    assert len(seen) > 5
-    assert len(plant(b"class TestX:\n    pass\n")[1]) == 2
+        names |= set(some)
+        places.add(planted.index(f"def {some[0]}(".encode()) < planted.index(b"@mark"))
+        bodies.add(planted)
+    assert len(names) > 5 and places == {True, False} and len(bodies) == 60
+    assert len(plant(b"print 'an older Python'\n", set())[1]) >= 2
+    taken = {"test_a_a"}
+    for _ in range(20):
+        plant(b"def test_a(): pass\n", taken)
+    assert len(taken) >= 41  # no name twice, over all files
 
 
 def test_every_change_of_a_report_is_seen() -> None:

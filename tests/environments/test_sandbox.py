@@ -102,9 +102,12 @@ def test_changes_are_what_a_command_did_and_the_host_s_tree_stays(session: Sessi
 
 def test_what_cannot_be_read_is_no_part_of_a_patch(session: Session, tmp_path: Path) -> None:
     shell(session, "echo 1 > secret; chmod 000 secret; mkfifo pipe; mkdir shut; echo 2 > shut/x; chmod 000 shut")
-    shell(session, "git init -q nested; echo 3 > nested/y; echo 'x = 2' > a.py")
+    shell(session, "git init -q nested; echo 3 > nested/y; git -C nested add y; echo 'x = 2' > a.py")
+    shell(session, "git -C nested -c user.name=a -c user.email=a@b commit -qm x")
     patch = session.changes()
     assert b"+x = 2" in patch and not any(name in patch for name in (b"secret", b"pipe", b"shut"))
+    assert b"b/nested/y" in patch and b"Subproject" not in patch and b"aside" not in patch
+    assert shell(session, "git -C nested log --oneline | wc -l").strip() == "1"  # its repository is where it was
     session.close()
     assert not (tmp_path / "state").exists()
     (tmp_path / "state").mkdir()  # for the fixture, which closes it once more

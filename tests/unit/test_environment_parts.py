@@ -4,11 +4,13 @@ import random
 import subprocess
 from pathlib import Path
 
+import orjson
 import pytest
 
 from data_prep import InputError
 from data_prep.environments.candidates import _tells
 from data_prep.environments.checkout import make_repository, read_in_tree, unpack
+from data_prep.environments.collection import TaskCollection
 from data_prep.environments.patches import joined, parse_patch, paths_of, split_patch
 from data_prep.environments.paths import hides_runner, is_configuration, is_test, is_test_module
 from data_prep.environments.recipes import choose_python, install_attempts, read_project
@@ -121,6 +123,9 @@ def test_what_is_no_git_patch_is_refused(patch: bytes) -> None:
         ("src/sitecustomize.py", False, False, True),
         ("sub/pyproject.toml", False, False, True),
         ("src/a.egg-info/entry_points.txt", False, False, True),
+        ("src/A.DIST-INFO/entry_points.txt", False, False, True),
+        ("src/sitecustomize/__init__.py", False, False, True),
+        ("PyProject.toml", False, False, True),
     ],
 )
 def test_what_a_path_is_for(path: str, test: bool, module: bool, configuration: bool) -> None:
@@ -132,7 +137,8 @@ def test_what_a_path_is_for(path: str, test: bool, module: bool, configuration: 
     [
         ("pytest.py", True), ("_pytest/x.py", True), ("src/pluggy/a.py", True), ("lib/py.py", True),
         ("src/pytests/a.py", False), ("app/pytest.py", False), ("src/app/py.py", False), ("pytest_plugin.py", False),
-        ("evil.dist-info/entry_points.txt", True), ("src/evil.egg-info/entry_points.txt", True),
+        ("src/json.py", True), ("json/__init__.py", True), ("pytest.pyc", True), ("src/app/json.py", False),
+        ("json.md", False),
     ],
 )  # fmt: skip
 def test_what_would_be_imported_for_the_test_runner(path: str, hides: bool) -> None:
@@ -267,3 +273,32 @@ def test_a_record_is_the_same_after_a_round_trip() -> None:
     }  # fmt: skip
     task = Task.from_json(held)
     assert Task.from_json(task.to_json()) == task and task.pass_to_pass == ("y",)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fingerprint": "../../../../etc"}, {"fingerprint": 5}, {"test_files": [1]}, {"validated_with": {"planted": 5}},
+        {"validated_with": "x"}, {"FAIL_TO_PASS": ["a\0"]}, {"install_config": {"python": "3.11", "test_cmd": "a\0"}},
+        {"install_config": {"python": "3.11", "environment": {"A\0": "x"}}}, {"instance_id": "../../x"},
+    ],
+)  # fmt: skip
+def test_a_record_that_would_lead_astray_is_none(change: dict[str, object]) -> None:
+    held = dict.fromkeys(("instance_id", "repo", "base_commit", "patch", "test_patch", "problem_statement"), "a__b-1")
+    held |= {"install_config": {"python": "3.11", "test_cmd": "pytest"}, "fingerprint": "f"}
+    Task.from_json(held)
+    with pytest.raises(InputError, match="not a task"):
+        Task.from_json({**held, **change})
+
+
+def test_a_collection_gives_no_task_that_any_patch_would_resolve(tmp_path: Path) -> None:
+    held = dict.fromkeys(("instance_id", "repo", "base_commit", "patch", "test_patch", "problem_statement"), "a__b-1")
+    folder = tmp_path / "envs" / "tasks" / "a__b-1"
+    folder.mkdir(parents=True)
+    config = {"python": "3.11", "test_cmd": "pytest"}
+    for change in ({"FAIL_TO_PASS": ["t"]}, {"install_config": config}):
+        (folder / "task.json").write_bytes(orjson.dumps({**held, **change}))
+        with pytest.raises(InputError, match="no recipe, or no test that must pass"):
+            TaskCollection(tmp_path / "envs").task("a__b-1")
+    with pytest.raises(InputError, match="has no task"):
+        TaskCollection(tmp_path / "envs").task("../tasks/a__b-1")

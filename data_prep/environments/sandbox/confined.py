@@ -56,14 +56,19 @@ def _run(argv: Sequence[str], limits: Limits, writes: Path, stdin: bytes, group:
     output = _BothEnds(process, limits.output_bytes)
     feeding = threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True)
     feeding.start()
-    killed = _watch(process, limits, writes, started)
+    try:
+        killed = _watch(process, limits, writes, started)
+    finally:
+        if process.poll() is None:
+            end_session(process)
     output.join()
     feeding.join()
     if killed is None and process.returncode and group.out_of_memory:
         killed = "memory"
     with os.fdopen(told, "rb") as status:
         begun = STATUS_FILE not in argv or b"exit-code" in status.read(_BLOCK)
-    if process.returncode == _COULD_NOT_BEGIN or not (begun or killed):
+    refused = process.returncode == _COULD_NOT_BEGIN and STATUS_FILE not in argv and "rror" in output.text
+    if refused or not (begun or killed):
         raise SandboxFailed(f"{argv[0]} could not be started: {output.text[-300:].strip()}")
     return Result(process.returncode, output.text, time.monotonic() - started, output.truncated, killed)
 
@@ -91,7 +96,9 @@ def _watch(process: "subprocess.Popen[bytes]", limits: Limits, writes: Path, sta
         left = started + limits.seconds - time.monotonic()
         try:
             process.wait(max(0.0, min(pause, left)))
-            return None
+            return (
+                "disk" if disk_bytes(writes) > max(limits.disk_bytes, before) else None
+            )  # written since the last look
         except subprocess.TimeoutExpired:
             pass
         looked = time.monotonic()
@@ -111,15 +118,10 @@ def end_session(process: "subprocess.Popen[bytes]") -> None:
 
 
 def disk_bytes(path: Path) -> int:
-    """What lies below a directory takes so much room."""
-    total = 0
-    for folder, folders, files in os.walk(path):
-        for name in (*folders, *files):
-            try:
-                total += os.lstat(os.path.join(folder, name)).st_blocks * 512  # noqa: PTH118 - thousands of them
-            except OSError:
-                continue  # it went away meanwhile
-    return total
+    """What lies below a directory takes so much room; trees may be of any depth."""
+    told = subprocess.run(["du", "-s", "--block-size=1", str(path)], capture_output=True, text=True, check=False)
+    words = told.stdout.split()
+    return int(words[0]) if words else 0
 
 
 class _BothEnds:

@@ -48,9 +48,12 @@ _DEFAULTS = {
 _SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
 _NEVER_RUN = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
 _GIT = ("git", *_NEVER_RUN, f"--git-dir={GIT_DIRECTORY}", f"--work-tree={TESTBED}")
+_ASIDE = ".git-aside"
 _DIFFERENCE = f"""
 cp {GIT_DIRECTORY}/index {_EXCHANGE}/index && mkdir {_EXCHANGE}/objects || exit 1
-{" ".join(_GIT)} add -A --ignore-errors  # what cannot be read is no part of a patch
+find {TESTBED} -mindepth 2 -name .git -prune -execdir mv {{}} {_ASIDE} \\; # else git takes a repository for a link
+{" ".join(_GIT)} add -A --ignore-errors -- {TESTBED} ':(exclude,glob)**/{_ASIDE}/**' # what cannot be read is left out
+find {TESTBED} -mindepth 2 -name {_ASIDE} -prune -execdir mv {{}} .git \\;
 {" ".join(_GIT)} diff --cached --binary --no-renames --full-index --no-ext-diff --no-textconv HEAD > {_EXCHANGE}/out
 """
 _NEW_FILES = f"""
@@ -130,7 +133,7 @@ class ConfinedSession(ABC):
 
     def get(self, path: str) -> bytes | None:
         """See `Session`."""
-        return self._exported(f'cp -L -- "$0" {_EXCHANGE}/out', path, {}, _MAX_EXCHANGED)
+        return self._exported(f'test -f "$0" && cp -L -- "$0" {_EXCHANGE}/out', path, {}, _MAX_EXCHANGED)
 
     def changes(self) -> bytes:
         """See `Session`."""
@@ -180,7 +183,7 @@ def remove_tree(path: Path) -> None:
     if not path.exists():
         return
     subprocess.run(["chmod", "-R", "u+rwX", str(path)], check=False, capture_output=True)
-    shutil.rmtree(path, ignore_errors=True)
+    subprocess.run(["rm", "-rf", "--", str(path)], check=False, capture_output=True)  # trees may be of any depth
     if path.exists():
         raise SandboxFailed(f"{path} cannot be removed: remove it by hand")
 
