@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import stat
+import subprocess
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -135,6 +136,8 @@ class EnvironmentStore:
             found = BuiltEnvironment(name, None, number, (), (), log[-_LOG_CHARACTERS:])
         (part / "build.log").write_text(log)
         write_json(part / "environment.json", asdict(found))
+        if (part / "venv").exists():  # no program of a stranger's is root's for others of this machine
+            subprocess.run(["chmod", "-R", "ug-s,o-w", str(part / "venv")], check=True, capture_output=True)
         self._share(part / "venv")
         part.rename(self._folder / name)
 
@@ -160,22 +163,19 @@ class EnvironmentStore:
                 log += f"$ {command}\n{printable_log(done.output)}\n[{done.killed or done.returncode}]\n"
                 if done.returncode:
                     return log, None
-            frozen = session.run([f"{_TOOLS}/uv", "pip", "freeze"], variables).output.splitlines()
+            frozen = session.run([f"{_TOOLS}/uv", "-q", "pip", "freeze"], variables).output.splitlines()
             session.run(["/bin/bash", "-c", _COMPILE], variables)
             products = session.new_files()
         finally:
             session.close()
         kept = _keep_products(products, part / "products.tar")
-        packages = tuple(sorted(line for line in frozen if not line.startswith(("-e", "#"))))
+        packages = tuple(sorted(line for line in frozen if "==" in line or " @ " in line))
         return log, BuiltEnvironment(name, recipe, number, packages, kept)
 
     def _open(self, tree: Path, part: Path, home: Path, owner: str) -> Session:
-        cache = self._folder / ".cache" / owner.replace("/", "__")
+        cache = self._folder / ".cache" / hashlib.sha256(owner.encode()).hexdigest()[:16]
         for folder in (part / "venv", cache):
             folder.mkdir(parents=True, exist_ok=True)
-        for built in cache.glob("sdists-*/*"):
-            if built.name in ("editable", "path"):  # of another checkout, which lay at the same place
-                remove_tree(built)
         shims = Path(str(files("data_prep.environments").joinpath("shims")))
         mounts = (
             Mount(part / "venv", VENV, writable=True),

@@ -20,6 +20,7 @@ from data_prep.environments.paths import is_test_module
 from data_prep.environments.task import InstallConfig, Task, parse_install_config
 from data_prep.io.errors import DAMAGE, InputError, refused_if_damaged
 from data_prep.io.files import read_jsonl
+from data_prep.sources.repository_names import is_repository_name
 
 _ROWS_AT_ONCE = 64
 _BETWEEN_MARKERS = re.compile(
@@ -54,6 +55,8 @@ def foreign_task(row: Mapping[str, Any], tables: bool) -> Task:
         task = Task.from_json({name: value for name, value in row.items() if name != "install_config"})
     except InputError as error:
         raise NoCandidate("not_a_task", str(error)) from None
+    if not is_repository_name(task.repo):
+        raise NoCandidate("not_a_task", "its repo is not OWNER/NAME")
     if not task.patch.strip():
         raise NoCandidate("unverifiable", "it has no gold patch")
     if not task.test_patch.strip():
@@ -73,6 +76,7 @@ def foreign_task(row: Mapping[str, Any], tables: bool) -> Task:
         "fingerprint": "",
         "validated_with": {},
         "runs": 0,
+        "meta": {},
     }
     return Task(**held)
 

@@ -63,7 +63,7 @@ class Verdict:
 
 
 def taken_of(patch: bytes, task: Task, tree: Path) -> Taken:
-    """Sort the parts of a patch. Raises InputError where it is none."""
+    """Sort the parts of a patch. Raises InputError where it is none, or the task's own are none."""
     gold = parse_patch(task.patch_bytes)
     owned = paths_of(task.test_patch_bytes)
     kept, dropped = list[PatchPart](), list[str]()
@@ -75,8 +75,8 @@ def taken_of(patch: bytes, task: Task, tree: Path) -> Taken:
     configuration = [part for part in gold if any(map(is_configuration, part.paths))]
     allowed = set(_SUSPECT.findall(_added(gold)))
     suspect = next((word for word in _SUSPECT.findall(_added(kept)) if word not in allowed), b"").decode()
-    compiled = {path for part in kept for path in part.paths if path.lower().endswith(_COMPILED)}
-    compiled -= {path for part in gold for path in part.paths}
+    compiled = {path for part in kept for path in part.paths if _is_compiled(path, part.content)}
+    compiled -= {path for part in gold for path in part.paths if _is_compiled(path, part.content)}
     suspect = suspect or min(compiled, default="")
     return Taken(joined(kept), joined(configuration), tuple(map(spelled, dropped)), spelled(suspect))
 
@@ -102,6 +102,11 @@ def _is_own_module(path: str, tree: Path) -> bool:
     return top.is_file() or (top / "__init__.py").is_file()
 
 
+def _is_compiled(path: str, content: bytes) -> bool:
+    """Whether a part brings code that cannot be read."""
+    return path.lower().endswith(_COMPILED) or (path.endswith(".py") and b"\nGIT binary patch" in content)
+
+
 def _added(parts: Sequence[PatchPart]) -> bytes:
     lines = (line for part in parts for line in part.content.split(b"\n"))
     return b"\n".join(line for line in lines if line.startswith(b"+"))
@@ -119,14 +124,14 @@ class Judge:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def judge(self, task: Task, place: Environment, patch: bytes) -> Verdict:
-        """The verdict on a patch; what is no fault of its own is tried again."""
+        """The verdict on a patch; what is no fault of its own is tried again. Raises InputError for a damaged task."""
         if not patch.strip():
             return Verdict(task.instance_id, "empty", "the patch is empty")
         try:
-            taken = taken_of(patch, task, place.tree)
+            parse_patch(patch)
         except InputError as error:
             return Verdict(task.instance_id, "unresolved", str(error))
-        return self.judge_taken(task, place, taken)
+        return self.judge_taken(task, place, taken_of(patch, task, place.tree))
 
     def judge_taken(self, task: Task, place: Environment, taken: Taken) -> Verdict:
         """The verdict on what was taken of a patch, be it nothing."""
@@ -218,12 +223,8 @@ def decide(task: Task, seen: Observation) -> Verdict:
 
     if seen.tampered:
         return verdict("tampered", seen.tampered)
-    failed = {
-        "FAIL_TO_PASS": [test for test in task.fail_to_pass if outcome_of(test, seen.outcomes) not in GOOD],
-        "PASS_TO_PASS": [
-            test for test in task.pass_to_pass if outcome_of(test, seen.outcomes) not in (*GOOD, "skipped")
-        ],
-    }
+    lists = {"FAIL_TO_PASS": task.fail_to_pass, "PASS_TO_PASS": task.pass_to_pass}
+    failed = {name: [test for test in tests if not _is_kept(task, test, seen)] for name, tests in lists.items()}
     shown = {name: tests[:_SHOWN] for name, tests in failed.items() if tests}
     if seen.stopped:
         return verdict("unresolved", seen.stopped, shown)
@@ -234,6 +235,12 @@ def decide(task: Task, seen: Observation) -> Verdict:
         counts = " and ".join(f"{len(tests)} of {name}" for name, tests in failed.items() if tests)
         return verdict("unresolved", f"tests failed or are missing: {counts}", shown)
     return verdict("resolved")
+
+
+def _is_kept(task: Task, test: str, seen: Observation) -> bool:
+    """Whether a test passed, or did what else it does with the gold patch: code under test can say xfail and skip."""
+    outcome = outcome_of(test, seen.outcomes)
+    return outcome == "passed" or outcome == task.validated_with.get("not_passed", {}).get(test)
 
 
 def _silent(task: Task, seen: Observation) -> str:

@@ -13,7 +13,7 @@ _CONFIGURATION = frozenset(
         ".coveragerc",
     }
 )  # fmt: skip
-_IMPORTED_FIRST = frozenset({"conftest", "sitecustomize", "usercustomize"})
+_IMPORTED_FIRST = frozenset({"conftest", "sitecustomize", "usercustomize", "egg-info", "__pycache__"})
 _INSTALLED = (".dist-info", ".egg-info", ".egg")  # where entry points are found, which pytest loads
 _RUNNER = frozenset(
     {"pytest", "_pytest", "pluggy", "iniconfig", "py", "exceptiongroup", "tomli", "packaging", "pygments", "colorama",
@@ -38,9 +38,7 @@ def is_configuration(path: str) -> bool:
     parts = [part.lower() for part in PurePosixPath(path).parts]  # some file systems and importlib.metadata do not care
     if parts[-1] in _CONFIGURATION or parts[-1].endswith((".pth", ".egg-link")):
         return True
-    return any(
-        part.endswith(_INSTALLED) or part == "egg-info" or part.partition(".")[0] in _IMPORTED_FIRST for part in parts
-    )
+    return any(part.endswith(_INSTALLED) or part.partition(".")[0] in _IMPORTED_FIRST for part in parts)
 
 
 def hides_runner(path: str) -> bool:

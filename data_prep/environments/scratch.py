@@ -15,7 +15,7 @@ class ScratchNames:
         self._root = folder.absolute() / ".sessions"
         self._own = self._root / str(os.getpid())
         self._numbers = itertools.count()
-        self._root.mkdir(parents=True, exist_ok=True)
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)  # what strangers write there may be setuid
         for left in self._root.iterdir():
             if left.name.isdigit() and not Path("/proc", left.name).exists():
                 remove_tree(left)

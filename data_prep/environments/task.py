@@ -126,17 +126,18 @@ def is_text(patch: bytes) -> bool:
 
 def check_task(task: Task) -> None:
     """Raise ValueError for fields that would not do as they are: names become names of files."""
-    for name in ("instance_id", "repo", "base_commit", "patch", "test_patch", "problem_statement"):
-        if not isinstance(getattr(task, name), str):
-            raise ValueError(f"{name} is no text")
-    names = [*task.test_files, *task.fail_to_pass, *task.pass_to_pass]
+    texts = (each.name for each in fields(task) if each.type == "str" or each.type is str)
+    names = [*(getattr(task, name) for name in texts), *task.test_files, *task.fail_to_pass, *task.pass_to_pass]
+    names += [*task.pip_freeze, *task.unstable, *task.flags]
     config = task.install_config
-    names += [task.fingerprint, config.python, config.test_cmd, *config.install, *config.pre_install] if config else []
+    names += [config.python, config.test_cmd, *config.install, *config.pre_install] if config else []
     names += [word for item in config.environment.items() for word in item] if config else []
     if not all(isinstance(name, str) and "\0" not in name for name in names):
-        raise ValueError("one of its tests, files or commands is no text")
+        raise ValueError("one of its texts, tests, files or commands is no text")
     if task.fingerprint and not is_name(task.fingerprint):
         raise ValueError(f"fingerprint {task.fingerprint[:80]!r} is no name")
+    if not isinstance(task.validated_with.get("not_passed", {}), dict):
+        raise ValueError("validated_with.not_passed is no object")
     planted = task.validated_with.get("planted", [])
     if not isinstance(planted, list | tuple) or not all(isinstance(name, str) for name in planted):
         raise ValueError("validated_with.planted is no list of files")

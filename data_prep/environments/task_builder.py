@@ -1,5 +1,6 @@
 """One candidate to a task: a checkout, an environment by the first recipe that will do, and the judge's runs."""
 
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -83,7 +84,7 @@ class TaskBuilder:
         for _ in range(_TRIES):
             try:
                 return self._build(task)
-            except SandboxFailed as error:
+            except (SandboxFailed, subprocess.CalledProcessError) as error:
                 why = str(error)
         raise WorkFailed(f"{task.instance_id}: {why}; mend that, and start the same command again")
 

@@ -24,7 +24,7 @@ from data_prep.io.errors import DAMAGE
 
 PLUGIN = "/davinci"  # where the plugin lies in a sandbox
 GOOD = frozenset({"passed", "xfailed"})
-_SEVERITY = {"passed": 0, "xfailed": 0, "skipped": 1, "xpassed": 1}
+_SEVERITY = {"passed": 0, "xfailed": 1, "skipped": 2, "xpassed": 2}
 _LEAST, _MOST = 2, 4  # tests that are planted in each file
 _DEFINED = re.compile(r"\bdef\s+(\w+)")
 _TESTS = re.compile(r"^def (test_\w+)", re.MULTILINE)
@@ -62,7 +62,8 @@ def plugin_mount() -> Mount:
 
 def is_pytest(command: str) -> bool:
     """Whether a test command is pytest alone, so that our plugin can observe it."""
-    return _PYTEST.match(command) is not None and _SHELL.search(command) is None
+    alone = _PYTEST.match(command) is not None and _SHELL.search(command) is None
+    return alone and "PYTEST_ADDOPTS" not in command
 
 
 def plant(content: bytes, taken: set[str]) -> tuple[bytes, list[str]]:
@@ -132,11 +133,13 @@ def run_tests(
     written = {path: planted[path][0] if path in planted else content for path, content in contents.items()}
     session.put({f"{TESTBED}/{path}": content for path, content in written.items()})
     report, key = f"/tmp/{secrets.token_hex(8)}", secrets.token_hex(16).encode()
+    options = environment.get("PYTEST_ADDOPTS", "")
     added = {
-        "PYTEST_ADDOPTS": "-p davinci_report -p no:cacheprovider --continue-on-collection-errors",
-        "PYTHONPATH": PLUGIN,
+        "PYTEST_ADDOPTS": f"{options} -p davinci_report -p no:cacheprovider --continue-on-collection-errors".strip(),
+        "PYTHONPATH": ":".join(filter(None, (PLUGIN, environment.get("PYTHONPATH")))),
         "DAVINCI_REPORT": report,
     }
+    command = re.sub(r"\bPYTHONPATH=", f"PYTHONPATH={PLUGIN}:", command)  # a command's own comes after ours
     result = session.run(["/bin/bash", "-c", command], {**environment, **added}, stdin=key + b"\n")
     try:
         reported = session.get(report)
@@ -204,7 +207,7 @@ def read_report(report: bytes, key: bytes) -> tuple[dict[str, str], int | None, 
             test, outcome = str(record["id"]), str(record["outcome"])
         except DAMAGE:
             return outcomes, end, f"line {number} is no record"
-        outcomes[test] = max(outcomes.get(test, "passed"), outcome, key=lambda each: _SEVERITY.get(each, 2))
+        outcomes[test] = max(outcomes.get(test, "passed"), outcome, key=lambda each: _SEVERITY.get(each, 3))
     if not report.endswith(b"\n") and report:
         return outcomes, end, "the last line is not whole"
     return outcomes, end, ""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from data_prep.environments.environment import Environment
-from data_prep.environments.judge import Judge, decide, taken_of
+from data_prep.environments.judge import Judge, decide, outcome_of, taken_of
 from data_prep.environments.task import Task
 from data_prep.environments.testing import GOOD, Observation
 
@@ -50,8 +50,20 @@ def validated(task: Task, place: Environment, judge: Judge, runs: int) -> Task:
         flags=tuple(sorted({*task.flags, *_flags(found, before, planted, task)})),
         validated_with={"network": judge.network, "by": after[0].by, "planted": planted},
     )
+    complete = _with_outcomes(complete, after)
     check_verdicts(complete, before, after)
     return complete
+
+
+def _with_outcomes(task: Task, after: Sequence[Observation]) -> Task:
+    """The task with what its tests do where gold runs and they do not pass: xfailed, or skipped in PASS_TO_PASS."""
+    known: dict[str, str] = {}
+    for tests, kinds in ((task.fail_to_pass, ("xfailed",)), (task.pass_to_pass, ("xfailed", "skipped"))):
+        for test in tests:
+            outcomes = {outcome_of(test, seen.outcomes) for seen in after}
+            if len(outcomes) == 1 and (outcome := outcomes.pop()) in kinds:
+                known[test] = outcome
+    return replace(task, validated_with={**task.validated_with, "not_passed": known})
 
 
 def confirmed(task: Task, place: Environment, judge: Judge, runs: int) -> Task:
@@ -70,6 +82,7 @@ def confirmed(task: Task, place: Environment, judge: Judge, runs: int) -> Task:
         flags=tuple(sorted({*task.flags, *(["parsed"] if by == "parsed" else [])})),
         validated_with={"network": judge.network, "by": by, "planted": planted},
     )
+    complete = _with_outcomes(complete, after)
     check_verdicts(complete, before, after)
     return complete
 

@@ -1,11 +1,12 @@
 """Each attack succeeds with a judge that has no protection, and fails with ours."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import orjson
 import pytest
-from attacks import ATTACKS, FORGED_REPORT, SQUARE, WRAPPED_PLUGIN, Attack, patch_of, unprotected
+from attacks import ATTACKS, FORGED_REPORT, SQUARE, WRAPPED_PLUGIN, XFAIL, Attack, patch_of, unprotected
 from shapes import FIXED
 
 from data_prep.environments import judge as judging
@@ -109,6 +110,26 @@ def test_what_git_reads_otherwise_than_we_do_is_tampered(
     monkeypatch.setattr(judging, "paths_of", lambda content: frozenset({"src/shapes/area.py", *task.test_files}))
     verdict = judge.judge_taken(task, place, taken)
     assert verdict.status == "tampered" and "writes src/shapes/round.py" in verdict.reason
+
+
+def test_code_under_test_cannot_call_failures_expected(
+    tasks: TaskCollection, sandbox: BubblewrapSandbox, tmp_path: Path
+) -> None:
+    verdict = verdict_on(XFAIL, tasks, sandbox, tmp_path)
+    assert verdict.status == "unresolved" and len(verdict.failed["FAIL_TO_PASS"]) > 0
+
+
+def test_code_that_cannot_be_read_is_kept_apart(
+    tasks: TaskCollection, sandbox: BubblewrapSandbox, tmp_path: Path
+) -> None:
+    task = tasks.task(SQUARE)
+    tree = tasks.environment(task).tree
+    subprocess.run(["cp", "-a", tree, tmp_path / "tree"], check=True)
+    (tmp_path / "tree" / "src" / "shapes" / "area.py").write_bytes(FIXED.encode() + b"# \0\n")
+    command = ["git", "-C", tmp_path / "tree", "diff", "--binary"]
+    patch = subprocess.run(command, capture_output=True, check=True).stdout
+    verdict = Judge(sandbox, ScratchNames(tmp_path), "none").judge(task, tasks.environment(task), patch)
+    assert verdict.status == "tampered" and "src/shapes/area.py" in verdict.reason
 
 
 def test_the_plugin_has_nothing_to_be_wrapped(

@@ -169,8 +169,9 @@ def observed(outcomes: dict[str, str], **more: Any) -> Observation:
     "outcomes, status",
     [
         ({"test_square": "passed", "test_rectangle": "passed"}, "resolved"),
-        ({"test_square": "xfailed", "test_rectangle": "xfailed"}, "resolved"),
-        ({"test_square": "passed", "test_rectangle": "skipped"}, "resolved"),
+        ({"test_square": "xfailed", "test_rectangle": "passed"}, "unresolved"),
+        ({"test_square": "passed", "test_rectangle": "xfailed"}, "unresolved"),
+        ({"test_square": "passed", "test_rectangle": "skipped"}, "unresolved"),
         ({"test_square": "skipped", "test_rectangle": "passed"}, "unresolved"),
         ({"test_square": "xpassed", "test_rectangle": "passed"}, "unresolved"),
         ({"test_square": "passed"}, "unresolved"),
@@ -190,6 +191,11 @@ def test_what_counts_as_resolved(tasks: TaskCollection, outcomes: dict[str, str]
     assert decide(task, observed(named)).status == status
     assert decide(task, observed(named, stopped="time")).status == "unresolved"
     assert decide(task, observed(named, tampered="forged")).status == "tampered"
+    same = {test: outcome for test, outcome in named.items() if outcome in ("xfailed", "skipped")}
+    as_gold = type(task)(**{**held, "validated_with": {**task.validated_with, "not_passed": same}})
+    if len(outcomes) == 2 and "skipped" not in outcomes["test_square"]:
+        wanted = status if {"error", "xpassed"} & set(outcomes.values()) else "resolved"
+        assert decide(as_gold, observed(named)).status == wanted
     unheard = Observation(named, "plugin")
     good = [outcome for outcome in outcomes.values() if outcome in ("passed", "xfailed")]
     assert decide(task, unheard).status == ("tampered" if good else "unresolved")
@@ -222,6 +228,8 @@ def test_published_ids_are_matched_as_they_were_logged() -> None:
         ("tox -- tests", False),
         ("./tests/runtests.py pytest", False),
         ("pytester", False),
+        ("PYTHONPATH=src pytest", True),
+        ("PYTEST_ADDOPTS=-x pytest", False),
     ],
 )
 def test_which_commands_are_pytest_alone(command: str, alone: bool) -> None:

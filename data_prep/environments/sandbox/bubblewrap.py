@@ -28,7 +28,7 @@ from data_prep.environments.sandbox.session import ConfinedSession, copied, etc_
 from data_prep.io.errors import InputError
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
-_OF_ETC = ("ssl", "alternatives", "ld.so.cache", "localtime", "mime.types")
+_OF_ETC = ("ssl/certs", "ssl/openssl.cnf", "alternatives", "ld.so.cache", "localtime", "mime.types")
 _OWN_ETC = ("passwd", "group", "hosts", "nsswitch.conf")
 _NAMESPACES = ("--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try")
 _PROBE = Limits(seconds=20)

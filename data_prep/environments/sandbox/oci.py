@@ -17,7 +17,7 @@ from data_prep.io.errors import InputError
 
 _EMPTY_IMAGE = "localhost/davinci-empty"
 _LABEL = "davinci"
-_SYSTEM = ("/usr", "/etc/ssl", "/etc/alternatives", "/etc/ld.so.cache", "/etc/mime.types")
+_SYSTEM = ("/usr", "/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/alternatives", "/etc/ld.so.cache", "/etc/mime.types")
 _LINKS = ("bin", "sbin", "lib", "lib32", "lib64")
 _OWN_ETC = ("passwd", "group", "nsswitch.conf")
 _CANNOT_RUN = (125, 126)  # of podman and docker: the container itself could not be had

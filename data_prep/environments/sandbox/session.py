@@ -59,7 +59,7 @@ find {TESTBED} -mindepth 2 -name {_ASIDE} -prune -execdir mv {{}} .git \\;
 _NEW_FILES = f"""
 cp {GIT_DIRECTORY}/index {_EXCHANGE}/index && mkdir {_EXCHANGE}/objects && cd {TESTBED} &&
 {" ".join(_GIT)} ls-files --others -z > {_EXCHANGE}/all || exit 1
-grep -zvE '(^|/)__pycache__/|\\.pyc$|^\\.git(/|$)' {_EXCHANGE}/all > {_EXCHANGE}/names
+grep -zvE '(^|/)__pycache__/|\\.pyc$|(^|/)\\.git(/|$)' {_EXCHANGE}/all > {_EXCHANGE}/names
 tar -c --sort=name --mtime=@{_MODIFIED} --owner=0 --group=0 --numeric-owner --null --verbatim-files-from \\
     -T {_EXCHANGE}/names -f {_EXCHANGE}/out
 """
