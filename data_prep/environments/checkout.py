@@ -4,6 +4,7 @@ Contents are the repository's bytes: no attribute of it converts, filters or lea
 """
 
 import os
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Sequence
@@ -45,9 +46,10 @@ def unpack(archive: Path, tree: Path, date: str) -> None:
         raise InputError(f"{archive} cannot be unpacked ({error}): make it with git archive") from None
     entries = list(tree.iterdir())
     if len(entries) == 1 and entries[0].is_dir() and not entries[0].is_symlink():
-        inner = entries[0].rename(tree.with_name(f"{tree.name}.inner"))
+        inner = tree.with_name(f"{tree.name}.inner")
+        shutil.move(entries[0], inner)
         tree.rmdir()
-        inner.rename(tree)
+        shutil.move(inner, tree)
     if (tree / ".git").exists():
         raise InputError(f"{archive} holds a .git, and its history may hold the answer: make it with git archive")
     make_repository(tree, date)

@@ -29,7 +29,7 @@ from data_prep.environments.sandbox.session import remove_tree
 from data_prep.environments.task import InstallConfig
 from data_prep.environments.testing import plugin_mount
 from data_prep.io.errors import printable
-from data_prep.io.files import PART, part_of, read_json, write_json
+from data_prep.io.files import PART, part_of, publish, read_json, write_json
 
 VENV = "/venv"  # where an environment lies in every sandbox
 _TOOLS = "/davinci"
@@ -139,7 +139,7 @@ class EnvironmentStore:
         if (part / "venv").exists():  # no program of a stranger's is root's for others of this machine
             subprocess.run(["chmod", "-R", "ug-s,o-w", str(part / "venv")], check=True, capture_output=True)
         self._share(part / "venv")
-        part.rename(self._folder / name)
+        publish(part, self._folder / name)
 
     def _attempt(
         self,
@@ -260,7 +260,7 @@ def _link(path: Path, kept: Path) -> None:
         os.link(kept, part)
     except OSError:
         return
-    part.replace(path)
+    os.replace(part, path)  # noqa: PTH105 - flushed with the whole environment
 
 
 def _keep_products(packed: bytes, archive: Path) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from data_prep.environments.scratch import ScratchNames
 from data_prep.environments.task import InstallConfig, Task
 from data_prep.environments.validate import NoTask, confirmed, validated
 from data_prep.io.errors import InputError, WorkFailed
-from data_prep.io.files import part_of, write_json
+from data_prep.io.files import part_of, publish, write_json
 from data_prep.io.shards import ShardNote
 
 _TRIES = 3
@@ -109,7 +109,7 @@ class TaskBuilder:
             remove_tree(part)
             return {**note, "reason": no.reason, "detail": no.detail}
         write_json(part / "task.json", complete.to_json())
-        part.rename(target)
+        publish(part, target)
         return {**note, "flags": list(complete.flags)}
 
     def _complete_task(self, task: Task, part: Path, note: dict[str, Any]) -> Task:
