@@ -89,8 +89,9 @@ def shapes_records(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path
 @pytest.fixture(scope="session")
 def shapes_envs(shapes_records: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its tasks, in environments where they run."""
-    from commands import davinci
+    from commands import davinci, skip_without_sandbox
 
+    skip_without_sandbox(tmp_path_factory.getbasetemp())
     clone, records = shapes_records
     out = tmp_path_factory.mktemp("tasks") / "envs"
     done = davinci("environments", "build", records, "--clone", clone, "--out", out)

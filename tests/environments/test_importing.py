@@ -4,7 +4,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from commands import davinci
+from commands import davinci, skip_without_sandbox
 from conftest import EFFORT
 
 from data_prep.environments.candidates import NoCandidate
@@ -21,6 +21,7 @@ IN_ACCEPTANCE = ["pallets__flask-5014", "psf__requests-6028", "psf__requests-293
 
 
 def test_instances_of_swe_bench_resolve_with_gold_alone(shared_data: Path, tmp_path: Path) -> None:
+    skip_without_sandbox(tmp_path)
     names = INSTANCES + (IN_ACCEPTANCE if EFFORT > 1 else [])
     if "3.9" not in interpreters():
         pytest.skip("Python 3.9 is not at hand")

@@ -1,5 +1,6 @@
 """Predictions to a report as SWE-bench writes it; what is judged stays; what cannot be judged is no failure."""
 
+import shutil
 import signal
 import subprocess
 import time
@@ -134,6 +135,10 @@ def test_an_unknown_task_and_a_patch_that_is_none(shapes_envs: Path, tmp_path: P
     assert "make it with git diff" in reasons[SQUARE]
 
 
+needs_a_clock = pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed")
+
+
+@needs_a_clock
 def test_tasks_hold_in_other_conditions(shapes_envs: Path, tmp_path: Path) -> None:
     done = davinci("environments", "verify", shapes_envs, "--report", tmp_path / "v.json", "--task", SQUARE)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -141,6 +146,7 @@ def test_tasks_hold_in_other_conditions(shapes_envs: Path, tmp_path: Path) -> No
     assert report == {"conditions": list(CONDITIONS), "checked": 1, "invalid_ids": [], "faults": []}
 
 
+@needs_a_clock
 def test_a_task_that_depends_on_the_year_does_not_hold(
     shapes_envs: Path, tasks: TaskCollection, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from commands import skip_without_sandbox
 
 from data_prep import InputError
 from data_prep.environments.checkout import make_repository
@@ -59,6 +60,7 @@ for number in range(64):
 
 @pytest.fixture(params=["bubblewrap", "podman"])
 def sandbox(request: pytest.FixtureRequest) -> Sandbox:
+    skip_without_sandbox(Path("/tmp"))
     if request.param == "podman" and shutil.which("podman") is None:
         pytest.skip("podman is not installed")
     return SANDBOXES.get(request.param)()
