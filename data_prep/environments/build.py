@@ -3,6 +3,7 @@
 Every change ends as a task or as a line of rejected.jsonl with its reason. Killed, and started again, it goes on.
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ _CANDIDATES = "candidates.jsonl.zst"
 
 
 @dataclass(frozen=True)
-class _TasksJob:
+class _TasksJob(ABC):
     """What building and importing share. `clones` are of the tasks' repositories; `runs` before and after each."""
 
     clones: tuple[Path, ...]
@@ -41,14 +42,15 @@ class _TasksJob:
     runs: int = 2
     without: tuple[str, ...] = ()
 
+    @abstractmethod
     def _described(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """What the tasks depend on, beside what is described here."""
 
-    def _lines(self, histories: "Histories") -> Iterator[dict[str, Any]]:
+    @abstractmethod
+    def _lines(self, histories: Histories) -> Iterator[dict[str, Any]]:
         """Lines of the file of candidates: a task, or an id with the reason for which it is none."""
-        raise NotImplementedError
 
-    def _sources(self) -> "RecipeSources":
+    def _sources(self) -> RecipeSources:
         return RecipeSources(KnownRecipes([]), None)
 
     def step(self, out: Path) -> ShardedStep:
@@ -126,10 +128,10 @@ class BuildEnvironmentsJob(_TasksJob):
             "model": self.model and self.model.model,
         }
 
-    def _sources(self) -> "RecipeSources":
+    def _sources(self) -> RecipeSources:
         return RecipeSources(KnownRecipes(self.recipes), self.model)
 
-    def _lines(self, histories: "Histories") -> Iterator[dict[str, Any]]:
+    def _lines(self, histories: Histories) -> Iterator[dict[str, Any]]:
         for shard in shards_in(self.records, "records", "davinci data collect"):
             for change in read_changes(shard):
                 yield _sorted_out(change, histories)
@@ -149,7 +151,7 @@ class ImportEnvironmentsJob(_TasksJob):
         sizes = [path.stat().st_size for path in self.files]
         return {"files": [str(path.absolute()) for path in self.files], "sizes": sizes, "instances": self.instances}
 
-    def _lines(self, histories: "Histories") -> Iterator[dict[str, Any]]:
+    def _lines(self, histories: Histories) -> Iterator[dict[str, Any]]:
         tables = has_swe_bench_tables()
         for path in self.files:
             for number, row in enumerate(read_rows(path), 1):

@@ -26,7 +26,7 @@ _WRITTEN = "/tmp/written"
 _TRIES = 3  # of what is no fault of the patch
 _SHOWN = 20  # names of tests in a verdict
 _SUSPECT = re.compile(
-    rb"_pytest|sys\.setprofile|os\._exit|PYTEST_CURRENT_TEST|PYTEST_ADDOPTS|davinci_report|DAVINCI_REPORT|"
+    rb"_pytest|sys\.setprofile|os\._exit|PYTEST_CURRENT_TEST|PYTEST_ADDOPTS|DAVINCI_REPORT|"
     rb"pytest_(?:runtest|collect|sessionfinish|configure|report)\w*|gc\.get_(?:objects|referrers)|/proc/self|"
     rb"davinci|_getframe|f_locals|__closure__|meta_path"
 )
@@ -150,7 +150,7 @@ class Judge:
     def observe(self, task: Task, place: Environment, taken: Taken) -> Observation:
         """Run the task's tests on what was taken of a patch, in a fresh checkout.
 
-        Raises SandboxFailed where the environment does not work, PatchDoesNotApply for a patch that does not.
+        Raises SandboxFailed where the environment does not work.
         """
         session = self.sandbox.open(place.image(), self.scratch(), self.limits, self.network)
         try:

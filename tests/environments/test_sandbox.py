@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -287,7 +288,7 @@ def test_a_group_of_a_killed_command_is_swept_away(tmp_path: Path) -> None:
         "from data_prep.environments.sandbox.base import Limits\n"
         "import os\ngroup = Cgroup(Limits())\nprint(*group.entrances)\nos._exit(9)"
     )
-    done = subprocess.run([os.sys.executable, "-c", script], capture_output=True, text=True)  # type: ignore[attr-defined]
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     entrances = [Path(each) for each in done.stdout.split()]
     if not entrances:
         pytest.skip("control groups cannot be made here")
