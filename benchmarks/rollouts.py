@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from megatron_davinci.core.build_trainer import build_trainer
 from megatron_davinci.core.groups import model_parallel, world
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.rl.engines.base import GenerationRequest, RequestBranch, Sampling
+from megatron_davinci.rl.engines.base import AnswersPrompts, GenerationRequest, RequestBranch, Sampling
 from megatron_davinci.rl.engines.megatron import MegatronEngine
 
 LAYERS = 30
@@ -38,7 +38,16 @@ def question_text(vocabulary: int) -> GenerationRequest:
     )
 
 
-def ours(engine: MegatronEngine, text: GenerationRequest) -> float:
+def write_shape(directory: Path) -> dict[str, Any]:
+    """A directory with random weights of SmolLM2-135M's shape; gives its config.json."""
+    config = {**MODEL, "num_hidden_layers": LAYERS}
+    (directory / "config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory)).save_pretrained(directory)
+    return config
+
+
+def ours(engine: AnswersPrompts, text: GenerationRequest) -> float:
     """Seconds; no id stops a response."""
     start = time.perf_counter()
     [found] = engine.generate([text], Sampling())
@@ -64,11 +73,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    config = {**MODEL, "num_hidden_layers": LAYERS}
     with tempfile.TemporaryDirectory() as name, world():
-        (Path(name) / "config.json").write_text(json.dumps(config))
-        torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name)).save_pretrained(name)
+        config = write_shape(Path(name))
         recipe = recipe_without_data(name, init_from=name)
         with model_parallel(recipe.stage(0), seed=0) as device:
             trainer = build_trainer(recipe, recipe.stage(0), load_model_config(name), device)

@@ -21,7 +21,8 @@ from measure import alternate, median_of, save
 from torch import Tensor
 from train_step import MODEL, recipe_without_data
 
-from megatron_davinci.config.objectives import Rmt, RolloutDirectory
+from megatron_davinci.config.objectives import Rmt
+from megatron_davinci.config.rollouts import RolloutDirectory
 from megatron_davinci.core.attention.packed import PackedSegments
 from megatron_davinci.core.build_trainer import build_trainer
 from megatron_davinci.core.counts import BatchCounts

@@ -18,6 +18,8 @@ from megatron_davinci.cli.evaluate import app as eval_app
 from megatron_davinci.cli.launch import launch
 from megatron_davinci.cli.report import report
 from megatron_davinci.cli.rmt import app as rmt_app
+from megatron_davinci.cli.rollout import app as rollout_app
+from megatron_davinci.cli.serve import sample, serve
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
@@ -25,6 +27,7 @@ app.add_typer(rmt_app, name="rmt")
 app.add_typer(convert_app, name="convert")
 app.add_typer(eval_app, name="eval")
 app.add_typer(bench_app, name="bench")
+app.add_typer(rollout_app, name="rollout")
 
 
 def _say_version(wanted: bool) -> None:
@@ -89,6 +92,8 @@ def train(
 
 
 app.command()(launch)
+app.command(context_settings={"allow_extra_args": True})(serve)
+app.command()(sample)
 app.command()(report)
 app.command()(doctor)
 

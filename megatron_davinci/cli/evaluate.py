@@ -17,7 +17,10 @@ def _evaluate() -> None:
 def next_token(
     recipe: Annotated[Path, typer.Argument(help="Recipe with objective rmt: template, difficulty, reward, layout.")],
     corpus: Annotated[Path, typer.Option(help="PREFIX of a held-out corpus, annotated (davinci rmt annotate).")],
-    model: Annotated[list[str], typer.Option(help="NAME=DIRECTORY: Hugging Face, a checkpoint or a run; repeatable.")],
+    model: Annotated[
+        list[str],
+        typer.Option(help="NAME=DIRECTORY, or NAME=ADDRESS of davinci serve; repeatable."),
+    ],
     out: Annotated[Path, typer.Option(help="Directory to make.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as objective.max_tokens=512")] = None,
     positions: Annotated[int, typer.Option(min=1, help="Of each difficulty.")] = 200,

@@ -35,6 +35,9 @@ def launch(
         int, typer.Option(min=1, help="Slurm: so many jobs one after the other, where a job must not requeue itself.")
     ] = 1,
     sbatch: Annotated[list[str] | None, typer.Option(help="Slurm: another option, as --sbatch=--qos=high.")] = None,
+    rollout_nodes: Annotated[
+        int, typer.Option(min=0, help="Slurm: so many nodes more, each with a rollout server of the recipe's vllm.")
+    ] = 0,
     max_restarts: Annotated[int, typer.Option(min=0, help="torchrun: how often failed ranks are started again.")] = 3,
     port: Annotated[int, typer.Option(min=1, max=65535, help="torchrun on several nodes: where ranks meet.")] = 29500,
     python: Annotated[
@@ -47,7 +50,7 @@ def launch(
     Example: davinci launch recipe.yaml --nodes 32 --gpus-per-node 8 --slurm --partition h100
     """
     from megatron_davinci.config import load_recipe
-    from megatron_davinci.launch.fit import check_memory, check_ranks
+    from megatron_davinci.launch.fit import check_memory, check_ranks, check_rollout_nodes
     from megatron_davinci.launch.script import Job, local_script
     from megatron_davinci.launch.slurm import Slurm, slurm_script
     from megatron_davinci.launch.start import run_locally, submit
@@ -67,7 +70,8 @@ def launch(
         restarts=max_restarts,
         port=port,
     )
-    options = Slurm(time, partition, account, container, mount or (), warning, chain, sbatch or ())
+    options = Slurm(time, partition, account, container, mount or (), warning, chain, rollout_nodes, sbatch or ())
+    check_rollout_nodes(known, rollout_nodes, slurm)
     if mount and container is None:
         raise InputError("--mount is for a container: name its image with --container, or leave it out")
     if not slurm and any((partition, account, container, sbatch)):

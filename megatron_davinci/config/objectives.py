@@ -5,18 +5,18 @@ Numbers of equations are the paper's. A tuple of three is easy, medium, hard. To
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from data_prep import InputError
-from megatron_davinci.config.messages import SectionError
+from megatron_davinci.config.registered import options_of
 from megatron_davinci.config.registries import (
-    ENGINES,
     GRADERS,
     KL_ESTIMATORS,
     OBJECTIVES,
     POLICY_LOSSES,
     PROBLEM_GRADERS,
 )
+from megatron_davinci.config.rollouts import MegatronRollouts, RolloutsSection
 from megatron_davinci.config.section import PathText, Positive, Section
 
 EntropyKind = Literal["top16", "full"]
@@ -152,77 +152,12 @@ class Policy(Section):
     whose numbers differ from the trainer's. The ratio that is clipped is then taken to the trainer's own policy."""
 
 
-class RolloutSource(Section):
-    """Where rollouts come from."""
-
-    engine: str | None
-    engine_class: ClassVar[str]
-    """Import path of the engine, a subclass of `rl.engines.base.Engine`; files have none."""
-    top_p: float | None = None
-
-
-class RolloutDirectory(RolloutSource):
-    engine: None = None
-    """No engine: the rollouts are files."""
-    directory: Annotated[PathText, Field(min_length=1)]
-    """Directory of rollouts, a file for each step: see `davinci rmt prompts`."""
-    top_p: None = None
-    """Not known of files."""
-
-
-class EngineOptions(RolloutSource):
-    """The section of one rollout engine. A subclass of your own adds fields, and names the class of the engine."""
-
-    engine: str
-    required: ClassVar[tuple[str, ...]] = ("engine_class",)
-    """What a subclass must set."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Draw from the likeliest tokens alone, until they have this much together."""
-
-
-class MegatronRollouts(EngineOptions):
-    engine: str = "megatron"
-    """The trainer's own ranks answer, with its own weights."""
-    engine_class = "megatron_davinci.rl.engines.megatron:MegatronEngine"
-    cache_tokens: Positive = 65536
-    """Rows whose keys and values each replica holds at once; what exceeds them waits."""
-
-
-def _options_of(registry: Any, key: str, base: type[Section], value: Any) -> Any:
-    """The section that `value`'s own class, named under `key`, makes of it."""
-    if isinstance(value, base) or not isinstance(value, dict) or not isinstance(value.get(key), str):
-        return value
-    section = registry.get(value[key])
-    lacks = [name for name in section.required if name not in section.model_fields and not hasattr(section, name)]
-    if lacks:
-        raise InputError(f"{value[key]} lacks {', '.join(lacks)}, which every subclass of {base.__name__} sets: add it")
-    return _parse(section, value)
-
-
-def _parse(section: type[Section], value: dict[str, Any]) -> Section:
-    try:
-        return section.model_validate(value)
-    except ValidationError as error:
-        raise SectionError(error, section) from None
-
-
-def _read_rollouts(value: Any) -> Any:
-    if isinstance(value, str):
-        return RolloutDirectory(directory=value)
-    if not isinstance(value, dict):
-        return value
-    if "directory" in value:
-        return _parse(RolloutDirectory, value)
-    return _options_of(ENGINES, "engine", EngineOptions, {"engine": "megatron", **value})
-
-
 def _read_objective(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    return _options_of(OBJECTIVES, "kind", ObjectiveOptions, {"kind": "ntp", **value})
+    return options_of(OBJECTIVES, "kind", ObjectiveOptions, {"kind": "ntp", **value})
 
 
-RolloutsSection = Annotated[SerializeAsAny[RolloutSource], BeforeValidator(_read_rollouts)]
 ObjectiveSection = Annotated[SerializeAsAny[ObjectiveOptions], BeforeValidator(_read_objective)]
 OptionalObjectiveSection = Annotated[SerializeAsAny[ObjectiveOptions] | None, BeforeValidator(_read_objective)]
 

@@ -9,9 +9,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from megatron_davinci.config.megatron_fields import used_fields
-from megatron_davinci.config.objectives import ObjectiveOptions, RolloutDirectory, RolloutSource
+from megatron_davinci.config.objectives import ObjectiveOptions
 from megatron_davinci.config.recipe import Recipe
 from megatron_davinci.config.registries import ENGINES, OBJECTIVES
+from megatron_davinci.config.rollouts import RolloutDirectory, RolloutSource
 from megatron_davinci.config.section import Section
 
 _HEAD = """\

@@ -23,10 +23,13 @@ OBJECTIVES: Registry[Any] = Registry(
 
 ENGINES: Registry[Any] = Registry(
     "rollout engine",
-    {"megatron": "megatron_davinci.config.objectives:MegatronRollouts"},
-    subclass_of="megatron_davinci.config.objectives:EngineOptions",
+    {
+        "megatron": "megatron_davinci.config.rollouts:MegatronRollouts",
+        "vllm": "megatron_davinci.config.rollouts:VllmRollouts",
+    },
+    subclass_of="megatron_davinci.config.rollouts:EngineOptions",
 )
-"""Subclasses of `config.objectives.EngineOptions`: the recipe's section, and the engine (`rl.engines.base.Engine`)."""
+"""Subclasses of `config.rollouts.EngineOptions`: the recipe's section, and the engine (`rl.engines.base.Engine`)."""
 
 POLICY_LOSSES: Registry[Any] = Registry(
     "policy loss",

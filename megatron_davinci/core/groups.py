@@ -3,7 +3,8 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -14,11 +15,12 @@ from megatron.core import parallel_state
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from torch._C._distributed_c10d import HashStore
 
-from data_prep import InputError
+from data_prep import InputError, WorkFailed
 from megatron_davinci.config import StageRecipe
 from megatron_davinci.core import device, patches
 
 TIMEOUT = timedelta(minutes=30)
+_TELL_SECONDS = 5
 
 _T = TypeVar("_T")
 
@@ -115,13 +117,46 @@ def all_gather_object(value: _T, group: dist.ProcessGroup | None = None) -> list
     return values
 
 
+def run_on_one(
+    work: Callable[[], _T] | None,
+    source: int,
+    group: dist.ProcessGroup | None,
+    on_wait: Callable[[], None] = lambda: None,
+) -> _T:
+    """What `work` returns or raises on rank `source`, where alone it is given, for all ranks of `group`.
+
+    It may take longer than a collective may wait: every few seconds all hear that it goes on, and call `on_wait`.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        running = None if work is None else pool.submit(work)
+        while True:
+            outcome: list[Any] = [None if running is None else _outcome_of(running)]
+            dist.broadcast_object_list(outcome, src=source, group=group)
+            if outcome[0] is not None:
+                result, error = outcome[0]
+                if error is not None:
+                    raise error
+                return result
+            on_wait()
+
+
+def _outcome_of(running: Future[_T]) -> tuple[_T | None, BaseException | None] | None:
+    """(result, error), None while it still runs. Another error than those that all ranks may raise is this rank's."""
+    if not wait([running], _TELL_SECONDS).done:
+        return None
+    error = running.exception()
+    if error is None or isinstance(error, InputError | WorkFailed | FloatingPointError):
+        return (None, error) if error is not None else (running.result(), None)
+    raise error
+
+
 @contextmanager
 def sync_errors() -> Iterator[None]:
     """Raise on every rank what is wrong in the block on any: the others would wait for it. All ranks enter it."""
     mistake: Exception | None = None
     try:
         yield
-    except (InputError, FloatingPointError) as error:
+    except (InputError, FloatingPointError, WorkFailed) as error:
         mistake = error
     for each in all_gather_object(mistake):
         if each is not None:

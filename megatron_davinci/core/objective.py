@@ -19,6 +19,20 @@ class Objective(ABC):
     def resume(self, step: int) -> None:  # noqa: B027  # most objectives have nothing to do
         """Called once, before the first batch: `step` optimizer steps of the run are done."""
 
+    def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Called before `resume` with what `state` gave when the checkpoint was saved, that the run goes on from."""
+
+    def state(self) -> dict[str, Any]:
+        """Values for JSON that a checkpoint keeps."""
+        return {}
+
+    def settle(self) -> None:  # noqa: B027
+        """Called before a checkpoint is saved, unless a signal ends the run: what is under way for later steps is
+        completed."""
+
+    def close(self) -> None:  # noqa: B027
+        """Called after the last batch of the stage, and when the run ends, however it does."""
+
     @abstractmethod
     def batch(self, step: int) -> GlobalBatch:
         """The global batch of step `step` of the stage, from 0. Raises InputError on every rank for inputs that do not

@@ -36,7 +36,8 @@ class GlobalBatch:
     counts: BatchCounts
     reports: tuple[str, ...] = ("loss",)
     metrics: Callable[[Mapping[str, float]], dict[str, Any]] = lambda sums: {}
-    """From the sums of what is reported to the metrics that this step adds: numbers, or a dict of them by name."""
+    """From the sums of what is reported to the metrics that this step adds: numbers, texts, or dicts of numbers by
+    name. Raises FloatingPointError, on every rank, where they show that the step must not be kept."""
     losses: Mapping[str, Callable[[], "GlobalBatch"]] = field(default_factory=dict)
     """Name -> the same rows with one loss alone, for those whose gradient norm is to be measured this step."""
 

@@ -9,10 +9,10 @@ DOCUMENTS, RESPONSES, MAX_TOKENS = 16, 8, 12
 LESSONS, LESSONS_PER_STEP = 4096, 32
 
 
-def write_language(folder: Path) -> None:
+def write_language(folder: Path, **model: Any) -> None:
     """FOLDER/model, config.json and tokenizer; FOLDER/lessons, format traces; FOLDER/docs, what is true, and
-    FOLDER/problems, the same with answers."""
-    toy_language.write_model(folder / "model")
+    FOLDER/problems, the same with answers. `model` changes fields of config.json."""
+    toy_language.write_model(folder / "model", **model)
     toy_language.write_lessons(folder / "model", folder / "lessons", LESSONS, seed=0)
     toy_language.write_documents(folder / "model", folder / "docs", DOCUMENTS)
     toy_language.write_toy_problems(folder / "model", folder / "problems", DOCUMENTS)

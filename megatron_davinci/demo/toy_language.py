@@ -33,12 +33,15 @@ TOY_MODEL: dict[str, Any] = {
 }
 
 
-def write_model(directory: Path) -> None:
-    """A tokenizer that has a token for each word of the language, and a small model's config.json."""
+def write_model(directory: Path, **changes: Any) -> None:
+    """A tokenizer that has a token for each word of the language, and a small model's config.json.
+
+    `changes` are fields of that.
+    """
     instruction = load_template(TEMPLATE, lambda text: list(text.encode())).instruction.format(budget=BUDGET)
     colours = range(len(COLOURS))
     lines = [f"{_document(number)}, says{instruction}{_trace(number)}" for number in colours]
-    write_model_directory(lines * 8, directory, **TOY_MODEL)
+    write_model_directory(lines * 8, directory, **{**TOY_MODEL, **changes})
 
 
 def write_documents(model: Path, prefix: Path, count: int) -> None:

@@ -23,6 +23,7 @@ from megatron_davinci.doctor.packages import (
     check_python,
     check_torch,
     check_transformer_engine,
+    check_vllm,
 )
 
 
@@ -38,6 +39,7 @@ def examine(directory: Path) -> Iterator[Finding]:
     yield check_git()
     yield check_slurm()
     yield check_sandbox(directory)
+    yield check_vllm()
     yield check_disk(directory)
     yield check_shared_memory()
     yield check_open_files()

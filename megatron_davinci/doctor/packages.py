@@ -8,7 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from data_prep import InputError
 from megatron_davinci.doctor.finding import Finding, fail, ok, warn
+from megatron_davinci.serve.environment import DEFAULT_DIRECTORY, find_environment
 
 _OLDEST_PYTHON = (3, 11)
 _MEGATRON = ((0, 16, 1), (0, 20))  # from, and before
@@ -115,3 +117,13 @@ def check_flash_attention(gpu: bool) -> Finding:
     if not gpu:
         return warn("flash-attn", "installed, and there is no GPU", "nothing, unless a GPU should be here")
     return ok("flash-attn", version("flash-attn"))
+
+
+def check_vllm(directory: Path = Path(DEFAULT_DIRECTORY)) -> Finding:
+    """vLLM's own environment, where rollouts and served models want one."""
+    try:
+        found = find_environment(directory)
+    except InputError as error:
+        said, _, _ = str(error).partition(": ")
+        return warn("vLLM", f"{said}; rollouts of engine vllm and davinci serve need one", "davinci rollout setup")
+    return ok("vLLM", f"{found.version} for {'CPUs' if found.on_cpu else 'GPUs'} in {directory}")

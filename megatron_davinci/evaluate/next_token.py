@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from data_prep import InputError
 from data_prep.corpus import Corpus
@@ -17,10 +18,11 @@ from data_prep.io.progress import counter
 from data_prep.io.registry import import_path
 from data_prep.tokenizers import is_tokenizer_of
 from megatron_davinci.config import Recipe, StageRecipe
-from megatron_davinci.config.objectives import MegatronRollouts, Rmt
+from megatron_davinci.config.objectives import Rmt
 from megatron_davinci.config.processes import check_number_of_ranks
 from megatron_davinci.config.recipe import check_source_of_weights
 from megatron_davinci.config.registries import GRADERS
+from megatron_davinci.config.rollouts import MegatronRollouts
 from megatron_davinci.core.build_trainer import build_model
 from megatron_davinci.core.groups import (
     all_gather_object,
@@ -35,11 +37,19 @@ from megatron_davinci.core.optimizer import in_precision
 from megatron_davinci.core.transformer_impl import check_transformer_impl
 from megatron_davinci.evaluate.overlap import documents_of
 from megatron_davinci.evaluate.positions import Position, choose_positions, level_counts
+from megatron_davinci.evaluate.served_model import ServedModel, is_address
 from megatron_davinci.evaluate.tables import ModelOutcomes, Outcome, accuracy_tables, summarize_outcomes
-from megatron_davinci.models.config import load_model_config
+from megatron_davinci.models.config import ModelConfig, load_model_config
 from megatron_davinci.rl.answers import AnswerEnd, read_response
 from megatron_davinci.rl.curriculum import token_budget
-from megatron_davinci.rl.engines.base import Engine, GenerationRequest, RequestBranch, Sampling
+from megatron_davinci.rl.engines.base import (
+    AnswersPrompts,
+    Engine,
+    EngineContext,
+    GenerationRequest,
+    RequestBranch,
+    Sampling,
+)
 from megatron_davinci.rl.inputs import read_stop_token_ids
 from megatron_davinci.rl.prompt_source import CONTINUATION
 from megatron_davinci.rl.rollout_files import Response
@@ -77,7 +87,8 @@ def evaluate(recipe: Recipe, models: dict[str, str], plan: Plan, out: Path) -> s
     refuse_occupied(out)
     model = load_model_config(recipe.model)
     for name, directory in models.items():
-        check_source_of_weights(directory, recipe.model, model, f"--model {name}")
+        if not is_address(directory):
+            check_source_of_weights(directory, recipe.model, model, f"--model {name}")
     corpus = Corpus(plan.corpus)
     asked = _Asked.of(recipe, stage, options, corpus, plan)
     check_number_of_ranks(stage)
@@ -86,17 +97,45 @@ def evaluate(recipe: Recipe, models: dict[str, str], plan: Plan, out: Path) -> s
     with world():
         for name, directory in models.items():
             with model_parallel(stage, recipe.seed) as device:
-                started = recipe.model_copy(update={"init_from": directory})
-                config, chunks = build_model(started, stage, model, device)
-                rollouts = options.rollouts if options.has_engine else MegatronRollouts()
-                engine_class: type[Engine] = import_path(rollouts.engine_class)
-                engine = engine_class.of(in_precision(config, chunks), device, stage, rollouts, asked.stop_token_ids)
-                found[name] = _evaluate_one(engine, asked, plan, name)
-                del engine, chunks  # before the next model is built
+                engine: AnswersPrompts
+                if is_address(directory):
+                    engine = ServedModel(directory, asked.stop_token_ids)
+                else:
+                    started = recipe.model_copy(update={"init_from": directory})
+                    engine = _engine_with(started, stage, model, device, asked.stop_token_ids, out / "engine")
+                try:
+                    found[name] = _evaluate_one(engine, asked, plan, name)
+                finally:
+                    engine.close()
+                del engine  # and its model, before the next one is built
                 gc.collect()
         if not is_main_rank():
             return ""
     return _write(found, models, asked, plan, out)
+
+
+def _engine_with(
+    recipe: Recipe,
+    stage: StageRecipe,
+    model: ModelConfig,
+    device: torch.device,
+    stop_token_ids: frozenset[int],
+    directory: Path,
+) -> Engine:
+    """The recipe's engine with the weights of its init_from."""
+    assert isinstance(stage.objective, Rmt)
+    config, chunks = build_model(recipe, stage, model, device)
+    rollouts = stage.objective.rollouts if stage.objective.has_engine else MegatronRollouts()
+    engine_class: type[Engine] = import_path(rollouts.engine_class)
+    engine = engine_class.of(
+        EngineContext(in_precision(config, chunks), device, stage, model, rollouts, stop_token_ids, directory)
+    )
+    try:
+        engine.update(0)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
 
 
 def _reinforcement_stage(recipe: Recipe) -> int:
@@ -185,7 +224,9 @@ class _Asked:
         )
 
 
-def _evaluate_one(engine: Engine, asked: _Asked, plan: Plan, name: str) -> tuple[ModelOutcomes, list[dict[str, Any]]]:
+def _evaluate_one(
+    engine: AnswersPrompts, asked: _Asked, plan: Plan, name: str
+) -> tuple[ModelOutcomes, list[dict[str, Any]]]:
     """What one model makes of all positions, and its responses; the same on every rank."""
     rank, size = data_rank()
     batches = [asked.documents[at : at + plan.documents] for at in range(0, len(asked.documents), plan.documents)]
@@ -202,13 +243,13 @@ def _evaluate_one(engine: Engine, asked: _Asked, plan: Plan, name: str) -> tuple
 
 
 def _evaluate_batch(
-    engine: Engine, asked: _Asked, documents: Sequence[Sequence[Position]], plan: Plan
+    engine: AnswersPrompts, asked: _Asked, documents: Sequence[Sequence[Position]], plan: Plan
 ) -> tuple[list[Outcome], list[dict[str, Any]], float]:
     direct = engine.generate([asked.direct(document) for document in documents], Sampling(0.0))
     started = time.monotonic()
     ends = AnswerEnd(asked.texts.texts) if asked.options.stop_at_answer else None
     requests = [asked.reasoned(document) for document in documents]
-    reasoned = engine.generate(requests, Sampling(plan.temperature, ends=ends.follow if ends else None))
+    reasoned = engine.generate(requests, Sampling(plan.temperature, ends=ends))
     if ends is not None:
         reasoned = [[[ends.cut(response) for response in branch] for branch in request] for request in reasoned]
     seconds = time.monotonic() - started

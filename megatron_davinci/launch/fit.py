@@ -1,9 +1,11 @@
 """Do a recipe's stages fit the nodes that they are to run on? Torch-free."""
 
 from math import ceil, lcm
+from pathlib import Path
 
 from data_prep import InputError
 from megatron_davinci.config import Recipe
+from megatron_davinci.config.rollouts import VllmRollouts
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.models.memory import GIB, state_bytes
 
@@ -63,4 +65,25 @@ def check_memory(recipe: Recipe, ranks: int, gibibytes: float) -> None:
         raise InputError(
             f"stage {stage.name} takes {needed / GIB:.1f} GiB a rank for weights, gradients and optimizer alone, and "
             f"--gpu-memory is {gibibytes:g}: {remedy}, or give the memory of larger GPUs"
+        )
+
+
+def check_rollout_nodes(recipe: Recipe, nodes: int, slurm: bool) -> None:
+    """Raise InputError where nodes for rollout servers and the recipe do not fit together."""
+    if nodes and not slurm:
+        raise InputError("--rollout-nodes is for Slurm: add --slurm, or start davinci rollout serve on them yourself")
+    wanted = str(Path(recipe.checkpoint.dir) / "servers")
+    for stage in (recipe.stage(index) for index in range(len(recipe.data.stages))):
+        rollouts = getattr(stage.objective, "rollouts", None)
+        if isinstance(rollouts, VllmRollouts) and rollouts.servers is not None and nodes:
+            if (rollouts.servers, rollouts.num_servers) == (wanted, nodes):
+                return
+            raise InputError(
+                f"stage {stage.name} waits for {rollouts.num_servers} servers in {rollouts.servers}, and "
+                f"--rollout-nodes {nodes} start as many in {wanted}: set objective.rollouts.servers and num_servers so"
+            )
+    if nodes:
+        raise InputError(
+            f"--rollout-nodes is {nodes}, and no stage waits for servers: set objective.rollouts to {{engine: vllm, "
+            f"servers: {wanted}, num_servers: {nodes}}}"
         )

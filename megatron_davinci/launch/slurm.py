@@ -39,11 +39,22 @@ if [[ "${SLURM_JOB_DEPENDENCY:-}" =~ ^afterany:$(cat "$run/gave-up" 2> /dev/null
     exit 1
 fi
 """
+# One on each of the job's last nodes; they end with its script.
+_SERVERS = """\
+nodes=($(scontrol show hostnames "$SLURM_JOB_NODELIST"))
+rm -f "$run"/servers/*.json  # of the job before
+for number in $(seq 0 %(last)d); do
+    srun --nodes=1 --ntasks=1 --nodelist="${nodes[%(ranks)d + number]}" %(container)s%(python)s -m megatron_davinci \\
+        rollout serve %(recipe)s --out "$run/servers/$number.json" &
+done
+trap 'kill $(jobs -p) 2> /dev/null' EXIT
+"""
 
 
 @dataclass(frozen=True)
 class Slurm:
-    """What Slurm is told. `warning`: seconds before the limit at which training is told to save and end."""
+    """What Slurm is told. `warning`: seconds before the limit at which training is told to save and end.
+    `rollout_nodes`: the last nodes of the job, which have a rollout server each, and no rank."""
 
     time: str = "24:00:00"
     partition: str | None = None
@@ -52,6 +63,7 @@ class Slurm:
     mounts: Sequence[str] = ()
     warning: int = 600
     chain: int = 1
+    rollout_nodes: int = 0
     more: Sequence[str] = field(default_factory=tuple)
 
     def __post_init__(self) -> None:
@@ -81,7 +93,7 @@ def slurm_script(job: Job, slurm: Slurm) -> str:
     """For sbatch. With a chain of jobs the next one goes on, else the job requeues itself."""
     wanted = {
         "job-name": re.sub(r"[^\w.-]+", "-", Path(job.run).name),
-        "nodes": job.nodes,
+        "nodes": job.nodes + slurm.rollout_nodes,
         "ntasks-per-node": job.per_node,
         "gpus-per-node": job.per_node if job.gpus else None,
         "mem": 0 if job.gpus else None,  # all of it
@@ -111,6 +123,28 @@ def slurm_script(job: Job, slurm: Slurm) -> str:
 set -uo pipefail
 {ENVIRONMENT}{_BEFORE % shlex.quote(job.run)}{chained}
 {state}
-srun --kill-on-bad-exit=1 {container}{job.python} {job.training()}  # each task is a rank; USR1 has it save and end
+{_servers(job, slurm, container)}# each task is a rank; USR1 has it save and end
+srun --kill-on-bad-exit=1 {_ranks(job, slurm)}{container}{job.python} {job.training()}
 {_AFTER}{going_on}
 """
+
+
+def _servers(job: Job, slurm: Slurm, container: str) -> str:
+    """A rollout server on each of the last nodes; they end with the job's script."""
+    if not slurm.rollout_nodes:
+        return ""
+    return _SERVERS % {
+        "last": slurm.rollout_nodes - 1,
+        "ranks": job.nodes,
+        "container": container,
+        "python": job.python,
+        "recipe": shlex.join([str(job.recipe), *job.overrides]),
+    }
+
+
+def _ranks(job: Job, slurm: Slurm) -> str:
+    """Which nodes have ranks, where not all do."""
+    if not slurm.rollout_nodes:
+        return ""
+    names = f'--nodelist="$(IFS=,; echo "${{nodes[*]:0:{job.nodes}}}")"'
+    return f"--nodes={job.nodes} --ntasks={job.nodes * job.per_node} {names} "

@@ -23,6 +23,7 @@ GROUPS = {
 PHASES = {
     "data": "Reading documents, packing, and for rmt and grpo reading and grading rollouts.",
     "rollout": "The engine answers prompts.",
+    "weight_sync": "Weights are sent to the engine, and proven to have arrived.",
     "reference": "The reference model scores the answers.",
     "grading": "Final answers are compared, where that takes processes of its own.",
     "forward_backward": "Forward and backward passes.",
@@ -82,6 +83,8 @@ METRIC_FIELDS = tuple(
         ("policy_entropy", "rollout", "nats", "Entropy of the policy, mean over response tokens."),
         ("rollout_log_prob_diff", "rollout", "nats", "Log-probabilities, engine less trainer: mean absolute value."),
         ("rollout_log_prob_diff_rms", "rollout", "nats", "The same, root mean square."),
+        ("rollout_weights", "rollout", "", "Fingerprint of the weights that answered, where the engine has its own."),
+        ("rollout_lag", "rollout", "steps", "How many steps older they are than the policy that is trained."),
         ("policy_tokens", "rollout", "tokens", "Response tokens that the step trained on."),
         ("prefix_sharing_ratio", "rollout", "times", "Rows without shared prefixes, over rows with them."),
         ("empty_levels", "rollout", "prompts", "Prompts for whose level of difficulty the document has no position."),

@@ -1,14 +1,17 @@
 """Reading a response: its thought, the answer in a \\boxed{...} after it, and where the response ends.
 
-Tags and boxes may span tokens, so they are looked for in bytes; tokens are counted by where they lie.
+Tags and boxes may span tokens, so they are looked for in bytes; tokens are counted by where they lie. It imports the
+standard library alone: a rollout server's own environment has little else of this project.
 """
 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
-from megatron_davinci.rl.rollout_files import Response
+if TYPE_CHECKING:
+    from megatron_davinci.rl.rollout_files import Response
 
 CLOSE = b"</think>"
 _BRACE = re.compile(rb"\\boxed\{|[{}]")
@@ -50,16 +53,16 @@ class AnswerEnd:
     """
 
     def __init__(self, texts: Sequence[bytes]) -> None:
-        self._texts = texts
+        self.texts = texts
 
-    def follow(self) -> Callable[[int], bool]:
+    def __call__(self) -> Callable[[int], bool]:
         """For one response that is being written: a function of its next token, whether that ends it."""
         text = bytearray()
         after = -1  # where what follows the thought begins
 
         def ends(token: int) -> bool:
             nonlocal after
-            new = self._texts[token] if token < len(self._texts) else b""
+            new = self.texts[token] if token < len(self.texts) else b""
             begin = max(0, len(text) - len(CLOSE) + 1)
             text.extend(new)
             if after < 0:
@@ -71,7 +74,7 @@ class AnswerEnd:
 
     def position(self, tokens: Sequence[int]) -> int | None:
         """How many tokens there are up to the end; None where the response does not end by itself."""
-        texts = [self._texts[id_] if id_ < len(self._texts) else b"" for id_ in tokens]
+        texts = [self.texts[id_] if id_ < len(self.texts) else b"" for id_ in tokens]
         text = b"".join(texts)
         begin = text.find(CLOSE)
         box = None if begin < 0 else _first_box(text[begin + len(CLOSE) :])
@@ -80,7 +83,7 @@ class AnswerEnd:
         last = begin + len(CLOSE) + box[1]  # where the closing brace lies
         return next(number for number, end in enumerate(accumulate(map(len, texts)), 1) if end > last)
 
-    def cut(self, response: Response) -> Response:
+    def cut(self, response: "Response") -> "Response":
         """The response up to its end; what came after is counted, and not trained on."""
         end = self.position(response.tokens)
         if end is None:

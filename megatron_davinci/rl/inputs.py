@@ -8,9 +8,11 @@ from typing import Any
 from data_prep import InputError
 from data_prep.io.files import read_json
 from data_prep.io.registry import import_path
-from megatron_davinci.config import Recipe
+from megatron_davinci.config import Recipe, StageRecipe
 from megatron_davinci.config.objectives import RolloutOptions
+from megatron_davinci.config.processes import process_rank
 from megatron_davinci.config.registries import POLICY_LOSSES
+from megatron_davinci.config.rollouts import EngineOptions
 from megatron_davinci.data.batches import RunBatches, StageBatches
 from megatron_davinci.data.objective import ObjectiveInputs, SamplePrompt, fingerprint_of
 from megatron_davinci.models.config import ModelConfig
@@ -39,6 +41,7 @@ class RolloutInputs(ObjectiveInputs):
         self.prompt_source = source(self.stage, self.options, self.texts)
         check_fits(self.stage, self.options, self.prompt_source)
         check_log_probs(self.options)
+        check_engine(self.options, self.stage.recipe, model)
         self.replay = self._replay()
         self.stop_token_ids = read_stop_token_ids(tokenizer, batches.tokenizer["eod"])
         reference = self.options.reference or recipe.init_from
@@ -118,6 +121,7 @@ class RolloutInputs(ObjectiveInputs):
             temperature=options.temperature,
             top_p=options.rollouts.top_p or (1.0 if takes_ratios(options) else None),
             answer_end=self.answer_end,
+            max_lag=options.rollouts.lag_limit(),
         )
 
 
@@ -146,6 +150,26 @@ def check_log_probs(options: RolloutOptions) -> None:
             f"objective.rollouts.top_p is {top_p}, and objective.policy.kind {options.policy.kind} takes ratios to the "
             "probabilities that responses were drawn with, which top_p changes: set it to 1, or take reinforce without "
             "importance_ratio_cap"
+        )
+
+
+def check_engine(options: RolloutOptions, stage: StageRecipe, model: ModelConfig) -> None:
+    """Raise InputError where the engine is not here, or its numbers need a correction that is not chosen."""
+    rollouts, policy = options.rollouts, options.policy
+    if not isinstance(rollouts, EngineOptions):
+        return
+    if process_rank() == 0:  # whose machine has what the engine needs
+        rollouts.check_inputs(stage, model)
+    if rollouts.lag_limit() and POLICY_LOSSES.get(policy.kind).on_policy:
+        raise InputError(
+            f"objective.rollouts.max_lag is {rollouts.lag_limit()}, and objective.policy.kind {policy.kind} needs "
+            "responses of the very policy that it trains: set max_lag to 0, or take grpo or dapo, whose ratio takes "
+            "older ones"
+        )
+    if rollouts.rounds_otherwise and stage.megatron.bf16 and policy.importance_ratio_cap is None:
+        raise InputError(
+            f"objective.rollouts.engine is {rollouts.engine}, whose log-probabilities in bf16 differ from the "
+            "trainer's by 0.2 nats at times: set objective.policy.importance_ratio_cap (2, say), or train in fp32"
         )
 
 

@@ -18,7 +18,8 @@ class Replay:
     `tokenizer`: fingerprint of the corpora's; `group_size`: G; `on_policy`: take only what this step's policy wrote;
     `max_tokens`: tokens that a response may have; `with_reference`: the reference model's log-probabilities are needed;
     `with_grades`: so is whether each answer is correct; `top_p`: what the engine samples with, where there is one.
-    `answer_end`: where responses end by themselves; what follows is cut off.
+    `answer_end`: where responses end by themselves; what follows is cut off. `max_lag`: how many steps older the policy
+    may be that wrote them; None: any number.
     """
 
     directory: Path
@@ -32,6 +33,7 @@ class Replay:
     temperature: float = 1.0
     top_p: float | None = None
     answer_end: AnswerEnd | None = None
+    max_lag: int | None = None
 
     def file(self, step: int) -> Path:
         """Where the rollouts for a step lie."""
@@ -59,6 +61,11 @@ class Replay:
                 f"{path} was written by the policy after {header['policy_step']} steps, and trains step {step}: "
                 "objective.policy.kind needs rollouts of the very same policy; sample them again, or set grpo, whose "
                 "ratio takes older ones"
+            )
+        if self.max_lag is not None and step - header["policy_step"] > self.max_lag:
+            raise InputError(
+                f"{path} was written by the policy after {header['policy_step']} steps, and trains step {step}: "
+                f"objective.rollouts.max_lag is {self.max_lag}; remove the file, and it is sampled again"
             )
         if header.get("temperature", 1.0) != self.temperature:
             raise InputError(

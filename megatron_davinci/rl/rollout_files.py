@@ -2,7 +2,8 @@
 
 The header: {"format": 1, "step": N, "policy_step": M, "tokenizer": fingerprint, ...}; N is the step that trains on
 the rollouts, from 0, and M the number of steps that the policy had taken that wrote them (N, where it is on-policy).
-A "temperature" other than 1 is named: log-probabilities are those of the distribution that was sampled from.
+A "temperature" other than 1 is named: log-probabilities are those of the distribution that was sampled from. An engine
+with weights of its own adds "engine_version", "weights", the fingerprint of those that answered, and their "dtype".
 Then a line for each group: the fields of `PromptSpec`, and `responses`, each {"tokens": ids, "log_probs": nats,
 "finished": bool} and, where there is a reference model, "reference_log_probs"; where the prompt is a problem,
 "correct": whether the answer is. Whatever else a line holds is for people.
@@ -90,11 +91,20 @@ def write_rollouts(path: Path, header: Mapping[str, Any], groups: Iterable[Group
 def read_rollouts(path: Path) -> tuple[dict[str, Any], list[Group]]:
     """Header and groups. Raises InputError for what is no such file."""
     lines = read_jsonl(path)
-    header = next(lines, {})
+    header = _checked_header(path, next(lines, {}))
+    return header, [_group(path, number, line) for number, line in enumerate(lines, 2)]
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The first line alone. Raises InputError for what is no file of rollouts."""
+    return _checked_header(path, next(read_jsonl(path), {}))
+
+
+def _checked_header(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     counts = [header.get("step"), header.get("policy_step")]
     if header.get("format") != ROLLOUT_FORMAT or not all(map(_is_count, counts)) or "tokenizer" not in header:
         raise InputError(f"{path} does not begin with a header of rollouts (format {ROLLOUT_FORMAT}): write it again")
-    return header, [_group(path, number, line) for number, line in enumerate(lines, 2)]
+    return header
 
 
 def _group(path: Path, number: int, line: dict[str, Any]) -> Group:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from data_prep import InputError
+from data_prep import InputError, WorkFailed
 from data_prep.io.errors import is_full_disk, printable
 from megatron_davinci.config import Recipe, StageRecipe
 from megatron_davinci.core.adam import reset_moments
@@ -71,7 +71,10 @@ def train(recipe: Recipe, trial_steps: int | None = None) -> None:
         with model_parallel(stage, recipe.seed, timeout) as device:
             trainer = build_trainer(recipe, stage, run.model, device, unset=run.checkpoint is not None)
             loop = TrainLoop(run, trainer, stage, trial_steps)
-            end = loop.run()
+            try:
+                end = loop.run()
+            finally:
+                loop.close()
             if end < run.batches.num_steps and is_main_rank() and trial_steps is None:
                 said = _stopped(loop.stopped_by, end) if loop.stopped_by else _what_comes_next(run, end)
                 print(said, file=sys.stderr, flush=True)
@@ -128,7 +131,8 @@ class TrainLoop:
             self._end = min(self._end, run.step + trial_steps)
         stages = range(run.stage, run.last_stage + 1)
         self._objectives: dict[int, Objective] = {index: run.inputs[index].start(trainer) for index in stages}
-        for objective in self._objectives.values():
+        for index, objective in self._objectives.items():
+            objective.load_state(run.objectives.get(str(index), {}))
             objective.resume(run.step)
         self._answers = SampleAnswers(run, trainer, stages)
         self._skipped, self._saved = run.skipped, run.step
@@ -164,7 +168,7 @@ class TrainLoop:
                         self._checkpoints.poll()
                     self.stopped_by = stop.on_any_rank()
                     self._save_when_due(step)
-            except InputError:  # rollouts that do not fit: what was done before stays
+            except (InputError, WorkFailed):  # rollouts that do not fit, or cannot be had: what was done before stays
                 self._save(step)
                 self._checkpoints.finish()
                 raise
@@ -182,6 +186,11 @@ class TrainLoop:
         if self._metrics is not None:
             self._metrics.close()
         return step
+
+    def close(self) -> None:
+        """End what objectives have started."""
+        for objective in self._objectives.values():
+            objective.close()
 
     @contextmanager
     def _watched(self) -> Iterator[Callable[[int], None]]:
@@ -203,6 +212,8 @@ class TrainLoop:
         stage = run.batches.stages[index]
         if number == 0 and run.recipe.data.stages[index].schedule is not None and step > 0:
             reset_moments(self._optimizer)
+        if number == 0 and index - 1 in self._objectives:
+            self._objectives[index - 1].close()  # its engine makes room for this stage's
         started = time.monotonic()
         lr = run.learning_rates.at(index, number)
         set_hyperparameters(self._optimizer, lr)
@@ -266,6 +277,9 @@ class TrainLoop:
         if self._is_trial or step == self._saved:
             return
         self._saved = step
+        if not self.stopped_by:  # who stops a run wants its checkpoint first
+            for objective in self._objectives.values():
+                objective.settle()
         with self._trainer.timers("checkpoint"), gathered_weights(self._trainer.chunks):
             self._checkpoints.save(step, {**self._run.identity, "step": step, **self._progress()})
         if not self.stopped_by:  # who stops a run wants its checkpoint first
@@ -295,7 +309,9 @@ class TrainLoop:
                 print(printable(f"{what}: {error}"), file=sys.stderr, flush=True)
 
     def _progress(self) -> dict[str, Any]:
-        return {"ledger": self._ledger.entries(), "skipped": self._skipped}
+        kept = {str(index): objective.state() for index, objective in self._objectives.items()}
+        progress = {"ledger": self._ledger.entries(), "skipped": self._skipped}
+        return {**progress, "objectives": {index: state for index, state in kept.items() if state}}
 
 
 def _stopped(number: int, step: int) -> str:

@@ -45,6 +45,8 @@ class RunState:
     ledger: list[dict[str, Any]]
     skipped: int
     """Steps in a row, up to this one, that were skipped for a number that is not finite."""
+    objectives: dict[str, dict[str, Any]]
+    """What the objective of a stage has kept, by the stage's number."""
 
     @property
     def stage(self) -> int:
@@ -117,6 +119,7 @@ def inspect_run(recipe: Recipe, damaged: str | None = None) -> RunState:
         step=progress["step"],
         ledger=progress["ledger"],
         skipped=progress.get("skipped", 0),
+        objectives=progress.get("objectives", {}),
     )
 
 

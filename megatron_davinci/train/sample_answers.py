@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_prep.tokenizers import Tokenizer, load_tokenizer, tokenizer_file
-from megatron_davinci.config.objectives import MegatronRollouts
+from megatron_davinci.config.rollouts import MegatronRollouts
 from megatron_davinci.core.groups import sync_errors
 from megatron_davinci.core.step import Trainer
 from megatron_davinci.data.objective import SamplePrompt
-from megatron_davinci.rl.engines.base import GenerationRequest, RequestBranch, Sampling
+from megatron_davinci.rl.engines.base import EngineContext, GenerationRequest, RequestBranch, Sampling
 from megatron_davinci.rl.engines.megatron import MegatronEngine
 from megatron_davinci.rl.inputs import read_stop_token_ids
 from megatron_davinci.train.prepare import RunState
@@ -69,17 +70,20 @@ class SampleAnswers:
         directory = inputs.find_tokenizer()
         stop_token_ids = read_stop_token_ids(directory, self._run.batches.tokenizer["eod"])
         engine = MegatronEngine.of(
-            trainer.chunks,
-            trainer.device,
-            inputs.stage.recipe,
-            MegatronRollouts(),
-            stop_token_ids,
-            trainer.timers.moved,
+            EngineContext(
+                trainer.chunks,
+                trainer.device,
+                inputs.stage.recipe,
+                self._run.model,
+                MegatronRollouts(),
+                stop_token_ids,
+                Path(self._run.recipe.checkpoint.dir),
+                trainer.timers.moved,
+            )
         )
         tokenizer, _ = load_tokenizer(tokenizer_file(directory))
-        ends = None if inputs.answer_end is None else inputs.answer_end.follow
         prompts = inputs.sample_prompts(self._options.prompts)
-        return _Asked(inputs.stage.name, prompts, tokenizer, engine, ends)
+        return _Asked(inputs.stage.name, prompts, tokenizer, engine, inputs.answer_end)
 
 
 def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

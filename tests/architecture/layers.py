@@ -20,6 +20,7 @@ LAYERS = (
     "megatron_davinci",  # the version
     "megatron_davinci.models",  # families as data, sizes, FLOPs, memory, layout
     "megatron_davinci.weights",  # Hugging Face <-> torch_dist in slices, without Megatron
+    "megatron_davinci.serve",  # vLLM servers: environment, processes, weights to them
     "megatron_davinci.config",  # recipes
     "megatron_davinci.data",  # global batches, packed rows, the ledger
     "megatron_davinci.core.losses",  # tensor functions
@@ -27,6 +28,7 @@ LAYERS = (
     "megatron_davinci.core",  # what touches Megatron-Core: groups, models, optimizer, one step
     "megatron_davinci.testing",  # real processes, whole tensors, small models
     "megatron_davinci.rl",  # prompts, grading, trees, rollout files
+    "megatron_davinci.serve.worker",  # what runs inside vLLM
     "megatron_davinci.rl.engines",  # who answers prompts
     "megatron_davinci.rl.objectives",  # how rollouts become a global batch
     "megatron_davinci.report",  # what a run reports, its files and its page

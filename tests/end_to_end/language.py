@@ -13,9 +13,9 @@ from megatron_davinci.train.loop import train
 from megatron_davinci.weights.to_huggingface import export_to_hf
 
 
-def teach(folder: Path) -> None:
+def teach(folder: Path, model: dict[str, Any] | None = None) -> None:
     """FOLDER/hf: a model that knows the form of answers; FOLDER/docs: an annotated corpus of what is true."""
-    write_language(folder)
+    write_language(folder, **(model or {}))
     train(parse_recipe(format_recipe(folder)))
     export_to_hf(folder / "form", folder / "hf")
     annotate(folder / "docs", folder / "hf", "top16", {})

@@ -29,7 +29,8 @@ SECTIONS = {key: yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```
 
 
 UNFINISHED = """
-from megatron_davinci.config.objectives import EngineOptions, ObjectiveOptions, RolloutOptions
+from megatron_davinci.config.objectives import ObjectiveOptions, RolloutOptions
+from megatron_davinci.config.rollouts import EngineOptions
 
 
 class Objective(ObjectiveOptions):
@@ -204,7 +205,8 @@ def test_a_subclass_of_a_built_in_kind_is_named_by_its_path(
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "derived.py").write_text(
-        "from megatron_davinci.config.objectives import MegatronRollouts, Rmt\n"
+        "from megatron_davinci.config.objectives import Rmt\n"
+        "from megatron_davinci.config.rollouts import MegatronRollouts\n"
         "class MyRmt(Rmt):\n    strength: float = 1.0\n"
         "class MyEngine(MegatronRollouts):\n    speed: int = 1\n"
     )

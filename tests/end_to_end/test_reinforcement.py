@@ -170,7 +170,7 @@ def test_what_does_not_fit_is_refused(write: Write, recorded: Path, tmp_path: Pa
             "objective.reference=nowhere",
         ): "reference nowhere has",
         ("objective.group_size=1",): "objective.group_size is 1",
-        ("objective.rollouts={engine: vllm}",): "rollout engine 'vllm' is unknown",
+        ("objective.rollouts={engine: sglang}",): "rollout engine 'sglang' is unknown",
         ("objective.rollouts=nowhere",): "step 0 needs rollouts that are not there",
     }.items():
         assert sentence in refuse("train", recipe, *overrides, cwd=tmp_path), overrides

@@ -1,21 +1,22 @@
 """What each rank runs in the tests of the engine: answers, and the same texts through the training forward."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from megatron_davinci.config import parse_recipe
-from megatron_davinci.config.objectives import MegatronRollouts
+from megatron_davinci.config import StageRecipe, parse_recipe
+from megatron_davinci.config.rollouts import MegatronRollouts
 from megatron_davinci.core.attention.packed import PackedSegments
 from megatron_davinci.core.build_trainer import build_trainer
 from megatron_davinci.core.gpt import LabelScores
 from megatron_davinci.core.groups import model_parallel, world
 from megatron_davinci.core.step import Trainer, run_schedule
-from megatron_davinci.models.config import load_model_config
-from megatron_davinci.rl.engines.base import GenerationRequest, RequestBranch, Sampling
+from megatron_davinci.models.config import ModelConfig, load_model_config
+from megatron_davinci.rl.engines.base import EngineContext, GenerationRequest, RequestBranch, Sampling
 from megatron_davinci.rl.engines.megatron import MegatronEngine
 from megatron_davinci.rl.rollout_files import Response
 
@@ -32,6 +33,13 @@ def texts_of(asked: Asked, responses: int, longest: int) -> list[GenerationReque
         )
         for ids, questions in asked
     ]
+
+
+def engine_of(trainer: Trainer, stage: StageRecipe, model: ModelConfig, stops: frozenset[int]) -> MegatronEngine:
+    options = MegatronRollouts()
+    return MegatronEngine.of(
+        EngineContext(trainer.chunks, trainer.device, stage, model, options, stops, Path("unused"))
+    )
 
 
 def answers(
@@ -55,7 +63,7 @@ def _answers(
     with model_parallel(stage, recipe.seed) as device:
         trainer = build_trainer(recipe, stage, load_model_config(recipe.model), device)
         rows = stage.layout.tensor
-        engine = MegatronEngine.of(trainer.chunks, device, stage, MegatronRollouts(), frozenset(stop_token_ids))
+        engine = engine_of(trainer, stage, load_model_config(recipe.model), frozenset(stop_token_ids))
         moves: list[None] = []
         found = replace(engine, on_token=lambda: moves.append(None)).generate(texts, sampling)
         assert len(moves) == max(len(response.tokens) for text in found for each in text for response in each)

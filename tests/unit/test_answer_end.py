@@ -50,7 +50,7 @@ def test_an_engine_that_asks_after_every_token_stops_where_the_cut_is() -> None:
     stopped = 0
     for _ in range(3000 * EFFORT):
         tokens = [3] * draw.randrange(2) + draw.choices(range(len(PIECES) + 2), k=draw.randrange(1, 30))
-        ends = END.follow()
+        ends = END()
         at = next((n for n, token in enumerate(tokens, 1) if ends(token)), None)
         assert at == END.position(tokens)
         cut = END.cut(Response(tokens, [-1.0] * len(tokens), False))

@@ -15,7 +15,7 @@ from conftest import write_model
 
 from data_prep import InputError
 from megatron_davinci.config import Recipe, parse_recipe
-from megatron_davinci.launch.fit import check_memory, check_ranks
+from megatron_davinci.launch.fit import check_memory, check_ranks, check_rollout_nodes
 from megatron_davinci.launch.ranks import adopt_slurm_ranks
 from megatron_davinci.launch.script import Job, local_script
 from megatron_davinci.launch.slurm import Slurm, slurm_script
@@ -72,6 +72,31 @@ def test_the_script_is_shell_and_quotes(tmp_path: Path) -> None:
     assert "'a recipe.yaml' 'data.stages.0.name=a b; exit 7'" in local_script(
         job(tmp_path, overrides=["data.stages.0.name=a b; exit 7"])
     )
+
+
+def test_rollout_servers_have_nodes_of_their_own(recipe_values: dict[str, Any], tmp_path: Path) -> None:
+    """The last ones; what the recipe waits for is what they start."""
+    script = slurm_script(job(tmp_path, nodes=2, per_node=8), Slurm(rollout_nodes=2))
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+    assert "#SBATCH --nodes=4\n" in script and '--nodelist="${nodes[2 + number]}"' in script
+    assert '--nodes=2 --ntasks=16 --nodelist="$(IFS=,; echo "${nodes[*]:0:2}")"' in script
+    assert "rollout serve" not in slurm_script(job(tmp_path, nodes=2), Slurm())
+    servers = str(Path(recipe_values["checkpoint"]["dir"]) / "servers")
+
+    def check(nodes: int, slurm: bool = True, **rollouts: Any) -> None:
+        objective = {"kind": "rmt", "rollouts": {"engine": "vllm", **rollouts}}
+        check_rollout_nodes(parse_recipe({**recipe_values, "objective": objective}), nodes, slurm)
+
+    check(2, servers=servers, num_servers=2)
+    check(0, servers=servers, num_servers=2)
+    for sentence, arguments in {
+        "is for Slurm: add --slurm": {"slurm": False},
+        "no stage waits for servers: set objective.rollouts to {engine: vllm": {},
+        "waits for 3 servers in .*, and --rollout-nodes 2 start as many": {"servers": servers, "num_servers": 3},
+        "waits for 2 servers in elsewhere": {"servers": "elsewhere", "num_servers": 2},
+    }.items():
+        with pytest.raises(InputError, match=sentence):
+            check(2, **arguments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,19 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from data_prep.io.arithmetic import ceil_to_multiple
-from megatron_davinci.config import StageRecipe
-from megatron_davinci.config.objectives import MegatronRollouts
 from megatron_davinci.core.attention.decode import DecodeGroup, KeyValueCache
 from megatron_davinci.core.attention.positioned import DecodeSegments, PositionedSegments, TreeSegments
 from megatron_davinci.core.gpt import NextTokenLogits
 from megatron_davinci.core.optimizer import gathered_weights
 from megatron_davinci.core.step import run_schedule
-from megatron_davinci.rl.engines.base import Engine, GenerationRequest, RequestBranch, Sampling
+from megatron_davinci.rl.engines.base import (
+    Engine,
+    EngineContext,
+    GenerationRequest,
+    RequestBranch,
+    Responses,
+    Sampling,
+)
 from megatron_davinci.rl.engines.sampling import draw_tokens
 from megatron_davinci.rl.rollout_files import Response
 from megatron_davinci.rl.tree import Branch, Tree, TreeBatch, pack_row, trim_prefix
@@ -43,29 +48,29 @@ class MegatronEngine(Engine):
     on_token: Callable[[], None] = lambda: None
 
     @classmethod
-    def of(
-        cls,
-        chunks: Sequence[torch.nn.Module],
-        device: torch.device,
-        stage: StageRecipe,
-        options: MegatronRollouts,
-        stop_token_ids: frozenset[int],
-        on_token: Callable[[], None] = lambda: None,
-    ) -> Self:
-        """See `Engine`; `chunks` are a trainer's, or bare ones."""
-        microbatches, rows = stage.layout.microbatch_multiple, stage.layout.tensor
-        return cls(chunks, device, stop_token_ids, microbatches, options.cache_tokens, rows, on_token)
+    def of(cls, context: EngineContext) -> Self:
+        """See `Engine`; chunks are a trainer's, or bare ones."""
+        layout = context.stage.layout
+        return cls(
+            context.chunks,
+            context.device,
+            context.stop_token_ids,
+            layout.microbatch_multiple,
+            context.options.cache_tokens,
+            layout.tensor,
+            context.on_token,
+        )
 
     @torch.no_grad()
-    def generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[list[list[Response]]]:
+    def generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> Responses:
         """See `Engine`."""
-        found: list[list[list[Response]]] = []
+        found: Responses = []
         with gathered_weights(self.chunks):
             for together in _batches(requests, self.cache_tokens):
                 found += self._generate_batch(together, sampling)
         return found
 
-    def _generate_batch(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[list[list[Response]]]:
+    def _generate_batch(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> Responses:
         microbatches = [
             _MicroBatch.of(requests[number :: self.microbatches], self.stop_token_ids, sampling)
             for number in range(self.microbatches)
@@ -258,7 +263,7 @@ class _MicroBatch:
             self.cache.select(torch.tensor(going_on, dtype=torch.int64))
         self._has_started = True
 
-    def responses(self) -> list[list[list[Response]]]:
+    def responses(self) -> Responses:
         """By request and branch."""
         done = iter(self.sequences)
         return [

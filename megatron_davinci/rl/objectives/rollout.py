@@ -23,9 +23,9 @@ from megatron_davinci.rl.batch import ScoredDocument, grow_trees, pack_trees
 from megatron_davinci.rl.describe_rollouts import describe_prompts
 from megatron_davinci.rl.grading import group_metrics, score_group
 from megatron_davinci.rl.inputs import RolloutInputs
-from megatron_davinci.rl.objectives.sampler import Sampler
+from megatron_davinci.rl.objectives.sampler import Sampled, Sampler
 from megatron_davinci.rl.policy_step import REPORTS, policy_forward_step
-from megatron_davinci.rl.rollout_files import remove_after
+from megatron_davinci.rl.rollout_files import read_header, remove_after
 from megatron_davinci.rl.scored_rollouts import scored_directory, write_scored
 from megatron_davinci.rl.tree import Tree, TreeBatch, pack_row, unshare
 
@@ -42,6 +42,7 @@ class RolloutObjective(Objective):
         self._options, self._source = inputs.options, inputs.prompt_source
         self._run_directory = Path(inputs.recipe.checkpoint.dir)
         self._sampler: Sampler | None = None
+        self._known_weights: dict[int, str] = {}
 
     def resume(self, step: int) -> None:
         """See `Objective`: rollouts after `step` are of a course that the run has left."""
@@ -50,9 +51,40 @@ class RolloutObjective(Objective):
         if not self._options.has_engine:
             return
         if is_main_rank():
-            # at step 0 those for it go too: nothing ties them to these weights
-            remove_after(self.inputs.replay.directory, step if step > 0 else -1)
+            self._remove_rollouts_of_another_course(step)
         self._sampler = Sampler.of(self.inputs, self.trainer)
+        self._sampler.known_weights = self._known_weights
+
+    def _remove_rollouts_of_another_course(self, step: int) -> None:
+        """Remove files for steps that this run has yet to reach, but for those that policies until now have written."""
+        first = self.inputs.first_step
+        last = step + (self._options.rollouts.lag_limit() or 0)
+        if step == 0:
+            last = -1  # those for the first step go too: nothing ties them to these weights
+        elif step < first:
+            last = first - 1
+        elif step >= first + self.stage.num_batches:
+            return
+        remove_after(self.inputs.replay.directory, last)
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """See `Objective`."""
+        self._known_weights = {int(step): weights for step, weights in state.get("rollout_weights", {}).items()}
+
+    def state(self) -> dict[str, Any]:
+        """See `Objective`: fingerprints of the policies that rollouts on disk may come from."""
+        known = {} if self._sampler is None else self._sampler.known_weights
+        return {"rollout_weights": {str(step): weights for step, weights in known.items()}} if known else {}
+
+    def settle(self) -> None:
+        """See `Objective`: answers that are being written for the next step are waited for, and put on disk."""
+        if self._sampler is not None:
+            self._sampler.write_ahead()
+
+    def close(self) -> None:
+        """See `Objective`."""
+        if self._sampler is not None:
+            self._sampler.close()
 
     def batch(self, step: int) -> GlobalBatch:
         """See `Objective`. Every rank reads all rollouts of the step, and takes its share of the trees."""
@@ -64,10 +96,28 @@ class RolloutObjective(Objective):
                 self._write_scored(step, scored)
             return self._pack(step, scored, sampled)
 
+    def _metrics(self, step: int, facts: Mapping[str, Any], sums: Mapping[str, float]) -> dict[str, Any]:
+        """Those of a finished step. Raises FloatingPointError, on every rank, where its rollouts were not by the policy
+        that they say."""
+        found = token_metrics(self._options, facts["policy_tokens"], sums)
+        rollouts = self._options.rollouts
+        limit = rollouts.log_prob_limit(self.stage.recipe.megatron.bf16)
+        gap = found.get("rollout_log_prob_diff", 0.0)
+        if limit is not None and gap > limit:  # what is no number is a skipped step's affair
+            path = self.inputs.replay.file(self.inputs.first_step + step)
+            if is_main_rank():
+                path.unlink(missing_ok=True)
+            raise FloatingPointError(
+                f"rollout_log_prob_diff is {gap:.3g} nats, and at most {limit:g} is rounding: the engine has not "
+                f"answered by the trainer's weights. Nothing of this step is saved, and {path.name} is removed: "
+                "start again from the last checkpoint, or raise objective.rollouts.max_log_prob_diff"
+            )
+        return {**facts, **found}
+
     def _sample(self, step: int) -> dict[str, float]:
         """Have the engine answer, where there is one; gives what it reports."""
-        tokens = self._sampler.write(step) if self._sampler is not None else 0
-        return {"rollout_tokens_per_second": tokens / self.trainer.timers.of("rollout")} if tokens else {}
+        sampled = Sampled() if self._sampler is None else self._sampler.write(step)
+        return {"rollout_tokens_per_second": sampled.tokens / sampled.seconds} if sampled.tokens else {}
 
     def _check_same_rollouts(self, step: int) -> None:
         """Raise InputError on every rank where they see different files: their losses would be of different rows."""
@@ -121,7 +171,7 @@ class RolloutObjective(Objective):
             width=width,
             counts=self._counts(scored, rows, width * len(share) * size, device),
             reports=REPORTS,
-            metrics=lambda sums: {**facts, **token_metrics(options, facts["policy_tokens"], sums), **sampled},
+            metrics=lambda sums: self._metrics(step, facts, sums) | sampled,
         )
         interval = options.component_norms_interval
         due = LOSSES if interval and step % interval == 0 else ()
@@ -158,6 +208,13 @@ class RolloutObjective(Objective):
                 found[name] = fmean(of_corpus)
         return {"rewards": found} if found else {}
 
+    def _origin(self, step: int) -> dict[str, Any]:
+        """Which weights have answered, where an engine has its own."""
+        at = self.inputs.first_step + step
+        header = read_header(self.inputs.replay.file(at))
+        weights = header.get("weights")
+        return {} if weights is None else {"rollout_weights": weights, "rollout_lag": at - header["policy_step"]}
+
     def _facts(self, step: int, scored: Sequence[ScoredDocument], rows: list[list[Tree]]) -> dict[str, Any]:
         """What is known before the step, for its metrics."""
         trees = list(chain.from_iterable(rows))
@@ -165,6 +222,7 @@ class RolloutObjective(Objective):
         alone = sum(part.num_rows for tree in trees for part in unshare(tree))
         budget = self._source.budget(step)
         return {
+            **self._origin(step),
             **({"budget": budget} if budget else {}),
             **group_metrics([group for document in scored for group in document.groups]),
             **self._rewards(scored),
