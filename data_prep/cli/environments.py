@@ -1,5 +1,6 @@
 """`davinci data environments ...`: tasks in environments where tests run."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -94,6 +95,73 @@ def import_environments(
     names, given = tuple(instance or ()), tuple(without or ())
     job = ImportEnvironmentsJob(tuple(clone or ()), trees, sandbox, runs, given, tuple(files), names)
     summary = run_job(job, out, "candidates", tasks, workers, executor, option or [], quiet=as_json)
+    print_summary(summary or {"handed in": tasks}, as_json)
+
+
+@environments.command("run")
+def run_rollouts(
+    envs: Annotated[Path, typer.Argument(help="What davinci data environments build or import made.")],
+    server: Annotated[str, typer.Option(help="Address of a server with OpenAI's protocol: http://HOST/v1.")],
+    model: Annotated[str, typer.Option(help="The model's name in it. OPENAI_API_KEY is the server's key.")],
+    out: Annotated[Path, typer.Option(help="Directory to make: trajectories/, predictions/, tasks.jsonl.")],
+    profile: Annotated[str, typer.Option(help="davinci-dev or openswe: what the next four are by default.")] = (
+        "davinci-dev"
+    ),
+    rollouts: Annotated[int | None, typer.Option(help="Of each task; 4.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Most replies of a rollout; 100, openswe 300.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Longest context, as the server counts tokens; 131,072, openswe 200,000.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="0: the likeliest token; 1.")] = None,
+    reply_tokens: Annotated[int, typer.Option(help="Longest reply, in tokens.")] = 16_384,
+    request: Annotated[
+        list[str] | None, typer.Option(help="name=JSON, one more field of every request: top_p=0.95.")
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="A task to work on; default: all.")] = None,
+    seconds: Annotated[float, typer.Option(help="Most seconds of a rollout.")] = 3600,
+    command_seconds: Annotated[float, typer.Option(help="Most seconds of a command.")] = 60,
+    concurrency: Annotated[int, typer.Option(help="Rollouts at a time in each process.")] = 4,
+    patience: Annotated[float, typer.Option(help="Seconds to wait for a server that does not answer.")] = 600,
+    reply_seconds: Annotated[float, typer.Option(help="Most seconds of a reply.")] = 1800,
+    sandbox: Sandbox = "bubblewrap",
+    without: Without = None,
+    tasks: Tasks = 1,
+    workers: Workers = 1,
+    executor: ExecutorKind = "local",
+    option: ExecutorOptions = None,
+    as_json: AsJson = False,
+) -> None:
+    """A model works on tasks with the tools bash, str_replace_editor and submit; each result is judged.
+
+    Killed, and started again, it asks nothing twice. davinci data collect trajectories makes conversations of it.
+    Example: davinci data environments run envs --server http://127.0.0.1:8000/v1 --model M --out rollouts
+    """
+    from data_prep.agents.chat_model import ModelSettings
+    from data_prep.agents.loop import AgentLimits
+    from data_prep.agents.profiles import SAMPLING_PROFILES, find_profile
+    from data_prep.agents.request_fields import request_fields
+    from data_prep.agents.rollouts import RolloutsJob
+    from data_prep.agents.working import COMMAND_LIMITS
+    from data_prep.io.files import refuse_existing
+    from data_prep.pipeline.jobs import run_job
+
+    refuse_existing(out)
+    chosen = find_profile(SAMPLING_PROFILES, profile).changed(rollouts, steps, max_tokens, temperature)
+    job = RolloutsJob(
+        envs,
+        server,
+        ModelSettings(model, chosen.temperature, reply_tokens, request_fields(request or ())),
+        chosen.rollouts,
+        AgentLimits(chosen.steps, chosen.context_tokens, seconds),
+        tuple(task or ()),
+        concurrency,
+        patience,
+        reply_seconds,
+        sandbox,
+        tuple(without or ()),
+        replace(COMMAND_LIMITS, seconds=command_seconds),
+    )
+    summary = run_job(job, out, "rollouts", tasks, workers, executor, option or [], quiet=as_json)
     print_summary(summary or {"handed in": tasks}, as_json)
 
 

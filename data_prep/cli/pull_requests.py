@@ -115,7 +115,7 @@ def github(
 def trajectories(
     paths: Annotated[
         list[Path],
-        typer.Argument(help="Trajectories of SWE-agent or mini-swe-agent, published tables (Parquet, JSON Lines)."),
+        typer.Argument(help="What environments run made; files of SWE-agent, mini-swe-agent; published tables."),
     ],
     out: Annotated[Path, typer.Option(help="Directory to make: conversations, rejected ones, summary.json.")],
     resolved: Annotated[
@@ -126,6 +126,18 @@ def trajectories(
     ] = None,
     chat_template: Annotated[Path | None, typer.Option(help="Jinja template; default: the tokenizer's own.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest rollout, in tokens.")] = 131_072,
+    keep: Annotated[
+        str, typer.Option(help="Tasks by how often their rollouts resolved them: all, 2, or 1-2 (1 or 2 times).")
+    ] = "all",
+    leave_out: Annotated[
+        list[str] | None, typer.Option(help="Rollouts with a command that reaches for: history, network.")
+    ] = None,
+    mask_failed_steps: Annotated[
+        bool, typer.Option("--mask-failed-steps", help="Do not train replies whose tool call failed.")
+    ] = False,
+    as_text: Annotated[
+        bool, typer.Option("--as-text", help="Calls as <function=...>, thoughts in <think>: daVinci-Dev's form.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Agents' rollouts to conversations, which davinci data tokenize --chat takes.
@@ -135,9 +147,11 @@ def trajectories(
     """
     from data_prep.sources.trajectories import collect_trajectories
     from data_prep.sources.trajectory_length import TrajectoryLength
+    from data_prep.sources.trajectory_rules import Kept, TrajectoryRules
 
+    rules = TrajectoryRules(Kept.parse(keep), tuple(leave_out or ()), mask_failed_steps, as_text)
     length = TrajectoryLength(tokenizer, chat_template, max_tokens) if tokenizer else None
-    print_summary(collect_trajectories(paths, out, resolved, length), as_json)
+    print_summary(collect_trajectories(paths, out, resolved, length, rules), as_json)
 
 
 @app.command()

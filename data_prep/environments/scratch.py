@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import socket
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,14 +14,20 @@ class ScratchNames:
 
     def __init__(self, folder: Path) -> None:
         self._root = folder.absolute() / ".sessions"
-        self._own = self._root / str(os.getpid())
+        host = socket.gethostname()  # others may be at work in the same folder
+        self._own = self._root / f"{host}.{os.getpid()}"
         self._numbers = itertools.count()
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)  # what strangers write there may be setuid
+        self._make_root()
         for left in self._root.iterdir():
-            if left.name.isdigit() and not Path("/proc", left.name).exists():
+            name, _, number = left.name.rpartition(".")
+            if name == host and number.isdigit() and not Path("/proc", number).exists():
                 remove_tree(left)
 
+    def _make_root(self) -> None:
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)  # what strangers write there may be setuid
+
     def __call__(self) -> Path:
+        self._make_root()  # another process may have removed it, empty
         self._own.mkdir(exist_ok=True)
         return self._own / f"{next(self._numbers)}"
 

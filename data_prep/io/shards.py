@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from data_prep.io.errors import InputError
 from data_prep.io.files import PART, part_of, publish, read_json, refuse_existing, take_lock, write_json
+from data_prep.io.threads import run_in_threads
 
 _MOST_FAILED = 3  # shards: it is not the shards' fault
 
@@ -45,7 +46,7 @@ class ShardedStep:
 
     `shards` are the inputs. `open_work(rank, tasks)` gives, as a context, the function that writes the outputs of one
     shard below a folder and returns its note. `complete(folder, notes)` adds what belongs to the whole, and
-    gives what is added to the summary.
+    gives what is added to the summary. `concurrency`: shards at a time in one process, for work that waits for others.
     """
 
     def __init__(
@@ -55,10 +56,12 @@ class ShardedStep:
         shards: list[Path],
         open_work: Callable[[int, int], AbstractContextManager[ShardWork]],
         complete: Callable[[Path, list[ShardNote]], ShardNote] = lambda folder, notes: {},
+        concurrency: int = 1,
     ) -> None:
         self.out = out.absolute()
         self.shards = shards
         self._open_work, self._complete = open_work, complete
+        self._concurrency = concurrency
         self._part = part_of(self.out)
         self._job = {**job, "shards": [path.name for path in shards]}
 
@@ -79,15 +82,22 @@ class ShardedStep:
             return  # another one has finished it all
         with self._open_work(rank, tasks) as work:
             failed: list[InputError] = []
-            for shard in self.shards[rank::tasks]:
+
+            def do(shard: Path) -> None:
                 try:
                     if not self._note(shard).exists():
                         self._do(shard, work)
                 except InputError as error:  # one that cannot be done does not keep the others from it
                     failed.append(error)
-                    if len(failed) == _MOST_FAILED:
+                    if len(failed) >= _MOST_FAILED:
                         raise
                 on_shard(1)
+
+            if self._concurrency == 1:
+                for shard in self.shards[rank::tasks]:
+                    do(shard)
+            else:
+                run_in_threads(do, self.shards[rank::tasks], self._concurrency)
             if failed:
                 raise failed[0]
 

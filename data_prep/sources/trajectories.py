@@ -6,9 +6,9 @@ table (Parquet, JSON Lines) holds `messages`, `trajectory`, `conversations` or `
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from data_prep.changes.swe_bench import holds_swe_bench_task, is_named_like_swe_
 from data_prep.io.errors import InputError, printable
 from data_prep.io.files import JsonlWriter, jsonl_writer, new_directory, read_json, write_json
 from data_prep.sources.trajectory_length import TrajectoryLength
+from data_prep.sources.trajectory_rules import ResolvedCounts, TrajectoryRules, failed_replies, mask_replies
+from data_prep.sources.trajectory_text import NotTextual, as_text_messages
 from data_prep.tokenize.chunk import BrokenRecord, Columns
 from data_prep.tokenize.conversation import ConversationError, conversation_of
 from data_prep.tokenize.encode import without_nulls
@@ -31,6 +33,7 @@ _VERDICTS = ("resolved", "success", "target")
 _NAMES = ("instance_id", "task_id", "id")
 _REPOSITORIES = ("repo", "repository", "repo_name")
 _OTHERS = ("tools", "exit_status", "system", *_REPOSITORIES, "trajectory_id", "traj_id", "model", "model_name", "info")
+_NOT_JUDGED = {"environment": "not_judged", "tampered": "tampered"}  # outcomes of our records -> why they are left out
 _KEPT = frozenset({"role", "content", "tool_calls", "reasoning_content", "name", "tool_call_id"})
 
 
@@ -49,20 +52,23 @@ class Found:
 
 
 def collect_trajectories(
-    paths: Sequence[Path], out: Path, resolved: Path | None, length: TrajectoryLength | None = None
+    paths: Sequence[Path],
+    out: Path,
+    resolved: Path | None,
+    length: TrajectoryLength | None = None,
+    rules: TrajectoryRules | None = None,
 ) -> dict[str, Any]:
     """Conversations of all trajectories under `paths`, into `out`: passing.jsonl.zst and failing.jsonl.zst where a row,
     or a report of the tasks that were resolved, gives the verdict, else rollouts.jsonl.zst; what is left out, with its
-    reason, rejected.jsonl.zst. `length` leaves out what is too long for training.
+    reason, rejected.jsonl.zst. `length` leaves out what is too long for training, `rules` what they say.
 
     Raises InputError where there are no trajectories, or the report is none.
     """
     files = list(trajectory_files(paths))
     if not files:
         raise InputError(f"no trajectory ({', '.join((*_SUFFIXES, *_TABLES))}) is under {', '.join(map(str, paths))}")
-    passed = None if resolved is None else resolved_tasks(resolved)
-    kept: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
+    sorter = _Sorter(None if resolved is None else resolved_tasks(resolved), length, rules or TrajectoryRules())
+    sorter.count(files)
     with new_directory(out) as directory:
         with ExitStack() as stack:
             writers: dict[str, JsonlWriter] = {}
@@ -72,41 +78,105 @@ def collect_trajectories(
                     writers[name] = stack.enter_context(jsonl_writer(directory / f"{name}.jsonl.zst"))
                 return writers[name]
 
-            for name in ("rejected", *(() if passed is None else ("passing", "failing"))):
+            for name in ("rejected", *(() if sorter.passed is None else ("passing", "failing"))):
                 writer(name)
             for found in (found for file in files for found in held_in(file)):
-                name, record = _sorted_in(found, passed, length)
+                name, record = sorter.sort(found)
                 writer(name).write(record)
-                (reasons if name == "rejected" else kept)[record.get("reason", name)] += 1
-        if not kept:
-            raise InputError(f"none of {reasons.total()} trajectories can be used: {', '.join(reasons)}")
-        summary = {
-            "files": len(files),
-            "trajectories": kept.total() + reasons.total(),
-            "rollouts": dict(sorted(kept.items())),
-            "rejected": dict(sorted(reasons.items())),
-        }
+        summary = {"files": len(files), **sorter.summary()}
         write_json(directory / "summary.json", summary)
     return summary
 
 
-def _sorted_in(
-    found: Found, passed: frozenset[str] | None, length: TrajectoryLength | None
-) -> tuple[str, dict[str, Any]]:
-    """The stream that a trajectory belongs to, and its record there."""
-    try:
-        record, verdict = conversation_in(found)
+@dataclass
+class _Sorter:
+    """Sorts trajectories into streams, and counts what it does."""
+
+    passed: frozenset[str] | None
+    length: TrajectoryLength | None
+    rules: TrajectoryRules
+    kept: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
+    replies: Counter[str] = field(default_factory=Counter)
+    resolved: ResolvedCounts = field(default_factory=ResolvedCounts)
+
+    def count(self, files: Sequence[Path]) -> None:
+        """Count how often each task was resolved, where a rule depends on it."""
+        for found in (found for file in files for found in held_in(file)) if self.rules.keep else ():
+            row = found.held if isinstance(found.held, dict) else {}
+            verdict = None
+            with suppress(UnusableTrajectory):  # it is told when it is sorted
+                verdict = self._verdict(row, _name_in(row, found))
+            if verdict is not None and row.get("outcome") != "environment":
+                self.resolved.add(_name_in(row, found), verdict)
+
+    def sort(self, found: Found) -> tuple[str, dict[str, Any]]:
+        """The stream that a trajectory belongs to, and its record there."""
+        try:
+            record, verdict = self._record(found)
+            orjson.dumps(record)
+        except (TypeError, RecursionError):  # what a table holds and JSON does not; what is nested too deeply
+            return self._rejected(printable(found.place, 300), "holds_what_json_cannot")
+        except (UnusableTrajectory, ConversationError) as reason:
+            return self._rejected(found.place, str(reason))
+        name = "rollouts" if verdict is None else "passing" if verdict else "failing"
+        self.kept[name] += 1
+        self.tokens[name] += record.get("tokens", 0)
+        return name, record
+
+    def _record(self, found: Found) -> tuple[dict[str, Any], bool | None]:
+        record, _ = conversation_in(found)
         _leave_out_swe_bench(record["id"], record["meta"])
-        if length is not None:
-            record["tokens"] = length.measured(record)
-        orjson.dumps(record)
-    except (TypeError, RecursionError):  # what a table holds and JSON does not; what is nested too deeply
-        return "rejected", {"file": printable(found.place, 300), "reason": "holds_what_json_cannot"}
-    except (UnusableTrajectory, ConversationError) as reason:
-        return "rejected", {"file": found.place, "reason": str(reason)}
-    if passed is not None:
-        verdict = record["id"] in passed
-    return "rollouts" if verdict is None else "passing" if verdict else "failing", record
+        row = found.held if isinstance(found.held, dict) else {}
+        if reason := _NOT_JUDGED.get(str(row.get("outcome"))):
+            raise UnusableTrajectory(reason)
+        verdict = self._verdict(row, record["id"])
+        if self.rules.keep is not None:
+            times = self.resolved.resolved[record["id"]]
+            if not self.rules.keep.least <= times <= self.rules.keep.most:
+                raise UnusableTrajectory("task_resolved_too_rarely_or_too_often")
+            record["meta"]["resolved"] = self.resolved.of(record["id"])
+        if rule := self.rules.broken_by(record["messages"]):
+            raise UnusableTrajectory(f"reaches_for_{rule}")
+        malformed, failed = failed_replies(row)
+        masked = mask_replies(record["messages"], malformed, failed if self.rules.mask_failed_steps else malformed)
+        if self.rules.as_text:
+            try:
+                record["messages"] = as_text_messages(record["messages"], record.pop("tools", None))
+            except NotTextual:
+                raise UnusableTrajectory("holds_the_markup_of_a_call") from None
+        if self.length is not None:
+            record["tokens"] = self.length.measured(record)
+        self.replies["masked"] += masked
+        self.replies["all"] += sum(message["role"] == "assistant" for message in record["messages"])
+        return record, verdict
+
+    def _verdict(self, row: Mapping[str, Any], name: str) -> bool | None:
+        if self.passed is None or row.get("format") == 1:  # a report says which tasks, not which rollouts
+            return _verdict(row)
+        return name in self.passed
+
+    def _rejected(self, place: str, reason: str) -> tuple[str, dict[str, Any]]:
+        self.reasons[reason] += 1
+        return "rejected", {"file": place, "reason": reason}
+
+    def summary(self) -> dict[str, Any]:
+        """Counts that add up. Raises InputError where nothing is kept."""
+        if not self.kept:
+            raise InputError(f"none of {self.reasons.total()} trajectories can be used: {', '.join(self.reasons)}")
+        found: dict[str, Any] = {
+            "trajectories": self.kept.total() + self.reasons.total(),
+            "rollouts": dict(sorted(self.kept.items())),
+            "rejected": dict(sorted(self.reasons.items())),
+            "replies": self.replies["all"],
+            "untrained_replies": self.replies["masked"],
+        }
+        if self.length is not None:
+            found["tokens"] = dict(sorted(self.tokens.items()))
+        if self.rules.keep is not None:
+            found["tasks_resolved"] = self.resolved.tasks()
+        return found
 
 
 def _leave_out_swe_bench(task: str, meta: dict[str, Any]) -> None:
@@ -126,7 +196,8 @@ def trajectory_files(paths: Iterable[Path]) -> Iterator[Path]:
         if path.is_file():
             yield path
         else:
-            inside = sorted(file for file in path.rglob("*") if file.is_file())
+            rollouts = path / "trajectories"  # beside them lie predictions and counts
+            inside = sorted(file for file in (rollouts if rollouts.is_dir() else path).rglob("*") if file.is_file())
             yield from (file for file in inside if file.name.endswith((*_SUFFIXES, *_TABLES)))
 
 
@@ -174,7 +245,6 @@ def conversation_in(found: Found) -> tuple[dict[str, Any], bool | None]:
     if not any(message["role"] == "assistant" for message in messages):
         raise UnusableTrajectory("no turn of the assistant")
     info = of["info"] if isinstance(of.get("info"), dict) else {}
-    named = next((str(of[name]) for name in _NAMES if of.get(name)), found.default_id)
     meta = {
         "exit_status": of.get("exit_status") or info.get("exit_status"),
         "file": Path(found.place.partition(", row ")[0]).name,
@@ -184,17 +254,23 @@ def conversation_in(found: Found) -> tuple[dict[str, Any], bool | None]:
     }
     tools = {"tools": conversation.tools} if conversation.tools else {}
     meta = {name: value for name, value in meta.items() if value is not None or name == "exit_status"}
-    record = {"id": named, "messages": messages, **tools, "source": _source(key, found), "meta": meta}
+    record = {"id": _name_in(of, found), "messages": messages, **tools, "source": _source(key, found), "meta": meta}
     return record, _verdict(of)
+
+
+def _name_in(row: Mapping[str, Any], found: Found) -> str:
+    return next((str(row[name]) for name in _NAMES if row.get(name)), found.default_id)
 
 
 def _source(key: str | None, found: Found) -> str:
     if ", row " in found.place:
         return "table"
+    if isinstance(found.held, dict) and found.held.get("format") == 1:
+        return "davinci"
     return "swe-agent" if key == "history" else "mini-swe-agent"
 
 
-def _verdict(row: dict[str, Any]) -> bool | None:
+def _verdict(row: Mapping[str, Any]) -> bool | None:
     said = next((row[name] for name in _VERDICTS if row.get(name) is not None), None)
     if said is None:
         return None

@@ -50,7 +50,8 @@ def checkpoints(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value")] = None,
     stage: Annotated[str | None, typer.Option(help="Whose corpora and layout; default: the last stage's.")] = None,
     scores: Annotated[
-        Path | None, typer.Option(help='Scores measured elsewhere, to be fitted too: {"pass@1": {"200": 0.31, ...}}.')
+        list[Path] | None,
+        typer.Option(help='Scores measured elsewhere, to be fitted too: {"pass@1": {"200": 0.31, ...}}; repeatable.'),
     ] = None,
 ) -> None:
     """Held-out loss of each source at every checkpoint that a run has kept, with a log-linear fit over steps.
@@ -62,7 +63,84 @@ def checkpoints(
     from megatron_davinci.evaluate.checkpoints import evaluate_checkpoints
     from megatron_davinci.evaluate.curves import read_scores
 
-    known = {} if scores is None else read_scores(scores)
+    known = read_scores(scores or ())
     table = evaluate_checkpoints(load_recipe(recipe, overrides or []), stage, known, out)
     if table:
         typer.echo(table)
+
+
+@app.command("swe-bench")
+def swe_bench(
+    file: Annotated[Path, typer.Argument(help="SWE-bench's instances: SWE-bench_Verified.parquet, or JSON Lines.")],
+    server: Annotated[str, typer.Option(help="Address of a server with OpenAI's protocol: http://HOST/v1.")],
+    model: Annotated[str, typer.Option(help="The model's name in it. OPENAI_API_KEY is the server's key.")],
+    envs: Annotated[Path, typer.Option(help="What davinci data environments import makes of FILE; made if absent.")],
+    out: Annotated[Path, typer.Option(help="Directory to make: results.json, table.md, run-N/, rollouts/.")],
+    profile: Annotated[str, typer.Option(help="davinci-dev or openswe: what the next four are by default.")] = (
+        "davinci-dev"
+    ),
+    runs: Annotated[int | None, typer.Option(help="Of each instance; 4, openswe 2.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Most replies of a run; 100, openswe 300.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Longest context, as the server counts tokens; 131,072, openswe 200,000.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="0: the likeliest token; 0, openswe 0.7.")] = None,
+    reply_tokens: Annotated[int, typer.Option(help="Longest reply, in tokens.")] = 16_384,
+    request: Annotated[
+        list[str] | None, typer.Option(help="name=JSON, one more field of every request: top_p=0.95.")
+    ] = None,
+    patched: Annotated[Path | None, typer.Option(help="Rows that stand in place of FILE's own.")] = None,
+    instance: Annotated[list[str] | None, typer.Option(help="An instance to evaluate; default: all.")] = None,
+    trees: Annotated[Path | None, typer.Option(help="To make --envs: directory of base trees.")] = None,
+    clone: Annotated[list[Path] | None, typer.Option(help="To make --envs: a clone of a repository.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Rollouts at a time.")] = 4,
+    seconds: Annotated[float, typer.Option(help="Most seconds of a run, its waiting for replies included.")] = 3600,
+    patience: Annotated[float, typer.Option(help="Seconds to wait for a server that does not answer.")] = 600,
+    reply_seconds: Annotated[float, typer.Option(help="Most seconds of a reply.")] = 1800,
+    sandbox: Annotated[str, typer.Option(help="bubblewrap, podman or docker.")] = "bubblewrap",
+    without: Annotated[list[str] | None, typer.Option(help="A protection that this machine may lack.")] = None,
+    step: Annotated[
+        int | None, typer.Option(help="The checkpoint's step: writes OUT/scores.json for eval checkpoints --scores.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Mean Pass@1 on SWE-bench by an agent's own work, with its spread, and what could not be judged beside it.
+
+    Killed, and started again, it goes on at the step where it was. Torch-free.
+    Example: davinci eval swe-bench Verified.parquet --envs verified --server http://HOST/v1 --model M --out eval
+    """
+    from data_prep.agents.chat_model import ModelSettings
+    from data_prep.agents.loop import AgentLimits
+    from data_prep.agents.profiles import EVALUATION_PROFILES, find_profile
+    from data_prep.agents.request_fields import request_fields
+    from data_prep.agents.rollouts import RolloutsJob
+    from data_prep.io.exit_codes import print_done
+    from data_prep.io.files import json_bytes
+    from megatron_davinci.evaluate.swe_bench import SweBench, evaluate_swe_bench, results_table
+
+    chosen = find_profile(EVALUATION_PROFILES, profile).changed(runs, steps, max_tokens, temperature)
+    job = RolloutsJob(
+        envs,
+        server,
+        ModelSettings(model, chosen.temperature, reply_tokens, request_fields(request or ())),
+        chosen.rollouts,
+        AgentLimits(chosen.steps, chosen.context_tokens, seconds),
+        concurrency=concurrency,
+        patience=patience,
+        reply_seconds=reply_seconds,
+        sandbox=sandbox,
+        without=tuple(without or ()),
+    )
+    benchmark = SweBench(file, envs, trees, tuple(clone or ()), patched, tuple(instance or ()))
+    results = evaluate_swe_bench(benchmark, job, out, step, quiet=as_json)
+    print_done((json_bytes(results).decode() if as_json else results_table([results])).rstrip())
+
+
+@app.command("swe-bench-table")
+def swe_bench_table(
+    evaluations: Annotated[list[Path], typer.Argument(help="Directories that davinci eval swe-bench made.")],
+) -> None:
+    """Several evaluations as one table in Markdown. Example: davinci eval swe-bench-table eval-base eval-mid-trained"""
+    from megatron_davinci.evaluate.swe_bench import read_results, results_table
+
+    typer.echo(results_table([read_results(folder) for folder in evaluations]), nl=False)

@@ -1,1 +1,1 @@
-"""How well a model predicts the next token, directly and after reasoning."""
+"""What a model has learnt: next tokens, held-out loss, work of agents."""

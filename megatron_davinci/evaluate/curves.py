@@ -1,6 +1,6 @@
 """What the checkpoints of a run score, as a table and a picture, each curve with its log-linear fit."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,8 +16,18 @@ from megatron_davinci.evaluate.fit import LogLinear, fit_log_linear
 Curve = Mapping[int, float]  # by step
 
 
-def read_scores(path: Path) -> dict[str, Curve]:
-    """Scores measured elsewhere: {"name": {"step": score}}. Raises InputError."""
+def read_scores(paths: Sequence[Path]) -> dict[str, Curve]:
+    """Scores measured elsewhere, of one or more files: {"name": {"step": score}}. Raises InputError."""
+    found: dict[str, Curve] = {}
+    for path in paths:
+        for name, curve in _scores_in(path).items():
+            if twice := sorted(found.get(name, {}).keys() & curve.keys()):
+                raise InputError(f"{path} has step {twice[0]} of {name}, which another file has too: leave one out")
+            found[name] = {**found.get(name, {}), **curve}
+    return found
+
+
+def _scores_in(path: Path) -> dict[str, Curve]:
     held = read_json(path)
     if not isinstance(held, dict) or not all(isinstance(curve, dict) for curve in held.values()):
         raise InputError(f'{path} holds no scores: give {{"pass@1": {{"200": 0.31, "400": 0.36}}}}')

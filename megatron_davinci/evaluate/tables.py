@@ -31,7 +31,7 @@ class ModelOutcomes:
     seconds: Sequence[float]
 
 
-def wilson_interval(correct: int, count: int) -> tuple[float, float]:
+def wilson_interval(correct: float, count: int) -> tuple[float, float]:
     """95% interval of a share (Wilson 1927): right of `count` were right; all of [0, 1] where there are none."""
     if not count:
         return 0.0, 1.0

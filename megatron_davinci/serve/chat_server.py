@@ -25,6 +25,7 @@ from megatron_davinci.serve.command import OURS, Serving, chat_command, free_por
 from megatron_davinci.serve.completions import CompletionClient
 from megatron_davinci.serve.environment import DEFAULT_DIRECTORY, check_servable, find_environment
 from megatron_davinci.serve.process import ServerProcess
+from megatron_davinci.serve.turn_end import write_turn_end
 from megatron_davinci.weights.paths import find_checkpoint
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -82,7 +83,8 @@ def chat_server(checkpoint: Path, options: ChatOptions) -> Iterator[ChatServer]:
         variables = server_environment(serving, None, None)
         if api_key is not None:
             variables["VLLM_API_KEY"] = api_key
-        command = chat_command(serving, name, options.tool_parser or _tool_parser(directory))
+        settings = scratch if write_turn_end(directory, scratch) else None
+        command = chat_command(serving, name, options.tool_parser or _tool_parser(directory), settings)
         url = f"http://{f'[{options.host}]' if ':' in options.host else options.host}:{port}"
         process = ServerProcess(command, variables, scratch / "server.log")
         try:
@@ -206,9 +208,10 @@ def sample_from(model: str, options: ChatOptions, prompt: str, chat: bool, max_t
 
 
 def _end_as_by_ctrl_c() -> None:
-    """Other signals that end a command leave an exported model behind else."""
+    """Other signals that end a command leave an exported model behind else. Where a script started it, SIGINT itself is
+    ignored."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, frame: signal.raise_signal(signal.SIGINT))
+        signal.signal(number, signal.default_int_handler)
 
 
 def _ask(client: CompletionClient, prompt: str, chat: bool, max_tokens: int, temperature: float) -> str:

@@ -95,10 +95,15 @@ def rollout_command(serving: Serving) -> list[str]:
     ]
 
 
-def chat_command(serving: Serving, name: str, tool_parser: str | None) -> list[str]:
-    """The server for people and agents: OpenAI's protocol."""
+def chat_command(
+    serving: Serving, name: str, tool_parser: str | None, generation_config: Path | None = None
+) -> list[str]:
+    """The server for people and agents: OpenAI's protocol. `generation_config`: a directory with one in place of the
+    model's own.
+    """
+    settings = [] if generation_config is None else [f"--generation-config={generation_config}"]
     tools = [] if tool_parser is None else ["--enable-auto-tool-choice", f"--tool-call-parser={tool_parser}"]
-    return [*_common(serving), f"--served-model-name={name}", *tools]
+    return [*_common(serving), f"--served-model-name={name}", *settings, *tools]
 
 
 def _common(serving: Serving) -> list[str]:

@@ -13,6 +13,7 @@ LAYERS = (
     "data_prep.samples",  # training documents in several formats
     "data_prep.environments.sandbox",  # where strangers' code runs
     "data_prep.environments",  # tasks that really run, and the judge
+    "data_prep.agents",  # models at work in them: the loop, the records
     "data_prep.pipeline",  # sharded jobs on one machine, Slurm or Ray
     "data_prep.deduplicate",  # exact and near copies among records, left out
     "data_prep",  # what the package exports

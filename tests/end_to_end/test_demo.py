@@ -49,6 +49,7 @@ def test_a_real_history(pluggy_clone: Path, tmp_path: Path) -> None:
     assert exported(text, add_special_tokens=False).input_ids == ours.encode([text])[0]
 
 
+@of_acceptance
 def test_no_history_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "unzipped").mkdir()
     monkeypatch.chdir(tmp_path / "unzipped")

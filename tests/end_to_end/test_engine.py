@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import EFFORT
+from conftest import EFFORT, of_acceptance
 from language import write_recipe
 from training import finish, kill_after, kill_when, progress, reported, same_weights, start, undescribed
 
@@ -57,6 +57,7 @@ def varied(taught: Path, tmp_path: Path) -> dict[str, dict[str, Any]]:
     return {"data": {"stages": [stage]}, "objective": {"budget": {"initial": 4, "gamma": 0.2}}}
 
 
+@of_acceptance
 def test_a_killed_run_ends_as_an_uninterrupted_one(
     write: Write, varied: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:

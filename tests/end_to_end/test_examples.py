@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import EFFORT, write_model
+from conftest import EFFORT, of_acceptance, write_model
 from test_asks import annotate
 from test_bad_input import DAVINCI
 from training import reported
@@ -164,6 +164,7 @@ def test_a_tiny_one_trains(taught: Path, tmp_path: Path, name: str) -> None:
     )
 
 
+@of_acceptance
 def test_mid_training_and_fine_tuning_in_small(shared_data: Path, pluggy_clone: Path, tmp_path: Path) -> None:
     """The script's corpora, of a real history and real rollouts; then two stages, then fine-tuning."""
     demo = tmp_path / "out" / "demo"

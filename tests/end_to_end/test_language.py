@@ -9,7 +9,7 @@ import language
 import numpy as np
 import pytest
 import yaml
-from conftest import EFFORT
+from conftest import EFFORT, of_acceptance
 from test_bad_input import refuse
 
 from data_prep.io.files import read_json, read_jsonl
@@ -62,6 +62,7 @@ def test_without_trees_the_same_policy_says_the_same(taught: Path, curves: dict[
                 assert first.log_probs == pytest.approx(second.log_probs, abs=1e-3)
 
 
+@of_acceptance
 def test_evaluation_shows_what_was_learnt(taught: Path, curves: dict[str, list[float]], tmp_path: Path) -> None:
     """The same positions to both: with a thought, chance before and nearly always right after."""
     assert len(curves["tree"]) == STEPS

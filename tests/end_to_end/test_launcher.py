@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from conftest import of_acceptance
 from test_bad_input import DAVINCI
 from training import finish, progress, reported, same_weights, start, write_recipe
 
@@ -40,6 +41,7 @@ def two_layouts(values: dict[str, Any], folder: Path, name: str) -> Path:
     return write_recipe({**values, "data": data, "megatron": {"pipeline_model_parallel_size": 2}}, folder, name)
 
 
+@of_acceptance
 def test_stages_with_other_layouts_follow_each_other(recipe_values: dict[str, Any], tmp_path: Path) -> None:
     finish(launch(two_layouts(recipe_values, tmp_path, "launched")))
     by_hand = two_layouts(recipe_values, tmp_path, "by-hand")
@@ -51,6 +53,7 @@ def test_stages_with_other_layouts_follow_each_other(recipe_values: dict[str, An
     assert finish(launch(two_layouts(recipe_values, tmp_path, run.name))) == f"{run} is finished\n"
 
 
+@of_acceptance
 def test_a_worker_that_dies_is_started_again_and_nothing_changes(recipe_values: dict[str, Any], tmp_path: Path) -> None:
     recipe_values["data"]["stages"][0]["epochs"] = 8
     recipe_values["megatron"] = {"tensor_model_parallel_size": 2}

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from conftest import EFFORT
+from conftest import EFFORT, of_acceptance
 from safetensors.torch import load_file, save_file
 from test_convert import write_weights
 from training import (
@@ -92,6 +92,7 @@ def blocked_signals(process: int) -> int:
     return int(status.partition("SigBlk:")[2].split()[0], 16)
 
 
+@of_acceptance
 def test_a_launchers_signal_reaches_ranks_that_have_saved_before(write: Write, tmp_path: Path) -> None:
     """torchrun signals whole process groups, and so the processes that help a rank to save."""
     finish(start(write("whole", megatron=LAYOUTS["PP2"][1]), 2))
@@ -109,6 +110,7 @@ def test_a_launchers_signal_reaches_ranks_that_have_saved_before(write: Write, t
     equal(tmp_path / "stopped", tmp_path / "whole")
 
 
+@of_acceptance
 @pytest.mark.parametrize("layout", LAYOUTS if EFFORT > 1 else ["DP2"])
 def test_written_while_training_goes_on(write: Write, tmp_path: Path, layout: str) -> None:
     ranks, megatron = LAYOUTS[layout]
@@ -210,7 +212,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(write: Write, tmp_pat
     assert f"After step {reached} of {STEPS}" in (tmp_path / "strict" / "report.html").read_text()
 
 
-@pytest.mark.parametrize("layout", ["one", "DP2"])
+@pytest.mark.parametrize("layout", ["one", "DP2"] if EFFORT > 1 else ["one"])
 def test_a_run_that_has_made_no_step_yet_is_saved_and_resumed(write: Write, tmp_path: Path, layout: str) -> None:
     """All steps are skipped: Adam has no moments, and Megatron would find none to save."""
     source = write_weights(tmp_path / "broken", num_hidden_layers=4)

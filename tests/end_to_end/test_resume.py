@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import EFFORT, write_model
+from conftest import EFFORT, of_acceptance, write_model
 from training import finish, kill_after, progress, reported, same_weights, start, write_recipe
 
 DISTRIBUTED = {"use_distributed_optimizer": True}
@@ -52,6 +52,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(three_epochs: dict[str, Any],
     assert len(list((tmp_path / "killed").glob("step_*"))) == 2  # keep
 
 
+@of_acceptance
 def test_a_run_changes_its_layout_three_times(three_epochs: dict[str, Any], tmp_path: Path) -> None:
     """DP2, one process, TP2, PP2: each document once per epoch, in the same order, and the same losses."""
     finish(start(write_recipe(three_epochs, tmp_path, "whole", megatron={}), 1))

@@ -95,6 +95,7 @@ def test_a_node_that_dies_costs_the_steps_since_the_last_checkpoint(
     compare(tmp_path, write(recipe_values, tmp_path, "whole"), run)
 
 
+@of_acceptance
 def test_torchrun_over_two_hosts_meets_again_after_one_has_died(
     network: list[Host], recipe_values: dict[str, Any], tmp_path: Path
 ) -> None:

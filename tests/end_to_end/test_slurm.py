@@ -53,6 +53,7 @@ def write(values: dict[str, Any], folder: Path, name: str) -> Path:
     return path
 
 
+@of_acceptance
 def test_a_job_saves_requeues_itself_and_ends_as_uninterrupted(
     cluster: dict[str, str], recipe_values: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_corpus
+from conftest import of_acceptance, write_corpus
 from test_bad_input import DAVINCI
 from training import finish, start, write_recipe
 
@@ -30,6 +30,7 @@ def evaluate_checkpoints(
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@of_acceptance
 def test_checkpoints_score_what_they_scored_in_training(recipe: Path) -> None:
     finish(start(recipe, 1))
     lines = (recipe.parent / "run" / "evaluation.jsonl").read_text().splitlines()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import write_corpus
+from conftest import of_acceptance, write_corpus
 from test_bad_input import DAVINCI
 from test_convert import write_weights
 from training import finish, start
@@ -26,6 +26,7 @@ def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([*DAVINCI, "bench", *arguments], capture_output=True, text=True, check=False)
 
 
+@of_acceptance
 def test_tokens_are_the_ledgers_and_a_layout_that_cannot_run_says_why(recipe: Path, tmp_path: Path) -> None:
     grid = ["--grid", "megatron.tensor_model_parallel_size=2,3"]
     done = bench(

@@ -166,7 +166,7 @@ def test_no_worker_outlives_a_killed_command(shapes_records: tuple[Path, Path], 
 def workers_below(folder: Path) -> list[str]:
     """Names of directories of sessions whose processes live: each worker has one, by its number."""
     found = folder.glob("envs.part/.sessions/*")
-    return [path.name for path in found if Path("/proc", path.name).exists()]
+    return [path.name for path in found if Path("/proc", path.name.rpartition(".")[2]).exists()]
 
 
 def test_two_builders_make_one_environment(
@@ -180,6 +180,7 @@ def test_two_builders_make_one_environment(
     assert len([path for path in (tmp_path / "envs" / "environments").iterdir() if path.is_dir()]) == 1
 
 
+@of_acceptance
 def test_the_tests_of_real_tasks_are_known_exactly(pluggy_clone: Path, tmp_path: Path) -> None:
     skip_without_sandbox(tmp_path)
     if missing := {version for version, _, _ in PLUGGY.values()} - interpreters().keys():

@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import of_acceptance
 
 pytestmark = pytest.mark.gpu
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
 
+@of_acceptance
 def test_every_part_gives_figures() -> None:
     done = subprocess.run([sys.executable, BENCHMARK, "--rehearse"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -10,6 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
+from conftest import of_acceptance
 
 from data_prep import InputError
 from data_prep.io.files import read_chunks, read_jsonl
@@ -21,6 +22,7 @@ from data_prep.tokenize.tables import TableReader
 from data_prep.tokenize.tokenize import TokenizeJob, tokenize
 
 
+@of_acceptance
 def test_hostile_inputs_stay_within_their_bounds(shared_data: Path, tmp_path: Path) -> None:
     for what, figure, bound, unit in limits.measure_all(tmp_path, shared_data / "tokenizers" / "qwen.tiktoken", False):
         assert figure <= bound or unit == "s", f"{what}: {figure} {unit}"  # seconds are for an idle machine

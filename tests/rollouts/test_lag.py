@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import of_acceptance
 from language import write_recipe
 from training import finish, kill_when, progress, reported, same_weights, start
 
@@ -43,6 +44,7 @@ def write(taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Writ
     return write
 
 
+@of_acceptance
 def test_a_killed_run_with_lag_ends_as_an_uninterrupted_one(write: Write, tmp_path: Path) -> None:
     finish(start(write("whole"), 1))
     killed, run = write("killed"), tmp_path / "killed"

@@ -1,5 +1,6 @@
 """Properties of servers' processes, command lines and environments, without vLLM."""
 
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from megatron_davinci.serve.command import OURS, Serving, chat_command, free_por
 from megatron_davinci.serve.environment import VllmEnvironment, check_servable, find_environment, set_up
 from megatron_davinci.serve.process import ServerProcess, remove_modules, worker_modules
 from megatron_davinci.serve.rollout_servers import GivenServers, write_model_description
+from megatron_davinci.serve.turn_end import turn_end, write_turn_end
+from megatron_davinci.testing.tiny_model import CHAT_TOKENS, END_OF_DOCUMENT, write_model_directory
 
 SLEEPER = "import subprocess, time; subprocess.Popen(['sleep', '100']); print('up', flush=True); time.sleep(100)"
 
@@ -224,3 +227,23 @@ def test_chat_servers_have_a_port_a_key_and_a_parser(tmp_path: Path) -> None:
     for template, parser in (("{{ '<tool_call>' }}", "hermes"), ("<function=", "qwen3_coder"), ("{{ x }}", None)):
         write_json(tmp_path / "tokenizer_config.json", {"chat_template": template})
         assert _tool_parser(tmp_path) == parser
+
+
+def test_an_answer_ends_with_its_turn(tmp_path: Path) -> None:
+    """Also where the model's own settings, those of its pre-training, name another end."""
+    model, scratch = tmp_path / "model", tmp_path / "scratch"
+    write_model_directory(["a word"], model, chat=True)
+    scratch.mkdir()
+    end = {name: number for number, name in enumerate([END_OF_DOCUMENT, *CHAT_TOKENS])}[CHAT_TOKENS[-1]]
+    written = scratch / "generation_config.json"
+    assert turn_end(model) == end and write_turn_end(model, scratch)
+    assert json.loads(written.read_bytes()) == {"eos_token_id": [0, end]}
+    (model / "generation_config.json").write_text('{"eos_token_id": 7, "top_k": 20}')
+    assert write_turn_end(model, scratch)
+    assert json.loads(written.read_bytes()) == {"eos_token_id": [7, end], "top_k": 20}
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, end]}))
+    assert not write_turn_end(model, scratch)
+    declared = json.loads((model / "tokenizer_config.json").read_bytes())
+    for template in ("{% for n in range(10**9) %}{% endfor %}", "{{ messages }}", "{%", None):
+        (model / "tokenizer_config.json").write_text(json.dumps({**declared, "chat_template": template}))
+        assert turn_end(model) is None

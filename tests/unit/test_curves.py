@@ -46,4 +46,4 @@ def test_table_picture_and_numbers_say_the_same(tmp_path: Path) -> None:
 def test_scores_that_are_none_are_refused(tmp_path: Path, held: object, sentence: str) -> None:
     (tmp_path / "scores.json").write_text(json.dumps(held))
     with pytest.raises(InputError, match=sentence):
-        read_scores(tmp_path / "scores.json")
+        read_scores([tmp_path / "scores.json"])

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pybind11
 import pytest
-from conftest import EFFORT
+from conftest import EFFORT, of_acceptance
 from data_prep._native import IndexedDatasetWriter, LeakageScan, NgramIndex, pack_best_fit
 
 import data_prep
@@ -94,6 +94,7 @@ def test_what_is_wrong_is_an_exception(tmp_path: Path) -> None:
         full.add(np.ones(100_000, np.int32), np.array([100_000]))
 
 
+@of_acceptance
 def test_the_sanitizers_find_nothing(tmp_path: Path) -> None:
     compiler = shutil.which("g++")
     libraries = [] if compiler is None else [_library(compiler, name) for name in ("libasan.so", "libubsan.so")]

@@ -15,7 +15,7 @@ from pathlib import Path
 import dill
 import psutil
 import pytest
-from conftest import EFFORT
+from conftest import EFFORT, of_acceptance
 
 from data_prep import InputError
 from data_prep.corpus import Corpus
@@ -106,6 +106,7 @@ def test_killed_tasks_lose_and_repeat_nothing(job: TokenizeJob, tmp_path: Path) 
     assert not list((tmp_path / "shards").glob("*.part"))
 
 
+@of_acceptance
 def test_ray_s_tasks_make_the_same_and_one_that_fails_ends_the_command(job: TokenizeJob, tmp_path: Path) -> None:
     """On a Ray cluster of this machine, which the command starts; its options are numbers, whatever their text."""
     packed = tmp_path / "in9.jsonl.gz"

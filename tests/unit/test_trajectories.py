@@ -89,6 +89,8 @@ def test_passing_and_failing_come_apart_and_the_rest_is_named(tmp_path: Path) ->
         "trajectories": 3,
         "rollouts": {"failing": 1, "passing": 1},
         "rejected": {"no JSON": 1},
+        "replies": 4,
+        "untrained_replies": 0,
     }
     kept = {name: list(read_jsonl(tmp_path / "out" / f"{name}.jsonl.zst")) for name in ("passing", "failing")}
     assert [kept[name][0]["id"] for name in ("passing", "failing")] == ["two", "one"]

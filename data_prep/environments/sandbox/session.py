@@ -30,6 +30,7 @@ from data_prep.io.files import read_regular_file
 
 _EXCHANGE = "/exchange"
 _MAX_EXCHANGED = 256 << 20
+_EXCHANGE_SECONDS = 300.0  # whatever the limit of a command is: it is we who ask
 _MODIFIED = 1_000_000_000  # seconds since 1970, of files that are written: zip takes none before 1980
 _LEAST_FREE = 64 << 20  # below which a command's failure may be the disk's
 _MAX_PATCH = 64 << 20
@@ -159,7 +160,8 @@ class ConfinedSession(ABC):
         )
         try:
             argv = ["/bin/sh", "-c", script, argument]
-            result = self._run(argv, environment, mounts, self.limits, with_ours=True)
+            limits = replace(self.limits, seconds=max(self.limits.seconds, _EXCHANGE_SECONDS))
+            result = self._run(argv, environment, mounts, limits, with_ours=True)
             return None if result.returncode else read_regular_file(exchange / "out", limit)
         except InputError as error:
             raise SandboxFailed(f"a file of the sandbox cannot be taken: {error}") from None
