@@ -43,27 +43,28 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-class Silent:
-    """Tools that cost nothing."""
-
-    def run(self, call: Any) -> Any:
-        """The answer, always."""
-        from data_prep.agents.tools import ToolResult
-
-        return ToolResult(SAID)
-
-
 def ours(url: str, steps: int) -> float:
     """Seconds of CPU for a step."""
     from data_prep.agents.chat_model import ChatModel, ModelSettings
     from data_prep.agents.journal import RolloutJournal
     from data_prep.agents.loop import AgentLimits, AgentLoop
     from data_prep.agents.model_server import ModelServer
+    from data_prep.agents.replies import ToolCall
+    from data_prep.agents.tools import ToolBox, ToolResult
+
+    class Silent(ToolBox):
+        """Tools that cost nothing."""
+
+        def __init__(self) -> None:
+            pass
+
+        def run(self, call: ToolCall) -> ToolResult:
+            return ToolResult(SAID)
 
     model = ChatModel(ModelServer(url), ModelSettings("m"))
     with TemporaryDirectory() as folder:
         journal = RolloutJournal(Path(folder) / "journal.jsonl")
-        loop = AgentLoop(model, Silent(), AgentLimits(steps=steps, context_tokens=1 << 30), journal)  # type: ignore[arg-type]
+        loop = AgentLoop(model, Silent(), AgentLimits(steps=steps, context_tokens=1 << 30), journal)
         started = time.process_time()
         run = loop.run([{"role": "user", "content": "Work."}])
         spent = time.process_time() - started

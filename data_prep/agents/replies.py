@@ -50,7 +50,6 @@ class AgentReply:
     usage: Usage
     malformed: str = ""
     refused: str = ""
-    finish_reason: str = ""
     seconds: float = 0.0
 
 
@@ -81,7 +80,7 @@ def parse_reply(held: Any, number: int) -> AgentReply:
         calls = []
     else:
         message["tool_calls"] = sent
-    return AgentReply(message, tuple(calls), _usage(held), malformed, refused, reason)
+    return AgentReply(message, tuple(calls), _usage(held), malformed, refused)
 
 
 def _text(content: Any) -> str:

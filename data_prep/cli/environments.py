@@ -6,6 +6,18 @@ from typing import Annotated, Literal
 
 import typer
 
+from data_prep.cli.agent_options import (
+    MaxTokens,
+    ModelName,
+    Patience,
+    Profile,
+    ReplySeconds,
+    ReplyTokens,
+    RequestFields,
+    Seconds,
+    Server,
+    Steps,
+)
 from data_prep.cli.app import AsJson, ExecutorKind, ExecutorOptions, Tasks, Workers, app
 from data_prep.io.errors import InputError, escaped, printable
 from data_prep.io.summary import print_summary
@@ -101,28 +113,22 @@ def import_environments(
 @environments.command("run")
 def run_rollouts(
     envs: Annotated[Path, typer.Argument(help="What davinci data environments build or import made.")],
-    server: Annotated[str, typer.Option(help="Address of a server with OpenAI's protocol: http://HOST/v1.")],
-    model: Annotated[str, typer.Option(help="The model's name in it. OPENAI_API_KEY is the server's key.")],
+    server: Server,
+    model: ModelName,
     out: Annotated[Path, typer.Option(help="Directory to make: trajectories/, predictions/, tasks.jsonl.")],
-    profile: Annotated[str, typer.Option(help="davinci-dev or openswe: what the next four are by default.")] = (
-        "davinci-dev"
-    ),
+    profile: Profile = "davinci-dev",
     rollouts: Annotated[int | None, typer.Option(help="Of each task; 4.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Most replies of a rollout; 100, openswe 300.")] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(help="Longest context, as the server counts tokens; 131,072, openswe 200,000.")
-    ] = None,
+    steps: Steps = None,
+    max_tokens: MaxTokens = None,
     temperature: Annotated[float | None, typer.Option(help="0: the likeliest token; 1.")] = None,
-    reply_tokens: Annotated[int, typer.Option(help="Longest reply, in tokens.")] = 16_384,
-    request: Annotated[
-        list[str] | None, typer.Option(help="name=JSON, one more field of every request: top_p=0.95.")
-    ] = None,
+    reply_tokens: ReplyTokens = 16_384,
+    request: RequestFields = None,
     task: Annotated[list[str] | None, typer.Option(help="A task to work on; default: all.")] = None,
-    seconds: Annotated[float, typer.Option(help="Most seconds of a rollout.")] = 3600,
+    seconds: Seconds = 3600,
     command_seconds: Annotated[float, typer.Option(help="Most seconds of a command.")] = 60,
     concurrency: Annotated[int, typer.Option(help="Rollouts at a time in each process.")] = 4,
-    patience: Annotated[float, typer.Option(help="Seconds to wait for a server that does not answer.")] = 600,
-    reply_seconds: Annotated[float, typer.Option(help="Most seconds of a reply.")] = 1800,
+    patience: Patience = 600,
+    reply_seconds: ReplySeconds = 1800,
     sandbox: Sandbox = "bubblewrap",
     without: Without = None,
     tasks: Tasks = 1,
@@ -133,7 +139,7 @@ def run_rollouts(
 ) -> None:
     """A model works on tasks with the tools bash, str_replace_editor and submit; each result is judged.
 
-    Killed, and started again, it asks nothing twice. davinci data collect trajectories makes conversations of it.
+    Killed, and started again, it goes on where it was. davinci data collect trajectories makes conversations of it.
     Example: davinci data environments run envs --server http://127.0.0.1:8000/v1 --model M --out rollouts
     """
     from data_prep.agents.chat_model import ModelSettings

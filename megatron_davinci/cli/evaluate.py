@@ -5,6 +5,19 @@ from typing import Annotated
 
 import typer
 
+from data_prep.cli.agent_options import (
+    MaxTokens,
+    ModelName,
+    Patience,
+    Profile,
+    ReplySeconds,
+    ReplyTokens,
+    RequestFields,
+    Seconds,
+    Server,
+    Steps,
+)
+
 app = typer.Typer(no_args_is_help=True, help="What a model has learnt.")
 
 
@@ -72,31 +85,25 @@ def checkpoints(
 @app.command("swe-bench")
 def swe_bench(
     file: Annotated[Path, typer.Argument(help="SWE-bench's instances: SWE-bench_Verified.parquet, or JSON Lines.")],
-    server: Annotated[str, typer.Option(help="Address of a server with OpenAI's protocol: http://HOST/v1.")],
-    model: Annotated[str, typer.Option(help="The model's name in it. OPENAI_API_KEY is the server's key.")],
+    server: Server,
+    model: ModelName,
     envs: Annotated[Path, typer.Option(help="What davinci data environments import makes of FILE; made if absent.")],
     out: Annotated[Path, typer.Option(help="Directory to make: results.json, table.md, run-N/, rollouts/.")],
-    profile: Annotated[str, typer.Option(help="davinci-dev or openswe: what the next four are by default.")] = (
-        "davinci-dev"
-    ),
+    profile: Profile = "davinci-dev",
     runs: Annotated[int | None, typer.Option(help="Of each instance; 4, openswe 2.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Most replies of a run; 100, openswe 300.")] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(help="Longest context, as the server counts tokens; 131,072, openswe 200,000.")
-    ] = None,
+    steps: Steps = None,
+    max_tokens: MaxTokens = None,
     temperature: Annotated[float | None, typer.Option(help="0: the likeliest token; 0, openswe 0.7.")] = None,
-    reply_tokens: Annotated[int, typer.Option(help="Longest reply, in tokens.")] = 16_384,
-    request: Annotated[
-        list[str] | None, typer.Option(help="name=JSON, one more field of every request: top_p=0.95.")
-    ] = None,
+    reply_tokens: ReplyTokens = 16_384,
+    request: RequestFields = None,
     patched: Annotated[Path | None, typer.Option(help="Rows that stand in place of FILE's own.")] = None,
     instance: Annotated[list[str] | None, typer.Option(help="An instance to evaluate; default: all.")] = None,
     trees: Annotated[Path | None, typer.Option(help="To make --envs: directory of base trees.")] = None,
     clone: Annotated[list[Path] | None, typer.Option(help="To make --envs: a clone of a repository.")] = None,
     concurrency: Annotated[int, typer.Option(help="Rollouts at a time.")] = 4,
-    seconds: Annotated[float, typer.Option(help="Most seconds of a run, its waiting for replies included.")] = 3600,
-    patience: Annotated[float, typer.Option(help="Seconds to wait for a server that does not answer.")] = 600,
-    reply_seconds: Annotated[float, typer.Option(help="Most seconds of a reply.")] = 1800,
+    seconds: Seconds = 3600,
+    patience: Patience = 600,
+    reply_seconds: ReplySeconds = 1800,
     sandbox: Annotated[str, typer.Option(help="bubblewrap, podman or docker.")] = "bubblewrap",
     without: Annotated[list[str] | None, typer.Option(help="A protection that this machine may lack.")] = None,
     step: Annotated[

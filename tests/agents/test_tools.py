@@ -54,17 +54,22 @@ def test_a_shell_keeps_its_directory_and_exported_variables(box: ToolBox) -> Non
     assert bash(box, "printf 'a\\n\\nb\\n\\n'").text == "a\n\nb"
 
 
-def test_a_command_that_ends_in_an_error_has_failed_and_one_that_says_no_has_not(session: Session) -> None:
+def test_a_command_that_ends_in_an_error_has_failed_and_one_that_says_no_has_not(
+    tasks: TaskCollection, session: Session, tmp_path: Path
+) -> None:
     box = ToolBox(session, COMMAND_LIMITS)
     assert not bash(box, "grep nothing-of-it pyproject.toml").failed
     assert not bash(box, "python -m pytest -q tests/no_such_file.py").failed  # its status is 4
     assert bash(box, "no-such-program").failed and bash(box, "if").failed
     assert bash(box, "ls /nowhere").text.endswith("[exit status 2]")
-    quick = ToolBox(session, replace(COMMAND_LIMITS, seconds=60))
-    session.limits = replace(COMMAND_LIMITS, seconds=0.5)  # type: ignore[attr-defined]
+    hasty = replace(COMMAND_LIMITS, seconds=1)
+    place = tasks.environment(tasks.task("geometry__shapes-1"))
+    opened = BubblewrapSandbox().open(place.image(), tmp_path / "hasty", hasty, "none")
+    quick = ToolBox(opened, hasty)
     slow = bash(quick, "echo begun; cd /tmp; sleep 30")
     assert slow.failed and slow.text.startswith("begun\n[The command was ended: it ran longer than")
     assert bash(quick, "pwd").text == "/testbed"
+    opened.close()
 
 
 def test_files_are_viewed_with_the_numbers_of_their_lines(box: ToolBox) -> None:
