@@ -33,7 +33,7 @@ acceptance: acceptance-data acceptance-operations acceptance-environments accept
 acceptance-data: TESTS := $(BY_CHANCE) tests/hardening
 acceptance-operations: TESTS := $(addprefix tests/end_to_end/test_,resume.py operations.py stopped_rank.py slurm.py several_nodes.py launcher.py sample_answers.py sweep.py throughput.py demo.py) \
 	tests/browser
-acceptance-environments: TESTS := tests/environments tests/agents
+acceptance-environments: TESTS := tests/environments tests/agents tests/evaluation
 acceptance-environments: vllm
 acceptance-training: TESTS := $(addprefix tests/end_to_end/test_,reinforcement.py engine.py language.py examples.py annotate.py) \
 	tests/parity/test_trees.py tests/gpu/test_gpu_benchmark.py

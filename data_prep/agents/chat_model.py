@@ -19,8 +19,6 @@ from data_prep.agents.model_server import BadRequest, ModelServer, TryAgain
 from data_prep.agents.replies import AgentReply, NotAReply, parse_reply
 from data_prep.io.errors import InputError, describe
 
-_TRIES = 4  # of one request that the server answers with what is no reply; a reply that takes too long counts twice
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds
 _LEAST_REPLY = 256  # tokens; where even that does not fit, the context is full
 _FULL = re.compile(
     r"context.{0,3}(?:length|window|size)|maximum context|prompt is too long|too many tokens|"
@@ -111,36 +109,22 @@ class ChatModel:
             **self._settings.request,
         }
         content = orjson.dumps({name: value for name, value in body.items() if value is not None})
-        silent_since: float | None = None
-        pause, answered = _FIRST_PAUSE, 0
-        while True:
-            started = time.monotonic()
-            try:
-                return replace(self._ask(content, number), seconds=time.monotonic() - started)
-            except TryAgain as again:
-                events[again.kind] += 1
-                answered += again.weight
-                if answered >= _TRIES:
-                    raise ConversationEnded("server", again.reason) from None
-                wait = min(max(pause, again.seconds), max(_LONGEST_PAUSE, pause))
-                if not again.weight:
-                    silent_since = time.monotonic() if silent_since is None else silent_since
-                    self._check_patience(silent_since, wait, again.reason)
-            time.sleep(wait)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-
-    def _check_patience(self, silent_since: float, wait: float, reason: str) -> None:
-        if time.monotonic() + wait - silent_since > self._patience:
-            self._gone = self._server.refusal(f"does not answer ({reason})")
-            raise self._gone
+        try:
+            return self._server.with_tries(lambda: self._ask(content, number), self._patience, events)
+        except TryAgain as again:
+            raise ConversationEnded("server", again.reason) from None
+        except InputError as gone:
+            self._gone = gone
+            raise
 
     def _ask(self, content: bytes, number: int) -> AgentReply:
+        started = time.monotonic()
         try:
             body = self._server.post("/chat/completions", content)
         except BadRequest as bad:
             full = bad.status == 413 or (bad.status in (400, 422) and _FULL.search(bad.reason))
             raise ConversationEnded("context" if full else "refused", bad.reason) from None
         try:
-            return parse_reply(orjson.loads(body), number)
+            return replace(parse_reply(orjson.loads(body), number), seconds=time.monotonic() - started)
         except (orjson.JSONDecodeError, NotAReply) as error:
             raise TryAgain("not_a_reply", f"what it sends is no reply: {describe(error)}", weight=1) from None

@@ -3,6 +3,9 @@
 import os
 import re
 import time
+from collections import Counter
+from collections.abc import Callable
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -11,9 +14,14 @@ from data_prep.io.errors import InputError, describe, printable
 
 _CONNECT_SECONDS = 10.0
 _MAX_BODY = 64 << 20
+_TRIES = 4  # of one request that the server answers with what is no reply; a reply that takes too long counts twice
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds
 _LEAST_SECRET = 16  # characters, from which a key is one: "EMPTY" and "test" are words that replies have
 _BUSY = frozenset({408, 409, 425, 429, 502, 503, 504, 529})
 _MISTAKES = frozenset({301, 302, 303, 307, 308, 401, 402, 404, 405})  # of address, key or account
+
+
+Given = TypeVar("Given")
 
 
 class TryAgain(Exception):
@@ -34,11 +42,11 @@ class BadRequest(Exception):
 
 
 class ModelServer:
-    """`address` ends in /v1; the key is OPENAI_API_KEY's, where there is one. `seconds`: most of a reply."""
+    """`address` ends in /v1; the key is OPENAI_API_KEY's, where none is given. `seconds`: most of a reply."""
 
-    def __init__(self, address: str, seconds: float = 1800.0) -> None:
+    def __init__(self, address: str, seconds: float = 1800.0, api_key: str | None = None) -> None:
         self._address, self._seconds = address.rstrip("/"), seconds
-        self._key = (os.environ.get("OPENAI_API_KEY") or "").strip()
+        self._key = ((os.environ.get("OPENAI_API_KEY") or "") if api_key is None else api_key).strip()
         if self._key and not re.fullmatch(r"[\x21-\x7e]+", self._key):
             raise InputError("OPENAI_API_KEY holds a character that no key has: set it again")
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
@@ -63,6 +71,30 @@ class ModelServer:
     def refusal(self, what: str) -> InputError:
         """The sentence with which a command ends."""
         return InputError(f"{self._address} {what}: mend that, and start the command again; it goes on where it was")
+
+    def with_tries(self, ask: Callable[[], Given], patience: float, events: "Counter[str]") -> Given:
+        """What `ask` gives, asked again while it raises what is worth another try; that is counted in `events`.
+
+        `patience`: seconds to wait for a server that is gone, or busy. Raises TryAgain where it answers with nothing of
+        use, InputError where it does not answer.
+        """
+        silent_since: float | None = None
+        pause, answered = _FIRST_PAUSE, 0
+        while True:
+            try:
+                return ask()
+            except TryAgain as again:
+                events[again.kind] += 1
+                answered += again.weight
+                if answered >= _TRIES:
+                    raise
+                wait = min(max(pause, again.seconds), max(_LONGEST_PAUSE, pause))
+                if not again.weight:
+                    silent_since = time.monotonic() if silent_since is None else silent_since
+                    if time.monotonic() + wait - silent_since > patience:
+                        raise self.refusal(f"does not answer ({again.reason})") from None
+            time.sleep(wait)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     def post(self, path: str, content: bytes) -> bytes:
         """The body of an answer. Raises TryAgain, BadRequest and InputError."""

@@ -14,7 +14,7 @@ from data_prep.io.summary import print_summary
 def decontaminate(
     inputs: Annotated[list[str], typer.Argument(help="PREFIX of each corpus; with --text, inputs as for tokenize.")],
     benchmark: Annotated[
-        list[str], typer.Option(help="FILE or FILE:field+field: JSON Lines or Parquet; prompt and solution are joined.")
+        list[str], typer.Option(help="FILE or FILE:field+field: JSON, CSV or Parquet; prompt and solution are joined.")
     ],
     tokenizer: Annotated[Path, typer.Option(help="The tokenizer that made the corpora, or will.")],
     out: Annotated[Path, typer.Option(help="Report to write, as JSON.")],

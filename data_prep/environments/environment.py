@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 
 from data_prep.environments.checkout import leave_out
-from data_prep.environments.interpreters import interpreter, uv_program
+from data_prep.environments.interpreters import interpreter, interpreter_mounts, uv_program
 from data_prep.environments.log_parsers import LogParser, no_parser
 from data_prep.environments.sandbox.base import Image, Limits, Mount, Sandbox, Session
 from data_prep.environments.sandbox.session import remove_tree
@@ -60,7 +60,7 @@ class Environment:
 
     def image(self) -> Image:
         """What a session begins with."""
-        mounts = (Mount(self.venv, VENV), *_interpreter_mounts(self.python), plugin_mount())
+        mounts = (Mount(self.venv, VENV), *interpreter_mounts(self.python), plugin_mount())
         return Image(self.tree, mounts, {"VIRTUAL_ENV": VENV}, (f"{VENV}/bin",))
 
 
@@ -74,10 +74,6 @@ class BuiltEnvironment:
     pip_freeze: tuple[str, ...]
     products: tuple[str, ...]
     log: str = ""
-
-
-def _interpreter_mounts(home: Path) -> tuple[Mount, ...]:
-    return () if home == Path("/usr") else (Mount(home, str(home)),)
 
 
 def fingerprint(tree: Path, tracked: Sequence[str], facts: Mapping[str, Any]) -> str:
@@ -179,7 +175,7 @@ class EnvironmentStore:
         shims = Path(str(files("data_prep.environments").joinpath("shims")))
         mounts = (
             Mount(part / "venv", VENV, writable=True),
-            *_interpreter_mounts(home),
+            *interpreter_mounts(home),
             Mount(shims / "pip", f"{_TOOLS}/bin/pip"),
             Mount(self._uv, f"{_TOOLS}/uv"),
             Mount(cache, f"{_TOOLS}/cache", writable=True),

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+from data_prep.environments.sandbox.base import Mount
 from data_prep.io.errors import InputError
 
 _FOLDER = re.compile(r"(?:cpython-|python-)?(3\.\d+|2\.7)\.\d+")
@@ -46,6 +47,11 @@ def interpreter(version: str) -> Path:
 def minor(version: str) -> tuple[int, ...]:
     """A version as numbers, by which versions are ordered."""
     return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
+def interpreter_mounts(home: Path) -> tuple[Mount, ...]:
+    """What shows an installation in a sandbox, at its own path; the system's is there anyway."""
+    return () if home == Path("/usr") else (Mount(home, str(home)),)
 
 
 def uv_program() -> Path:

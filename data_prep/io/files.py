@@ -262,14 +262,17 @@ class JsonlWriter:
         self.count += 1
 
 
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Objects of a .jsonl, .jsonl.gz or .jsonl.zst file, one at a time; InputError names file and line."""
+def read_jsonl(path: Path, parse: Callable[[bytes], Any] = orjson.loads) -> Iterator[dict[str, Any]]:
+    """Objects of a .jsonl, .jsonl.gz or .jsonl.zst file, one at a time; InputError names file and line.
+
+    `parse`: json.loads where integers beyond 64 bits are to stay what they are; orjson makes floats of them.
+    """
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
         try:
-            record = orjson.loads(line)
-        except (orjson.JSONDecodeError, RecursionError) as error:
+            record = parse(line)
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}, line {number}, is not JSON: {error}") from None
         if not isinstance(record, dict):
             raise InputError(f"{path}, line {number}, holds a {type(record).__name__}; it must be a JSON object")

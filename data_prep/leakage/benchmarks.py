@@ -1,6 +1,10 @@
-"""Benchmark files for decontamination: JSON Lines or Parquet, one instance a row; and the ids of their texts."""
+"""Benchmark files: JSON Lines, JSON, CSV or Parquet, one instance a row; and the ids of their texts."""
 
-from collections.abc import Iterator, Sequence
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -9,21 +13,24 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.io.errors import InputError
-from data_prep.io.files import read_jsonl
+from data_prep.io.files import read_json, read_jsonl, read_text
 from data_prep.tokenize.chunk import BrokenRecord, Columns
 from data_prep.tokenize.inputs import read
 from data_prep.tokenize.records import records_of
 from data_prep.tokenizers import Tokenizer, load_tokenizer
 from data_prep.tokenizers.encoder import Encoder, fastest_exact
 
-_ID_FIELDS = ("task_id", "instance_id", "unique_id", "id")
+_ID_FIELDS = ("task_id", "instance_id", "unique_id", "id", "uuid", "Record ID")
 # Prompt and canonical solution of the benchmarks that people use, where no fields are named.
 _KNOWN_FIELDS = (
     ("prompt", "canonical_solution"),
     ("problem_statement", "patch"),
     ("question", "answer"),
     ("problem", "solution"),
+    ("Question", "Correct Answer"),
+    ("problem_text", "answer_latex"),
 )
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,24 @@ class Benchmark:
 
     def ids(self) -> list[str]:
         """The instance's own id, else its number."""
-        name = next((field for field in _ID_FIELDS if field in self.rows[0]), None)
-        return [str(row.get(name, number) if name else number) for number, row in enumerate(self.rows)]
+        return instance_ids(self.rows)
+
+
+def instance_ids(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The id of each row of a benchmark file: its own, else its number from 0."""
+    name = next((field for field in _ID_FIELDS if field in rows[0]), None)
+    return [str(row.get(name, number) if name else number) for number, row in enumerate(rows)]
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, by which a report on it is known to be on it. Raises InputError where it is none."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is no file")
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_CHUNK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -71,7 +94,7 @@ def read_benchmark(argument: str) -> Benchmark:
     """A benchmark from FILE or FILE:field+field. Raises InputError for a file or a field that is not there."""
     file, colon, named = argument.rpartition(":")
     path = Path(file if colon else argument)
-    rows = list(_rows(path))
+    rows = list(benchmark_rows(path))
     if not rows:
         raise InputError(f"{path} holds no instances: give a benchmark with at least one")
     fields = tuple(named.split("+")) if colon else _guess_fields(path, rows[0])
@@ -83,9 +106,16 @@ def read_benchmark(argument: str) -> Benchmark:
     return Benchmark(path, fields, rows)
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def benchmark_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a file: Parquet, CSV with a heading, a JSON list, else JSON Lines. Raises InputError."""
+    if path.suffix == ".csv":
+        yield from _csv_rows(path)
+        return
+    if path.suffix == ".json":
+        yield from _json_rows(path)
+        return
     if path.suffix != ".parquet":
-        yield from read_jsonl(path)
+        yield from read_jsonl(path, json.loads)
         return
     if not path.is_file():
         raise InputError(f"{path} does not exist or is no file")
@@ -94,6 +124,27 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             if isinstance(row, BrokenRecord):
                 raise InputError(f"{path}, row {number}, {row}")
             yield row
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restkey="")
+    try:
+        for row in reader:
+            if row.pop("", None):
+                raise InputError(f"{path}, line {reader.line_num}, has more columns than the heading")
+            yield row
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}, is no CSV: {error}") from None
+
+
+def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+    rows = read_json(path)
+    if not isinstance(rows, list):
+        raise InputError(f"{path} holds a {type(rows).__name__}; it must be a list of objects")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, instance {number}, is a {type(row).__name__}; it must be an object")
+        yield row
 
 
 def _guess_fields(path: Path, row: dict[str, Any]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from data_prep.corpus.indexed import Corpus
 from data_prep.corpus.merge import copy_documents
 from data_prep.io.errors import InputError
 from data_prep.io.files import jsonl_writer, new_directory
-from data_prep.leakage.benchmarks import Benchmark, References
+from data_prep.leakage.benchmarks import Benchmark, References, file_digest
 
 TOKENS_PER_CALL = 64 << 20  # between two calls of the scan the user sees progress, and can interrupt
 
@@ -157,7 +157,8 @@ def write_without(corpora: Sequence[Corpus], leaking: list[tuple[int, int]], pre
 
 
 def _heading(benchmark: Benchmark) -> dict[str, Any]:
-    return {"file": str(benchmark.path), "fields": list(benchmark.fields), "instances": len(benchmark.rows)}
+    heading = {"file": str(benchmark.path), "sha256": file_digest(benchmark.path)}
+    return {**heading, "fields": list(benchmark.fields), "instances": len(benchmark.rows)}
 
 
 def summaries(headings: Sequence[dict[str, Any]], instances: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -48,7 +48,8 @@ def next_token(
     Example: davinci eval next-token rmt.yaml --corpus held-out --model base=Qwen3-14B --model rmt=runs/rmt --out eval
     """
     from megatron_davinci.config import load_recipe
-    from megatron_davinci.evaluate.next_token import Plan, evaluate, named_models
+    from megatron_davinci.evaluate.model_names import named_models
+    from megatron_davinci.evaluate.next_token import Plan, evaluate
 
     plan = Plan(corpus, positions, budget, temperature, documents)
     tables = evaluate(load_recipe(recipe, overrides or []), named_models(model), plan, out)
@@ -80,6 +81,76 @@ def checkpoints(
     table = evaluate_checkpoints(load_recipe(recipe, overrides or []), stage, known, out)
     if table:
         typer.echo(table)
+
+
+@app.command("benchmarks")
+def benchmarks(
+    tasks: Annotated[str, typer.Option(help="Benchmarks, with commas between; default: those below --data.")] = "",
+    data: Annotated[Path, typer.Option(help="Directory with the benchmarks' files.")] = Path("benchmark-data"),
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=CHECKPOINT, a Hugging Face directory or an address that ends in /v1; repeatable."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory to make, or to go on with.")] = None,
+    exclude: Annotated[
+        list[Path] | None, typer.Option(help="Report of davinci data decontaminate; repeatable.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Answers to each question.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0, help="0: always the likeliest token.")] = 0.0,
+    chat: Annotated[bool, typer.Option("--chat", help="Ask by the model's chat template.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many questions of each.")] = None,
+    engine: Annotated[str, typer.Option(help="transformers in this process, or vllm.")] = "transformers",
+    environment: Annotated[Path, typer.Option(help="vLLM's own, of davinci rollout setup.")] = Path(".venv-vllm"),
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests to a server at a time.")] = 16,
+    rescore: Annotated[bool, typer.Option("--rescore", help="Score what was answered; no model is needed.")] = False,
+    show: Annotated[int, typer.Option(min=0, help="Print so many wrong answers of each.")] = 0,
+    check: Annotated[bool, typer.Option("--check", help="Only say what is below --data, and how to fetch it.")] = False,
+    sandbox: Annotated[str, typer.Option(help="bubblewrap, podman or docker.")] = "bubblewrap",
+    without: Annotated[list[str] | None, typer.Option(help="A protection that this machine may lack.")] = None,
+    unsafe: Annotated[bool, typer.Option("--unsafe", help="Run programs of models without any sandbox.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Benchmarks of checkpoints: shares with intervals, without what has leaked, and the difference to the first model.
+
+    What is answered is kept: killed, started again, or with one model more, nothing is asked twice.
+    Example: davinci eval benchmarks --tasks humaneval,gsm8k --data DATA --model base=Qwen2.5-7B --model mid=runs/mid
+    --exclude leakage.json --out eval
+    """
+    from data_prep.io.exit_codes import print_done
+    from data_prep.io.files import json_bytes
+    from megatron_davinci.evaluate.benchmarks.answers import SamplingOptions
+    from megatron_davinci.evaluate.benchmarks.command import check_command, run_of, shown_answers
+    from megatron_davinci.evaluate.benchmarks.table import benchmark_table
+    from megatron_davinci.evaluate.text_models.open import Engines
+
+    if check:
+        print_done(check_command(tasks, data, as_json))
+        return
+    run = run_of(
+        tasks, data, out, model or [], SamplingOptions(samples, temperature, chat),
+        Engines(engine, str(environment), concurrency), exclude=tuple(exclude or ()), limit=limit,
+        rescore=rescore, sandbox=sandbox, without=tuple(without or ()), unsafe=unsafe, quiet=as_json,
+    )  # fmt: skip
+    results = run.run()
+    shown = "" if as_json or not show else shown_answers(run, show)
+    print_done(shown + (json_bytes(results).decode() if as_json else benchmark_table(results)).rstrip())
+
+
+@app.command("export-lm-eval")
+def export_lm_eval(
+    tasks: Annotated[str, typer.Option(help="Benchmarks, with commas between.")],
+    data: Annotated[Path, typer.Option(help="Directory with the benchmarks' files.")],
+    out: Annotated[Path, typer.Option(help="Directory to make: a task file and the prompts of each.")],
+) -> None:
+    """Write the prompts as tasks of EleutherAI's lm-eval, which generates texts from them.
+
+    Example: davinci eval export-lm-eval --tasks gsm8k --data DATA --out lm-eval; lm_eval --include_path lm-eval ...
+    """
+    from megatron_davinci.evaluate.benchmarks.export import export_prompts
+    from megatron_davinci.evaluate.tasks.registry import named_tasks
+
+    for line in export_prompts(named_tasks(tasks), data, out):
+        typer.echo(line)
 
 
 @app.command("swe-bench")

@@ -10,7 +10,7 @@ def report(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            help="Directories of runs; or a PREFIX of a corpus, directories of records or samples, leakage.json."
+            help="Directories of runs; or a PREFIX of a corpus, directories of records, samples, evals; leakage.json."
         ),
     ],
     out: Annotated[

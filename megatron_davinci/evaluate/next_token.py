@@ -35,9 +35,10 @@ from megatron_davinci.core.groups import (
 )
 from megatron_davinci.core.optimizer import in_precision
 from megatron_davinci.core.transformer_impl import check_transformer_impl
+from megatron_davinci.evaluate.model_names import is_address
 from megatron_davinci.evaluate.overlap import documents_of
 from megatron_davinci.evaluate.positions import Position, choose_positions, level_counts
-from megatron_davinci.evaluate.served_model import ServedModel, is_address
+from megatron_davinci.evaluate.served_model import ServedModel
 from megatron_davinci.evaluate.tables import ModelOutcomes, Outcome, accuracy_tables, summarize_outcomes
 from megatron_davinci.models.config import ModelConfig, load_model_config
 from megatron_davinci.rl.answers import AnswerEnd, read_response
@@ -66,17 +67,6 @@ class Plan:
     budget: int | None
     temperature: float
     documents: int
-
-
-def named_models(given: Sequence[str]) -> dict[str, str]:
-    """NAME=DIRECTORY, each name once. Raises InputError."""
-    found: dict[str, str] = {}
-    for each in given:
-        name, equals, directory = each.partition("=")
-        if not (name and equals and directory) or name in found or "/" in name:
-            raise InputError(f"--model {each}: give NAME=DIRECTORY, each name once and without a slash")
-        found[name] = directory
-    return found
 
 
 def evaluate(recipe: Recipe, models: dict[str, str], plan: Plan, out: Path) -> str:

@@ -10,11 +10,6 @@ from megatron_davinci.serve.completions import CompletionClient
 _AT_ONCE = 64
 
 
-def is_address(model: str) -> bool:
-    """Whether a model is named by the address of its server."""
-    return model.startswith(("http://", "https://"))
-
-
 class ServedModel:
     """A vLLM server with OpenAI's protocol, as `davinci serve` starts one. Ids go in, and come out."""
 

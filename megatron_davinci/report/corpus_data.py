@@ -14,6 +14,7 @@ from data_prep.io.files import read_regular_file, shortest_names
 
 _Model = TypeVar("_Model", bound=BaseModel)
 Counts = dict[str, NonNegativeInt]
+EVALUATION_FILE = "results.json"  # of davinci eval benchmarks, beside a directory answers
 _MOST_BYTES = 1 << 30  # a leakage report holds an entry for each instance of each benchmark
 
 
@@ -60,6 +61,7 @@ class LeakageCounts(BaseModel):
     """Counts of one benchmark in a leakage report."""
 
     file: str
+    sha256: str = ""
     instances: NonNegativeInt
     contaminated: NonNegativeInt
     too_short: NonNegativeInt
@@ -70,6 +72,13 @@ class WorstDocument(BaseModel):
 
     corpus: str
     document: NonNegativeInt
+
+
+class WorstText(BaseModel):
+    """A record of a file, where texts were searched."""
+
+    file: str
+    record: NonNegativeInt
 
 
 class SharedSpan(BaseModel):
@@ -85,7 +94,8 @@ class Instance(BaseModel):
     benchmark: str
     score: Annotated[float, Field(ge=0, le=1)]
     contaminated: bool
-    worst_document: WorstDocument | None
+    too_short: bool = False
+    worst_document: WorstDocument | WorstText | None
     span: SharedSpan | None
 
 
@@ -100,7 +110,7 @@ class LeakageReport(BaseModel):
 
 @dataclass(frozen=True)
 class CorpusData:
-    """Corpora, summaries of samples and reports of leakage, each under the name it is given in the page."""
+    """Corpora, summaries of samples, reports of leakage and benchmarks, each under the name it is given in the page."""
 
     name: str
     corpora: dict[str, Corpus] = field(default_factory=dict)
@@ -108,6 +118,8 @@ class CorpusData:
     leakage: dict[str, LeakageReport] = field(default_factory=dict)
     directories: dict[str, Path] = field(default_factory=dict)
     """Of the summaries."""
+    evaluations: dict[str, Path] = field(default_factory=dict)
+    """Directories that davinci eval benchmarks made."""
     tokenizer: Path | None = None
 
     @classmethod
@@ -121,17 +133,32 @@ class CorpusData:
             name = names[path.resolve()]
             if _is_prefix(path):
                 found.corpora[name] = Corpus(path)
+            elif _is_evaluation(path):
+                found.evaluations[name] = path
             elif path.is_dir():
                 found.summaries[name] = _parse(SamplesSummary, path / "summary.json", "summary of samples")
                 found.directories[name] = path
             else:
-                found.leakage[name] = _parse(LeakageReport, path, "report of leakage")
+                found.leakage[name] = read_leakage(path)
         return found
 
 
+def read_leakage(path: Path) -> LeakageReport:
+    """A report of `davinci data decontaminate`. Raises InputError where it is none."""
+    report = _parse(LeakageReport, path, "report of leakage")
+    if sum(benchmark.instances for benchmark in report.benchmarks) != len(report.instances):
+        raise InputError(f"{path} has {len(report.instances):,} instances, and other counts of them: write it again")
+    return report
+
+
 def is_corpus(path: Path) -> bool:
-    """Whether a path is a PREFIX, a directory with summary.json, or a report of leakage."""
-    return _is_prefix(path) or (path / "summary.json").is_file() or (path.is_file() and path.suffix == ".json")
+    """Whether a path is a PREFIX, a directory with summary.json or of benchmarks, or a report of leakage."""
+    is_directory = (path / "summary.json").is_file() or _is_evaluation(path)
+    return _is_prefix(path) or is_directory or (path.is_file() and path.suffix == ".json")
+
+
+def _is_evaluation(path: Path) -> bool:
+    return (path / EVALUATION_FILE).is_file() and (path / "answers").is_dir()
 
 
 def _is_prefix(path: Path) -> bool:

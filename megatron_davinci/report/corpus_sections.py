@@ -12,7 +12,14 @@ from data_prep.io.files import read_jsonl
 from data_prep.tokenize.masks import masked_text
 from data_prep.tokenizers import load_tokenizer_of
 from megatron_davinci.report.blocks import Bars, Cell, PageSection, Paragraph, ShownNumber, Table, Text
-from megatron_davinci.report.corpus_data import CorpusData, Instance, LeakageReport, SamplesSummary
+from megatron_davinci.report.corpus_data import (
+    CorpusData,
+    Instance,
+    LeakageReport,
+    SamplesSummary,
+    WorstDocument,
+    WorstText,
+)
 from megatron_davinci.report.numbers import number_text
 from megatron_davinci.report.read_sections import evenly
 
@@ -20,14 +27,14 @@ _SAMPLES, _MOST_BARS, _MOST_INSTANCES = 5, 25, 20
 _NEAR = 0.5  # of tau: below that score an instance shares chance words
 
 
-def corpus_summary(data: CorpusData) -> PageSection:
+def corpus_summary(data: CorpusData) -> PageSection | None:
     """How much there is."""
     rows = [row for name, corpus in data.corpora.items() for row in _of_corpus(name, corpus)]
     rows += [row for name, found in data.summaries.items() for row in _of_samples(name, found)]
     for name, report in data.leakage.items():
         total = sum(benchmark.contaminated for benchmark in report.benchmarks)
         rows.append([f"{name}: contaminated instances", _count(total, f"{name}: contaminated, all benchmarks")])
-    return PageSection("Summary", [Table(["", ""], rows)])
+    return PageSection("Summary", [Table(["", ""], rows)]) if rows else None
 
 
 def _of_corpus(name: str, corpus: Corpus) -> Iterable[list[Cell]]:
@@ -133,10 +140,16 @@ _COUNTS = ("instances", "contaminated", "too_short")
 def _instances(name: str, title: str, found: list[Instance]) -> Iterable[Any]:
     for each in found[:_MOST_INSTANCES]:
         place = each.worst_document
-        where = f"document {place.document} of {place.corpus}" if place else "no document"
+        where = "no document" if place is None else _place(place)
         yield Text(f"{title}: {each.id}, score {each.score:.3f}, {where}", each.span.text if each.span else "no text")
     if len(found) > _MOST_INSTANCES:
         yield Paragraph(f"{len(found) - _MOST_INSTANCES:,} more {title} stand in {name}.")
+
+
+def _place(place: WorstDocument | WorstText) -> str:
+    if isinstance(place, WorstText):
+        return f"record {place.record} of {place.file}"
+    return f"document {place.document} of {place.corpus}"
 
 
 def _texts_of_samples(data: CorpusData) -> Iterable[Text]:

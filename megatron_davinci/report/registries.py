@@ -40,6 +40,7 @@ CORPUS_SECTIONS: Registry[Any] = Registry(
         "lengths": f"{_CORPUS}:corpus_lengths",
         "tasks": "megatron_davinci.report.task_sections:corpus_tasks",
         "trajectories": "megatron_davinci.report.trajectory_sections:corpus_trajectories",
+        "benchmarks": "megatron_davinci.report.benchmark_sections:corpus_benchmarks",
         "rejected": f"{_CORPUS}:corpus_rejected",
         "leakage": f"{_CORPUS}:corpus_leakage",
         "samples": f"{_CORPUS}:corpus_samples",

@@ -32,6 +32,7 @@ _PROBE = ("2", "2.0")
 _WORDS = re.compile(r"[^\W\d_]{2,}(?:[ '-][^\W\d_]+)*")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox)\{([^{}]*)\}")
 _ASSIGNMENT = re.compile(r"\s*\\?[A-Za-z]\w*\s*=[^=]*")
+_IN_BASE = re.compile(r"\{?([0-9]{1,100})_\{?([0-9]{1,2})\}?\}?")
 _PLAIN_NAME = re.compile(r"[A-Za-z]\w*(?:_\{?\w+\}?)?")
 
 
@@ -60,6 +61,9 @@ def _at_once(truth: str, answer: str) -> bool | None:
         return False
     if truth == answer:
         return True
+    numbers = _IN_BASE.fullmatch(truth), _IN_BASE.fullmatch(answer)
+    if numbers[0] and numbers[1]:  # math-verify sees no base
+        return numbers[0].groups() == numbers[1].groups()
     if _WORDS.fullmatch(truth):
         return truth.casefold() == answer.casefold()
     if "=" in answer and "=" not in truth and not _ASSIGNMENT.fullmatch(answer):

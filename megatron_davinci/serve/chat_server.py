@@ -30,6 +30,7 @@ from megatron_davinci.weights.paths import find_checkpoint
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _CPU_LONGEST = 8192
+_DTYPES = ("float32", "float16", "bfloat16")
 _START_SECONDS, _POLL_SECONDS = 1800, 0.5
 # What a chat template asks a model to write -> vLLM's parser of it.
 _TOOL_PARSERS = {"<function=": "qwen3_coder", "<tool_call>": "hermes", "<|python_tag|>": "llama3_json"}
@@ -72,12 +73,18 @@ def chat_server(checkpoint: Path, options: ChatOptions) -> Iterator[ChatServer]:
     port = _checked_port(options)
     scratch = Path(tempfile.mkdtemp(prefix="davinci-serve-"))
     try:
-        directory = _servable(checkpoint, scratch)
+        directory = servable_directory(checkpoint, scratch)
         model = load_model_config(str(directory))
         check_servable(model, environment)
         longest = options.max_model_len or _longest(model, environment.on_cpu)
         serving = Serving(
-            environment, directory, options.dtype, longest, options.host, port, arguments=options.arguments
+            environment,
+            directory,
+            _dtype(options.dtype, directory),
+            longest,
+            options.host,
+            port,
+            arguments=options.arguments,
         )
         name = options.name or checkpoint.resolve().name
         variables = server_environment(serving, None, None)
@@ -101,8 +108,9 @@ def chat_server(checkpoint: Path, options: ChatOptions) -> Iterator[ChatServer]:
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _servable(checkpoint: Path, scratch: Path) -> Path:
-    """The directory itself where it is Hugging Face's; else one that it is exported to."""
+def servable_directory(checkpoint: Path, scratch: Path) -> Path:
+    """A Hugging Face directory with a tokenizer: the given one, or one in `scratch` to which a checkpoint is exported.
+    Raises InputError."""
     found = find_checkpoint(checkpoint)
     if found is None:
         if not (checkpoint / "config.json").is_file():
@@ -121,6 +129,13 @@ def _servable(checkpoint: Path, scratch: Path) -> Path:
 def _check_tokenizer(checkpoint: Path, directory: Path) -> None:
     if not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise InputError(f"{checkpoint} has no tokenizer: export it with one (davinci convert megatron-to-hf)")
+
+
+def _dtype(asked: str, directory: Path) -> str:
+    """The precision in which the weights are stored, where none is asked for: vLLM's own auto halves that of fp32."""
+    config = read_json(directory / "config.json")
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
+    return stored if asked == "auto" and stored in _DTYPES else asked
 
 
 def _longest(model: ModelConfig, on_cpu: bool) -> int:

@@ -15,7 +15,7 @@ _CONNECT_SECONDS, _ANSWER_SECONDS = 10.0, 1800.0
 
 
 # A server fills what is not said from the model's generation_config.json: penalties change even the likeliest token.
-_NEUTRAL = {
+NEUTRAL = {
     "top_p": 1.0,
     "top_k": 0,
     "min_p": 0.0,
@@ -27,7 +27,7 @@ _NEUTRAL = {
 
 def _sampling(max_tokens: int, temperature: float) -> dict[str, Any]:
     """At temperature 0 the likeliest token, whatever the model's own settings."""
-    return {"max_tokens": max_tokens, "temperature": temperature, **({} if temperature else _NEUTRAL)}
+    return {"max_tokens": max_tokens, "temperature": temperature, **({} if temperature else NEUTRAL)}
 
 
 class CompletionClient:
@@ -35,6 +35,8 @@ class CompletionClient:
 
     def __init__(self, url: str, name: str | None = None, api_key: str | None = None) -> None:
         self.url = url.rstrip("/")
+        if "@" in urlsplit(self.url).netloc:
+            raise InputError("an address with a password in it would be written down: give the key as OPENAI_API_KEY")
         key = os.environ.get("OPENAI_API_KEY") if api_key is None else api_key
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         here = (urlsplit(self.url).hostname or "") in ("127.0.0.1", "::1", "localhost")
@@ -69,7 +71,7 @@ class CompletionClient:
         body = {
             "prompt": list(prompt),
             **_sampling(max_tokens, temperature),
-            **_NEUTRAL,
+            **NEUTRAL,
             "seed": seed,
             "logprobs": 0,
             "stop_token_ids": list(stop_token_ids),
@@ -88,6 +90,23 @@ class CompletionClient:
                 "larger --max-model-len"
             )
         return ids, [min(0.0, value) for value in log_probs]
+
+    def context_tokens(self) -> int | None:
+        """How many tokens prompt and answer may have together, None where the server does not say."""
+        said = self._described().get("max_model_len")
+        return said if isinstance(said, int) else None
+
+    def root(self) -> str | None:
+        """What the model's name stands for, as vLLM says; None where the server does not."""
+        said = self._described().get("root")
+        return said if isinstance(said, str) else None
+
+    def _described(self) -> dict[str, Any]:
+        """What /models says of the model."""
+        found = self._call("GET", "/models", None)
+        listed = found.get("data") if isinstance(found, dict) else None
+        named = (each for each in listed or () if isinstance(each, dict) and each.get("id") == self.name)
+        return next(named, {})
 
     def _first_model(self) -> str:
         found = self._call("GET", "/models", None)

@@ -17,7 +17,7 @@ from gold_model import ScriptedModel
 from shapes import PULL_REQUESTS
 from workplaces import record_of, workplace
 
-from data_prep.agents import chat_model, model_server
+from data_prep.agents import model_server
 from data_prep.agents.loop import AgentLimits
 from data_prep.agents.model_server import ModelServer, TryAgain
 from data_prep.environments.collection import TaskCollection
@@ -165,7 +165,7 @@ CASES: dict[str, tuple[Behaviour, Expected]] = {
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_model, "_FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(model_server, "_FIRST_PAUSE", 0.02)
     monkeypatch.setattr(model_server, "_MAX_BODY", 1 << 20)
 
 

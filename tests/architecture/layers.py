@@ -35,7 +35,10 @@ LAYERS = (
     "megatron_davinci.report",  # what a run reports, its files and its page
     "megatron_davinci.train.checkpoint",  # checkpoints of a run
     "megatron_davinci.train",  # the loop
-    "megatron_davinci.evaluate",
+    "megatron_davinci.evaluate",  # held-out loss, next tokens, SWE-bench
+    "megatron_davinci.evaluate.tasks",  # benchmarks: their data, prompts, scoring
+    "megatron_davinci.evaluate.text_models",  # who answers them
+    "megatron_davinci.evaluate.benchmarks",  # the run, the tables
     "megatron_davinci.launch",
     "megatron_davinci.bench",
     "megatron_davinci.demo",

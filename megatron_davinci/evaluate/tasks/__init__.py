@@ -1,0 +1,1 @@
+"""Benchmarks: what they ask and how answers are scored, one file for each way of scoring."""

@@ -1,0 +1,1 @@
+"""Who answers: a model in this process, or a server of one."""
