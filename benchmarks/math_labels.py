@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from megatron_davinci.evaluate.tasks.code_runs import CodeRuns
 from megatron_davinci.evaluate.tasks.data import TaskData
 from megatron_davinci.evaluate.tasks.registry import named_tasks
 from megatron_davinci.evaluate.tasks.task import AnswerScore, AnswerText, ScoringTools
@@ -33,7 +34,7 @@ def scored(data: Path, file: str) -> Iterator[Labelled]:
             (questions[each["index"]], AnswerText(cut_at_stop(each["response"], "stop", task.settings.stop)[0], "stop"))
             for each in own
         ]
-        scores = task.scores(pairs, ScoringTools(None))  # type: ignore[arg-type]  # no code is run
+        scores = task.scores(pairs, ScoringTools(CodeRuns(Path())))
         yield from ((task.name, label, score) for label, score in zip(own, scores, strict=True))
 
 

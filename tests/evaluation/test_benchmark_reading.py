@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_davinci.evaluate.tasks.code_runs import CodeRuns
 from megatron_davinci.evaluate.tasks.reading import chosen_letter, last_number, plain_number, result_of, stated_answer
 from megatron_davinci.evaluate.tasks.registry import named_tasks
 from megatron_davinci.evaluate.tasks.scibench import golds, number_in, published_verdict, shown_unit
@@ -118,7 +119,7 @@ def _read_all(text: str) -> None:
 def test_of_a_sum_in_gsm8k_the_result_counts(answer: str, verdict: bool) -> None:
     [task] = named_tasks("gsm8k")
     question = Question("gsm8k/0", {"question": "?", "answer": "#### 15"}, "", "0")
-    [score] = task.scores([(question, AnswerText(f"The answer is {answer}.", "stop"))], ScoringTools(None))  # type: ignore[arg-type]
+    [score] = task.scores([(question, AnswerText(f"The answer is {answer}.", "stop"))], ScoringTools(CodeRuns(Path())))
     assert (score.status == "right") == verdict
 
 
@@ -196,9 +197,9 @@ def test_golds_that_the_published_code_cannot_accept_are_mended(gold: str, answe
     [task] = named_tasks("scibench")
     question = Question("diff/1", row(gold, " "), "", "1")
     text = f"The answer is therefore \\boxed{{{answer}}}."
-    [score] = task.scores([(question, AnswerText(text, "stop"))], ScoringTools(None))  # type: ignore[arg-type]
+    [score] = task.scores([(question, AnswerText(text, "stop"))], ScoringTools(CodeRuns(Path())))
     assert score.status == "right" and score.others == {"published": False}
-    [wrong] = task.scores([(question, AnswerText("\\boxed{7}", "stop"))], ScoringTools(None))  # type: ignore[arg-type]
+    [wrong] = task.scores([(question, AnswerText("\\boxed{7}", "stop"))], ScoringTools(CodeRuns(Path())))
     assert wrong.status == "wrong"
 
 

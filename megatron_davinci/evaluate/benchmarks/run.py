@@ -213,21 +213,21 @@ class BenchmarkRun:
         for data in read:
             for model in self.models:
                 lines = [each.as_line(data.task.may_be_shown) for each in scored[model.name, data.task.name]]
-                _write_lines(self.out / SCORES_FOLDER / model.name / f"{data.task.name}.jsonl", lines)
+                content = b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines)
+                _replace(self.out / SCORES_FOLDER / model.name / f"{data.task.name}.jsonl", content)
         curves = {} if self.limit else _curves(self.models, results)
         (self.out / _CURVES).unlink(missing_ok=True)
         if curves:
             write_json(self.out / _CURVES, curves)
-        part = part_of(self.out / _TABLE)
-        part.write_text(benchmark_table(results))
-        publish(part, self.out / _TABLE)
+        _replace(self.out / _TABLE, benchmark_table(results).encode())
         write_json(self.out / BENCHMARK_RESULTS, results)
 
 
-def _write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file anew, which appears by rename: it is made of the answers, which are what is kept."""
     part = part_of(path)
     part.parent.mkdir(parents=True, exist_ok=True)
-    part.write_bytes(b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
+    part.write_bytes(content)
     publish(part, path)
 
 

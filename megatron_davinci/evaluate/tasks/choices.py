@@ -1,6 +1,7 @@
 """GPQA (Rein et al., 2023) and SuperGPQA (M-A-P, 2025): questions with options, answered by a letter after thinking."""
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,13 +12,13 @@ LETTERS = "ABCDEFGHIJ"
 
 
 class _Choices(BenchmarkTask):
+    @abstractmethod
     def options(self, row: Mapping[str, Any]) -> Sequence[str]:
         """The options, in the order in which they are shown."""
-        raise NotImplementedError
 
+    @abstractmethod
     def truth(self, question: Question) -> str:
         """The text of the right option."""
-        raise NotImplementedError
 
     def asked(self, row: Mapping[str, Any]) -> str:
         """The question alone."""

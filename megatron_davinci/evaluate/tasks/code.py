@@ -98,5 +98,4 @@ class HumanEvalPlus(HumanEval):
 def _score(verdict: CodeVerdict, program: str) -> AnswerScore:
     if verdict.status == "reference":
         return AnswerScore("unjudged", program, f"the benchmark's own solution fails: {verdict.reason}")
-    known = {"right": "right", "wrong": "wrong", "timeout": "timeout"}
-    return AnswerScore(known.get(verdict.status, "error"), program, verdict.reason)  # type: ignore[arg-type]
+    return AnswerScore(verdict.status, program, verdict.reason)

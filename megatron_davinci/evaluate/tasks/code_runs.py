@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data_prep.environments.interpreters import interpreter_mounts
 from data_prep.environments.sandbox.base import Image, Limits, Mount, Result, Sandbox, SandboxFailed
@@ -32,7 +32,7 @@ _THERE = "/davinci-tests"
 class CodeVerdict:
     """`status`: right, wrong, timeout, error, or reference where the benchmark's own solution fails."""
 
-    status: str
+    status: Literal["right", "wrong", "timeout", "error", "reference"]
     reason: str
 
 
