@@ -69,7 +69,7 @@ def as_tree(tree: Tree, device: torch.device) -> list[GlobalBatch]:
         GlobalBatch(
             partial(policy_forward_step, Rmt(kind="rmt", rollouts=RolloutDirectory(directory="-"))),
             [batch],
-            tree.num_rows,
+            [tree.num_rows],
             COUNTS,
             REPORTS,
         )
@@ -98,7 +98,7 @@ def _packed(pieces: Pieces, device: torch.device) -> GlobalBatch:
     rows = torch.cat([start + rows for start, (_, rows, _) in zip(starts[:-1], pieces, strict=True)])
     labels = torch.cat([labels for _, _, labels in pieces])
     moved = (x.to(device) for x in (tokens[None], rows, labels, torch.full(rows.shape, WEIGHT)))
-    return GlobalBatch(_forward, [(PackedSegments.of(starts, device), *moved)], len(tokens), COUNTS)
+    return GlobalBatch(_forward, [(PackedSegments.of(starts, device), *moved)], [len(tokens)], COUNTS)
 
 
 def step(trainer: Trainer, works: list[GlobalBatch]) -> float:
@@ -154,7 +154,7 @@ def compare(
     seconds = alternate(runs, repeats)
     medians = {side: median_of(times) for side, times in seconds.items()}
     return {
-        "rows": {side: sum(work.width for work in works) for side, works in sides.items()},
+        "rows": {side: sum(sum(work.widths) for work in works) for side, works in sides.items()},
         "worst_gradient_difference": worst,
         "seconds": seconds,
         "speed_over_sequences": medians["sequences"] / medians["tree"],

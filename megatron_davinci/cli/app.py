@@ -16,6 +16,7 @@ from megatron_davinci.cli.convert import app as convert_app
 from megatron_davinci.cli.doctor import doctor
 from megatron_davinci.cli.evaluate import app as eval_app
 from megatron_davinci.cli.launch import launch
+from megatron_davinci.cli.plan import plan
 from megatron_davinci.cli.report import report
 from megatron_davinci.cli.rmt import app as rmt_app
 from megatron_davinci.cli.rollout import app as rollout_app
@@ -92,6 +93,7 @@ def train(
 
 
 app.command()(launch)
+app.command()(plan)
 app.command(context_settings={"allow_extra_args": True})(serve)
 app.command()(sample)
 app.command()(report)

@@ -21,18 +21,23 @@ def train(
     warmup: Annotated[int, typer.Option(min=0, help="The first of them, which do not count.")] = 3,
     grid: Grid = None,
     out: Annotated[Path | None, typer.Option(help="NAME: writes NAME.json and NAME.md.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option("--calibrate", help="FILE.yaml: this machine as a device for davinci plan --gpu.")
+    ] = None,
 ) -> None:
     """Tokens a second (of documents, with padding, with loss), MFU, memory and step times, layout by layout.
 
     Example: davinci bench train recipe.yaml --ranks 8 --grid megatron.tensor_model_parallel_size=2,4,8 --out h100
     """
     from data_prep.io.files import refuse_existing, write_json
+    from megatron_davinci.bench.calibrate import calibrate, write_device
     from megatron_davinci.bench.grid import combinations
     from megatron_davinci.bench.report import trials_table
     from megatron_davinci.bench.train import run_trials
 
     for suffix in (".json", ".md"):
         refuse_existing(out and out.with_name(out.name + suffix))
+    refuse_existing(calibration)
     layouts = [[*(overrides or []), *chosen] for chosen in combinations(grid or [])]
     trials = run_trials(recipe, layouts, ranks, steps, warmup)
     table = trials_table(trials)
@@ -41,6 +46,11 @@ def train(
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out.with_name(out.name + ".json"), trials)
         out.with_name(out.name + ".md").write_text(table)
+    if calibration is not None:
+        device, errors = calibrate(recipe, trials, calibration.stem)
+        write_device(device, calibration)
+        worst = max(abs(error - 1) for error in errors)
+        typer.echo(f"{calibration}: explains the seconds of {len(errors)} trials, the worst to {worst:.1%}")
 
 
 @app.command("compare")

@@ -15,7 +15,13 @@ def launch(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as schedule.lr=1e-5")] = None,
     nodes: Annotated[int, typer.Option(min=1, help="Nodes of the job.")] = 1,
     gpus_per_node: Annotated[int, typer.Option(min=1, help="Ranks on each node, one a GPU.")] = 8,
-    gpu_memory: Annotated[float, typer.Option(min=1, help="GiB of a GPU: 80 for A100 and H100, 141 for H200.")] = 80,
+    gpu: Annotated[
+        str | None, typer.Option(help="What the job runs on, for a plan of its memory: h100, h200, b200 or a100.")
+    ] = None,
+    gpu_memory: Annotated[
+        float | None,
+        typer.Option(min=1, help="GiB of a GPU, where it is another; default: of --gpu, or of this machine's."),
+    ] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Ranks are CPU processes: ask Slurm for no GPUs.")] = False,
     slurm: Annotated[
         bool, typer.Option("--slurm", help="Hand the job to Slurm instead of running torchrun here.")
@@ -50,7 +56,8 @@ def launch(
     Example: davinci launch recipe.yaml --nodes 32 --gpus-per-node 8 --slurm --partition h100
     """
     from megatron_davinci.config import load_recipe
-    from megatron_davinci.launch.fit import check_memory, check_ranks, check_rollout_nodes
+    from megatron_davinci.launch.fit import check_ranks, check_rollout_nodes
+    from megatron_davinci.launch.gpu_memory import keep_or_drop_plan, plan_memory
     from megatron_davinci.launch.script import Job, local_script
     from megatron_davinci.launch.slurm import Slurm, slurm_script
     from megatron_davinci.launch.start import run_locally, submit
@@ -58,7 +65,7 @@ def launch(
     known = load_recipe(recipe, overrides or [], with_weights=not dry_run)
     check_ranks(known, nodes, gpus_per_node)
     if not cpu:
-        check_memory(known, nodes * gpus_per_node, gpu_memory)
+        plan_memory(known, nodes * gpus_per_node, gpu, gpu_memory, here=not slurm)
     job = Job(
         recipe=recipe,
         overrides=overrides or [],
@@ -78,7 +85,9 @@ def launch(
         raise InputError("an option of Slurm's is given without --slurm: add it, or leave the option out")
     if dry_run:
         typer.echo(slurm_script(job, options) if slurm else local_script(job), nl=False)
-    elif slurm:
+        return
+    keep_or_drop_plan(known, nodes * gpus_per_node, None if cpu else gpu)
+    if slurm:
         jobs = submit(job, options)
         typer.echo(f"submitted {', '.join(jobs)}: slurm-*-JOB.log in this directory will tell")
     else:

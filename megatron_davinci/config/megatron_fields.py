@@ -34,6 +34,7 @@ _ELSEWHERE = {
 # What training here uses so far. The rest of Megatron-Core's fields would be ignored, or is not proven yet: refused.
 _USED = frozenset(
     {"tensor_model_parallel_size", "pipeline_model_parallel_size", "virtual_pipeline_model_parallel_size",
+     "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage",
      "context_parallel_size", "sequence_parallel", "bf16", "deterministic_mode", "recompute_granularity",
      "recompute_method", "recompute_num_layers", "recompute_modules", "use_distributed_optimizer",
      "overlap_grad_reduce", "overlap_param_gather", "grad_reduce_in_fp32", "bucket_size", "optimizer", "weight_decay",
@@ -55,6 +56,8 @@ _REFUSED = {
         "a graph repeats calls of the same shapes, and packed documents and trees have others in each step"),
     "use_precision_aware_optimizer":
         "Transformer Engine's fused optimizer alone has it, and its states have not been compared on a GPU",
+    "variable_seq_lengths":
+        "rows are as wide as their documents anyway, and pipelines know their shapes without sending them",
     "fp8_param": "weights stay in bf16 beside their fp32 main copies: a checkpoint is the same with fp8 and without",
 }  # fmt: skip
 _CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -73,6 +76,8 @@ _RANGES = {  # from, to (not included)
     "clip_grad": (0.0, float("inf")),
     "bucket_size": (1, float("inf")),
     "recompute_num_layers": (1, float("inf")),
+    "num_layers_in_first_pipeline_stage": (1, float("inf")),
+    "num_layers_in_last_pipeline_stage": (1, float("inf")),
 }
 
 

@@ -20,9 +20,9 @@ class Batch(Section):
     global_batch_size: Positive
     """Units per optimizer step; daVinci-Dev: 1024 samples."""
     unit: Literal["samples", "sequences", "tokens"] = "samples"
-    """samples: that many documents, packed inside the batch; sequences or tokens: out of a pack plan."""
+    """samples: that many documents; sequences or tokens: out of a pack plan."""
     micro_batch_size: Positive = 1
-    """Packed sequences that one forward pass takes, laid end to end in one row."""
+    """A forward pass takes a row of up to so many times seq_length tokens."""
 
 
 class Schedule(Section):

@@ -62,27 +62,27 @@ def check_stage(stage: StageRecipe, model: ModelConfig) -> None:
             "needs at least 2 of each; leave it out"
         )
     by_tp = "tensor_model_parallel_size"
-    layers_by = "pipeline_model_parallel_size" + (" x virtual_pipeline_model_parallel_size" if chunks else "")
     for what, value, by, divisor in (
         ("num_attention_heads", model.num_attention_heads, by_tp, tp),
         ("num_query_groups", model.num_query_groups, by_tp, tp),
         ("ffn_hidden_size", model.ffn_hidden_size, by_tp, tp),
         ("the padded vocabulary", model.padded_vocab_size, by_tp, tp),
-        ("num_layers", model.num_layers, layers_by, pp * layout.model_chunks),
     ):
         require_divisor(what, value, by, divisor)
+    _check_pipeline(layout, model.num_layers)
     if cp < 1:
         raise InputError(f"context_parallel_size is {cp}; it must be at least 1")
     check_fp8(megatron, model)
     if model.padded_vocab_size // tp * (tp - 1) >= model.vocab_size:
         raise InputError(f"vocab_size is {model.vocab_size}: {by_tp} = {tp} leaves a rank nothing but padding")
     if megatron.recompute_method == "uniform":
-        require_divisor(
-            "the number of layers of a pipeline chunk",
-            model.num_layers // (pp * layout.model_chunks),
-            "recompute_num_layers",
-            megatron.recompute_num_layers or 1,
-        )
+        for layers in sorted(set(layout.layers_by_rank(model.num_layers))):
+            require_divisor(
+                "the number of layers of a pipeline chunk",
+                layers // layout.model_chunks,
+                "recompute_num_layers",
+                megatron.recompute_num_layers or 1,
+            )
     if megatron.overlap_param_gather and not megatron.use_distributed_optimizer:
         raise InputError("overlap_param_gather has nothing to gather without use_distributed_optimizer: set both")
     if model.rope_scaling is not None and model.rope_scaling.rope_type == "dynamic":
@@ -101,6 +101,35 @@ def check_stage(stage: StageRecipe, model: ModelConfig) -> None:
             "set batch.unit to sequences"
         )
     stage.objective.check_stage(stage)
+
+
+def _check_pipeline(layout: ParallelLayout, num_layers: int) -> None:
+    """Raise InputError unless the layers can be shared out over pipeline ranks and their chunks."""
+    chunks = layout.model_chunks
+    given = {
+        "num_layers_in_first_pipeline_stage": layout.first_layers,
+        "num_layers_in_last_pipeline_stage": layout.last_layers,
+    }
+    fixed = {name: layers for name, layers in given.items() if layers is not None}
+    if not fixed:
+        by = "pipeline_model_parallel_size" + (" x virtual_pipeline_model_parallel_size" if chunks > 1 else "")
+        require_divisor("num_layers", num_layers, by, layout.pipeline * chunks)
+        return
+    if layout.pipeline < 2:
+        raise InputError(f"{next(iter(fixed))} is set with pipeline_model_parallel_size 1: leave it out")
+    for name, layers in fixed.items():
+        if layers < chunks or layers % chunks:
+            raise InputError(
+                f"{name} is {layers}; with {chunks} model chunk(s) a pipeline rank it must be a multiple of {chunks}"
+            )
+    left, others = num_layers - sum(fixed.values()), layout.pipeline - len(fixed)
+    if left != 0 if others == 0 else left <= 0 or left % (others * chunks):
+        said = " and ".join(f"{name} {layers}" for name, layers in fixed.items())
+        wanted = f"a multiple of {others * chunks}" if others else "none"
+        raise InputError(
+            f"{said} leave {left} of {num_layers} layers to the other {others} pipeline rank(s) of {chunks} model "
+            f"chunk(s); it must be {wanted}"
+        )
 
 
 def check_rows(stage: StageRecipe) -> None:

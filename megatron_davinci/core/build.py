@@ -69,6 +69,8 @@ def _config_fields(model: ModelConfig, megatron: MegatronOptions) -> dict[str, A
         **dict.fromkeys(("init_method", "output_layer_init_method", "embedding_init_method"), _leave_unset),
         "calculate_per_token_loss": True,  # DDP then sums gradients; the loss carries its own global weights
         **device.transformer_config_fields(megatron.layout.virtual_pipeline is not None, local=impl == "local"),
+        # delayed scaling reduces its amax in every forward pass, of which replicas may have different numbers
+        "tp_only_amax_red": megatron.scaling == "delayed",
         **{name: value for name, value in megatron.given.items() if name in fields},
         "attention_backend": AttnBackend[megatron.given.get("attention_backend", "auto")],
         "transformer_impl": impl,

@@ -31,12 +31,16 @@ class BatchCounts:
 def count_batch(
     documents: Documents, share: Sequence[PackedSequence], epochs: Sequence[int], rows: int, device: torch.device
 ) -> BatchCounts:
-    """Count this rank's `share` and add up over the ranks; `epochs` are those of the whole global batch."""
+    """Count this rank's `share`, which takes so many `rows`, and add up over the ranks.
+
+    `epochs` are those of the whole global batch.
+    """
     spans = [span for sequence in share for span in sequence]
     ours = tally_by_epoch(share, documents.lengths)
     numbers = [
         sum(int(documents.predicted(span).sum()) for span in spans),
         sum(span.length**2 for span in spans),
+        rows,
     ]
     for epoch in epochs:
         tally = ours.get(epoch, Tally())
@@ -44,7 +48,7 @@ def count_batch(
         numbers += [tally.documents, tally.tokens, tally.fingerprint & _LOW, tally.fingerprint >> 32]
     summed = torch.tensor(numbers, dtype=torch.int64, device=device)
     dist.all_reduce(summed, group=parallel_state.get_data_parallel_group())
-    labels, squared_lengths, *rest = summed.tolist()
+    labels, squared_lengths, rows, *rest = summed.tolist()
     tallies = {
         epoch: Tally() + Tally(count, tokens, low + (high << 32))
         for epoch, count, tokens, low, high in zip(epochs, *(rest[i::4] for i in range(4)), strict=True)

@@ -103,6 +103,11 @@ def name() -> str:
     return torch.cuda.get_device_name() if has_gpu() else "cpu"
 
 
+def memory_bytes() -> int:
+    """Memory of this rank's GPU."""
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+
+
 def peak_memory() -> int:
     """Bytes that were in use at most: of this rank's GPU or, without one, of this process."""
     if has_gpu():

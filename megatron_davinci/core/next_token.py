@@ -8,7 +8,6 @@ import torch
 from megatron.core.distributed import DistributedDataParallel
 from torch import Tensor
 
-from megatron_davinci.config import StageRecipe
 from megatron_davinci.core.attention.packed import PackedSegments
 from megatron_davinci.core.counts import count_batch
 from megatron_davinci.core.gpt import LabelScores
@@ -16,9 +15,10 @@ from megatron_davinci.core.groups import context_rank, data_rank
 from megatron_davinci.core.losses.next_token import next_token_loss
 from megatron_davinci.core.objective import Objective
 from megatron_davinci.core.step import ForwardOutput, GlobalBatch, loss_and_reports
-from megatron_davinci.data.batches import StageBatches, shard_microbatches
+from megatron_davinci.data.batches import StageBatches
 from megatron_davinci.data.documents import Documents, PackedSequence
 from megatron_davinci.data.packed import PackedBatch, pack_micro_batch
+from megatron_davinci.data.rows import RowRules
 
 
 class NextTokenObjective(Objective):
@@ -33,35 +33,36 @@ class NextTokenObjective(Objective):
 def next_token_batch(stage: StageBatches, step: int, device: torch.device) -> GlobalBatch:
     """The global batch of one step of a stage, packed."""
     names = stage.corpus_names if len(stage.corpus_names) > 1 else ()
-    sequences = stage.sequences(step)
-    return pack_next_token_batch(stage.documents, sequences, stage.recipe, stage.alignment, device, names)
+    return pack_next_token_batch(stage.documents, stage.units(step), stage.rules, device, names)
 
 
 def pack_next_token_batch(
     documents: Documents,
-    sequences: list[PackedSequence],
-    recipe: StageRecipe,
-    alignment: int,
+    units: list[PackedSequence],
+    rules: RowRules,
     device: torch.device,
     corpus_names: Sequence[str] = (),
 ) -> GlobalBatch:
-    """Packed sequences as this rank's micro-batches; the loss is the mean over the labels of all ranks, in nats.
+    """Units as this rank's micro-batches, dealt by `rules`; the loss is the mean over the labels of all ranks, in nats.
 
     `corpus_names`: of `documents.prefixes`, to report the loss on each too.
     """
     rank, size = data_rank()
-    width = recipe.batch.micro_batch_size * recipe.seq_length
-    share = shard_microbatches(sequences, rank, size, recipe.batch.micro_batch_size, recipe.layout.microbatch_multiple)
-    epochs = sorted({span.epoch for sequence in sequences for span in sequence})
-    ours = [sequence for part in share for sequence in part]
-    counts = count_batch(documents, ours, epochs, len(share) * size * width, device)
+    share = rules.deal([rules.unit_of(unit) for unit in units], size)[rank]
+    rows = [[span for number in row.units for span in units[number]] for row in share]
+    widths = [row.width for row in share]
+    epochs = sorted({span.epoch for unit in units for span in unit})
+    counts = count_batch(documents, rows, epochs, sum(widths), device)
     weight = 1.0 / max(1, counts.labels)
-    packed = (pack_micro_batch(documents, part, recipe.seq_length, alignment, weight) for part in share)
+    packed = (
+        pack_micro_batch(documents, row, width, rules.document_alignment, weight)
+        for row, width in zip(rows, widths, strict=True)
+    )
     micro_batches = [batch.of_context_rank(*context_rank()).to(device) for batch in packed]
     return GlobalBatch(
         partial(next_token_forward_step, num_corpora=len(corpus_names)),
         micro_batches,
-        width,
+        widths,
         counts,
         reports=("loss", *_reports_of(len(corpus_names))),
         metrics=partial(_losses_by_corpus, corpus_names),

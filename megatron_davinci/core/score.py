@@ -39,6 +39,6 @@ def score_continuation(
 
     copies = [None] * layout.microbatch_multiple
     how = {"forward_only": True, "collect_non_loss_data": True}
-    found = run_schedule(chunks, forward, copies, width, **how)
+    found = run_schedule(chunks, forward, copies, [width] * len(copies), **how)
     every = all_gather_object(found[0].tolist() if found else None)
     return next(scores for scores in every if scores is not None)

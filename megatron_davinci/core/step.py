@@ -12,10 +12,12 @@ from megatron.core.distributed import DistributedDataParallel, finalize_model_gr
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.utils import get_model_config
 from torch import Tensor
 
 from megatron_davinci.core.counts import BatchCounts
 from megatron_davinci.core.optimizer import Chunks, clip_and_step
+from megatron_davinci.core.pipeline import with_known_shapes
 from megatron_davinci.core.timers import Timers
 
 ForwardOutput = tuple[Any, Callable[..., Any]]
@@ -24,7 +26,8 @@ ForwardStep = Callable[[Iterator[Any], DistributedDataParallel], ForwardOutput]
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """This rank's micro-batches of one optimizer step, a row of `width` tokens each, and what becomes of them.
+    """This rank's micro-batches of one optimizer step, a row of so many tokens each as `widths` say, and what becomes
+    of them.
 
     `forward`: Megatron's forward_step_func, whose loss function reports a scalar for each name of `reports`, the loss
     among them; sums over all micro-batches and ranks come out. `counts` are those of the global batch.
@@ -32,7 +35,7 @@ class GlobalBatch:
 
     forward: ForwardStep
     micro_batches: Sequence[Any]
-    width: int
+    widths: Sequence[int]
     counts: BatchCounts
     reports: tuple[str, ...] = ("loss",)
     metrics: Callable[[Mapping[str, float]], dict[str, Any]] = lambda sums: {}
@@ -109,7 +112,7 @@ class Trainer:
 
     def _run(self, batch: GlobalBatch, **how: Any) -> dict[str, float]:
         """Gradients add up in the buffers."""
-        reports = run_schedule(self.chunks, batch.forward, batch.micro_batches, batch.width, **how)
+        reports = run_schedule(self.chunks, batch.forward, batch.micro_batches, batch.widths, **how)
         return global_sums(reports, batch.reports, self.device)
 
     def _reduce_undivided(self, chunks: Chunks, _num_tokens: Tensor | None, **kwargs: Any) -> None:
@@ -119,19 +122,23 @@ class Trainer:
 
 
 def run_schedule(
-    chunks: Sequence[torch.nn.Module], forward: ForwardStep, batches: Sequence[Any], width: int, **how: Any
+    chunks: Sequence[torch.nn.Module], forward: ForwardStep, batches: Sequence[Any], widths: Sequence[int], **how: Any
 ) -> list[Any]:
-    """Megatron's schedule of this layout over micro-batches of one row each, `width` tokens over all context ranks.
+    """Megatron's schedule of this layout over micro-batches of one row each.
 
-    `how` goes to the schedule. Gives what `forward`'s loss function reports, on the last pipeline stage.
+    `widths` (micro-batches,): tokens of each, over all context ranks; the same on all ranks of a replica. `how` goes to
+    the schedule. Gives what `forward`'s loss function reports, on the last pipeline stage.
     """
+    assert len(widths) == len(batches)
+    if parallel_state.get_pipeline_model_parallel_world_size() > 1:
+        how |= with_known_shapes(get_model_config(chunks[0]), widths, len(chunks))
     several = len(chunks) > 1  # each chunk of an interleaved stage goes through all micro-batches
     reports: list[Any] = get_forward_backward_func()(
         forward_step_func=forward,
         data_iterator=[iter(batches) for _ in chunks] if several else iter(batches),
         model=chunks if several else chunks[0],
         num_microbatches=len(batches),
-        seq_length=width,  # Megatron itself divides by context and, under sequence parallelism, tensor ranks
+        seq_length=max(widths),  # nothing is made of it: shapes are known
         micro_batch_size=1,
         **{"forward_only": False, **how},
     )

@@ -1,6 +1,7 @@
 """Which spans of which documents make up each global batch: a function of recipe, corpora and step alone. Torch-free.
 
-Documents are drawn in an order that depends on (seed, stage, epoch); the layout of ranks never enters.
+Documents are drawn in an order that depends on (seed, stage, epoch); the layout of ranks never enters. Which rank
+trains them, and in which rows, is for `data.rows`.
 """
 
 from pathlib import Path
@@ -17,7 +18,9 @@ from megatron_davinci.config import Batch, Recipe
 from megatron_davinci.data.documents import Documents, PackedSequence, Span
 from megatron_davinci.data.held_out import HeldOut, recipe_corpora
 from megatron_davinci.data.ledger import Tally
+from megatron_davinci.data.rows import RowRules
 from megatron_davinci.models.alignment import Alignment
+from megatron_davinci.models.config import load_model_config
 
 _T = TypeVar("_T")
 
@@ -56,23 +59,22 @@ class StageBatches:
             raise InputError(
                 f"stage {self.name} has no documents: all are held out, or longer than its seq_length and dropped"
             )
+        self.rules = RowRules.of(stage, load_model_config(recipe.model), self.alignment)
         self._batch_units = _batch_units(stage.batch, stage.seq_length)
         self._total_units = self._units_per_epoch * stage.epochs
         self.num_batches = ceil_div(self._total_units, self._batch_units)
         self._permutation: tuple[int, Int64s] = (-1, np.empty(0, np.int64))
 
-    def sequences(self, batch: int) -> list[PackedSequence]:
-        """The packed sequences of one global batch; the last batch of a stage may hold fewer units."""
+    def units(self, batch: int) -> list[PackedSequence]:
+        """What one global batch holds, each to lie in one row: sequences of the plan, or documents, long ones in parts.
+
+        The last batch of a stage may hold less.
+        """
+        if self.plan is None:
+            return [[part] for span in self.drawn(batch) for part in span.parts(self.recipe.seq_length)]
         units, epochs = self._units_of(batch)
-        if self.plan is not None:
-            pairs = zip(units.tolist(), epochs.tolist(), strict=True)
-            return [[Span(*span, epoch) for span in self.plan.sequence(unit)] for unit, epoch in pairs]
-        documents = self._drawn[units]
-        packed = self._pack(self.documents.lengths[documents])
-        return [
-            [Span(int(documents[i]), start, length, int(epochs[i])) for i, start, length in packed.sequence(index)]
-            for index in range(len(packed))
-        ]
+        pairs = zip(units.tolist(), epochs.tolist(), strict=True)
+        return [[Span(*span, epoch) for span in self.plan.sequence(unit)] for unit, epoch in pairs]
 
     def drawn(self, batch: int) -> list[Span]:
         """The documents of one global batch of samples, whole, in the order in which they are drawn."""
@@ -154,9 +156,6 @@ class StageBatches:
             )
         return np.flatnonzero(~held_out & ~(too_long & (self._long_documents == "drop")))
 
-    def _pack(self, lengths: Int64s) -> PackPlan:
-        return pack_documents(lengths, self.recipe.seq_length, self._long_documents, self.recipe.document_alignment)
-
     def _units_of(self, batch: int) -> tuple[Int64s, Int64s]:
         start = batch * self._batch_units
         return self._units(start, min(start + self._batch_units, self._total_units))
@@ -184,7 +183,8 @@ class StageBatches:
             return self._load_plan(self._kept_plan)
         lengths = np.zeros_like(self.documents.lengths)  # what has no length takes no room
         lengths[self._drawn] = self.documents.lengths[self._drawn]
-        return self._pack(lengths)
+        stage = self.recipe
+        return pack_documents(lengths, stage.seq_length, self._long_documents, stage.document_alignment)
 
     def _load_plan(self, path: Path) -> PackPlan:
         stage, plan = self.recipe, load_plan(path, self.documents.corpora)
@@ -239,20 +239,6 @@ class RunBatches:
         """The number of a step's stage, and that of its global batch in the stage."""
         stage = self.stage_of(step)
         return stage, step - self.first_step(stage)
-
-
-def shard_microbatches(
-    sequences: list[list[_T]], rank: int, data_parallel_size: int, micro_batch_size: int, multiple: int = 1
-) -> list[list[list[_T]]]:
-    """The micro-batches of one data-parallel rank, of what fills one sequence each.
-
-    Empty sequences fill up: every rank gets as many micro-batches, a multiple of `multiple` (interleaved pipelines need
-    one of the pipeline's size).
-    """
-    per_round = data_parallel_size * micro_batch_size
-    filled = sequences + [[] for _ in range(-len(sequences) % (per_round * multiple))]
-    first = rank * micro_batch_size
-    return [filled[start : start + micro_batch_size] for start in range(first, len(filled), per_round)]
 
 
 def _batch_units(batch: Batch, seq_length: int) -> int:

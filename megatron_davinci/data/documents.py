@@ -17,6 +17,13 @@ class Span(NamedTuple):
     length: int
     epoch: int
 
+    def parts(self, longest: int) -> "list[Span]":
+        """The span in spans of at most `longest` tokens."""
+        return [
+            self._replace(start=self.start + first, length=min(longest, self.length - first))
+            for first in range(0, self.length, longest)
+        ]
+
 
 PackedSequence = list[Span]
 

@@ -6,7 +6,7 @@ import numpy as np
 from xxhash import xxh3_64
 
 from data_prep import InputError
-from data_prep.corpus import Corpus, pack_documents
+from data_prep.corpus import Corpus
 from data_prep.io.arrays import Bools, Int64s
 from data_prep.io.files import shortest_names
 from megatron_davinci.config import Recipe, StageRecipe
@@ -30,19 +30,15 @@ class HeldOut:
         return documents.mark(list(self._chosen.values()))
 
     def sources(self, recipe: Recipe, stage: int) -> list[tuple[str, Documents, list[PackedSequence]]]:
-        """(name, documents, packed sequences) of each corpus of one stage, packed as the stage packs."""
+        """(name, documents, units) of each corpus of one stage: documents, long ones in parts."""
         resolved = recipe.stage(stage)
         found = []
         for key in dict.fromkeys(Path(blend.corpus).resolve() for blend in resolved.blend):
             corpus, chosen = self._chosen[key]
             documents = Documents([corpus], resolved.loss_mask)
-            rule = resolved.long_documents
-            plan = pack_documents(corpus.lengths[chosen], resolved.seq_length, rule, resolved.document_alignment)
-            packed = [
-                [Span(int(chosen[i]), start, length, 0) for i, start, length in plan.sequence(index)]
-                for index in range(len(plan))
-            ]
-            found.append((self._names[key], documents, packed))
+            spans = (Span(number, 0, int(corpus.lengths[number]), 0) for number in chosen.tolist())
+            units = [[part] for span in spans for part in span.parts(resolved.seq_length)]
+            found.append((self._names[key], documents, units))
         return found
 
 

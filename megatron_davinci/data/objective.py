@@ -96,7 +96,7 @@ class ObjectiveInputs:
         """(corpus, documents, document), the corpora taking turns where documents are held out."""
         if self.recipe.evaluation is None:
             stage = self.stage
-            drawn = dict.fromkeys(span.document for sequence in stage.sequences(0) for span in sequence)
+            drawn = dict.fromkeys(span.document for unit in stage.units(0) for span in unit)
             names = (stage.corpus_names[stage.documents.prefix_index(document)] for document in drawn)
             return [(name, stage.documents, document) for name, document in zip(names, drawn, strict=True)]
         sources = [

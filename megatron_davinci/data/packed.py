@@ -1,4 +1,4 @@
-"""Packed sequences as tensors. T = tokens of one micro-batch's row: micro_batch_size * seq_length; N = labels in it."""
+"""Packed documents as tensors. T = tokens of one micro-batch's row; N = labels in it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from data_prep.io.arithmetic import ceil_to_multiple
-from megatron_davinci.data.documents import Documents, PackedSequence
+from megatron_davinci.data.documents import Documents, Span
 
 _PADDING_SEGMENT = 512
 
@@ -75,29 +75,29 @@ def padding_starts(start: int, stop: int, alignment: int = 1) -> range:
 
 
 def pack_micro_batch(
-    documents: Documents, sequences: Sequence[PackedSequence], seq_length: int, alignment: int, label_weight: float
+    documents: Documents, spans: Sequence[Span], width: int, alignment: int, label_weight: float
 ) -> PackedBatch:
-    """Lay sequences end to end; every label weighs `label_weight`, fixed from the count of the whole global batch.
+    """Lay spans end to end in a row of `width` tokens, which pads the rest.
 
-    A span takes room up to a multiple of `alignment`. One that ends inside its document predicts the document's next
-    token, which lies in another sequence.
+    Every label weighs `label_weight`, fixed from the count of the whole global batch. A span takes room up to a
+    multiple of `alignment`. One that ends inside its document predicts the document's next token, which lies in another
+    row.
     """
-    width = len(sequences) * seq_length
     tokens = torch.zeros(1, width, dtype=torch.int64)
     starts: list[int] = []
     rows, labels, corpora = ([torch.zeros(0, dtype=torch.int64)] for _ in range(3))
-    for number, sequence in enumerate(sequences):
-        at = number * seq_length
-        for span in sequence:
-            ids = torch.from_numpy(documents.tokens(span))
-            predicted = torch.from_numpy(documents.predicted(span))
-            tokens[0, at : at + span.length] = ids[: span.length]
-            rows.append(predicted.nonzero()[:, 0] + at)
-            labels.append(ids[1:][predicted])
-            corpora.append(torch.full_like(rows[-1], documents.prefix_index(span.document)))
-            starts.append(at)
-            at += ceil_to_multiple(span.length, alignment)
-        starts.extend(padding_starts(at, (number + 1) * seq_length, alignment))
+    at = 0
+    for span in spans:
+        ids = torch.from_numpy(documents.tokens(span))
+        predicted = torch.from_numpy(documents.predicted(span))
+        tokens[0, at : at + span.length] = ids[: span.length]
+        rows.append(predicted.nonzero()[:, 0] + at)
+        labels.append(ids[1:][predicted])
+        corpora.append(torch.full_like(rows[-1], documents.prefix_index(span.document)))
+        starts.append(at)
+        at += ceil_to_multiple(span.length, alignment)
+    assert at <= width
+    starts.extend(padding_starts(at, width, alignment))
     boundaries = [*starts, width]
     ends = torch.tensor(boundaries)
     position_ids = torch.arange(width) - torch.repeat_interleave(ends[:-1], ends.diff())

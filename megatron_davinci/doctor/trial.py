@@ -92,7 +92,7 @@ def _gradients(trainer: "Trainer", rows: Sequence[Sequence[Tensor]]) -> dict[str
     trainer.zero_gradients()
     for documents in rows:
         batch = _packed(documents).to(trainer.device)
-        run_schedule(trainer.chunks, next_token_forward_step, [batch], batch.tokens.size(1))
+        run_schedule(trainer.chunks, next_token_forward_step, [batch], [batch.tokens.size(1)])
     return {name: gradient.clone() for name, gradient in gather_gradients(trainer).items()}
 
 

@@ -1,13 +1,11 @@
 """Do a recipe's stages fit the nodes that they are to run on? Torch-free."""
 
-from math import ceil, lcm
+from math import lcm
 from pathlib import Path
 
 from data_prep import InputError
 from megatron_davinci.config import Recipe
 from megatron_davinci.config.rollouts import VllmRollouts
-from megatron_davinci.models.config import load_model_config
-from megatron_davinci.models.memory import GIB, state_bytes
 
 
 def check_ranks(recipe: Recipe, nodes: int, per_node: int) -> None:
@@ -34,38 +32,6 @@ def check_ranks(recipe: Recipe, nodes: int, per_node: int) -> None:
                 f"stage {stage.name} would have {replicas} replicas share a batch of {batch.global_batch_size} "
                 f"{batch.unit}: give fewer nodes, or a larger batch.global_batch_size"
             )
-
-
-def check_memory(recipe: Recipe, ranks: int, gibibytes: float) -> None:
-    """Raise InputError where weights, gradients, optimizer and what saving them takes are more than a GPU has.
-
-    It says what would do. Activations come on top: what passes may still not fit.
-    """
-    model = load_model_config(recipe.model)
-    for stage in (recipe.stage(index) for index in range(len(recipe.data.stages))):
-        state = state_bytes(model, stage.megatron)
-        replicas = ranks // stage.layout.ranks_per_replica
-        needed = state.of_each(replicas * stage.layout.context)
-        saving = state.while_saving(replicas * stage.layout.context)
-        room = int(gibibytes * GIB)
-        if saving <= room:
-            continue
-        if needed <= room:
-            raise InputError(
-                f"stage {stage.name} takes {saving / GIB:.1f} GiB a rank while a checkpoint is made, since its "
-                f"gradients are one bucket, and --gpu-memory is {gibibytes:g}: set megatron.overlap_grad_reduce"
-            )
-        if state.kept < room:
-            enough = ceil(ceil(state.shared / (room - state.kept)) / stage.layout.context)
-            remedy = f"give {enough * stage.layout.ranks_per_replica} ranks, which share out the optimizer"
-        else:
-            remedy = "raise tensor_model_parallel_size or pipeline_model_parallel_size"
-            if not state.shared:
-                remedy += ", or set megatron.use_distributed_optimizer, which shares out the optimizer"
-        raise InputError(
-            f"stage {stage.name} takes {needed / GIB:.1f} GiB a rank for weights, gradients and optimizer alone, and "
-            f"--gpu-memory is {gibibytes:g}: {remedy}, or give the memory of larger GPUs"
-        )
 
 
 def check_rollout_nodes(recipe: Recipe, nodes: int, slurm: bool) -> None:

@@ -23,11 +23,12 @@ def pipeline_ranks(model: ModelSizes, layout: ParallelLayout) -> list[PipelineRa
     chunks (c, r - 1) and (c - 1, last), as Megatron shards them.
     """
     tensor, pipeline, chunks = layout.tensor, layout.pipeline, layout.model_chunks
-    size = model.num_layers // (pipeline * chunks)
+    sizes = [layers // chunks for layers in layout.layers_by_rank(model.num_layers)]
     embedding = model.padded_vocab_size // tensor * model.hidden_size
     found = []
     for rank in range(pipeline):
-        starts = [(chunk * pipeline + rank) * size for chunk in range(chunks)]
+        size = sizes[rank]
+        starts = [chunk * sum(sizes) + sum(sizes[:rank]) for chunk in range(chunks)]
         embeds, predicts = rank == 0, rank == pipeline - 1
         parameters = size * chunks * model.layer_parameters(tensor) + embeds * embedding
         if predicts:

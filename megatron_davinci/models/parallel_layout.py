@@ -8,13 +8,16 @@ from typing import Any, Self
 @dataclass(frozen=True)
 class ParallelLayout:
     """Sizes of Megatron's parallel groups. `virtual_pipeline`: chunks of layers per pipeline rank, None without
-    interleaving."""
+    interleaving. `first_layers`, `last_layers`: of the first and the last pipeline rank, which have the embedding and
+    the output layer besides; None for as many as the others."""
 
     tensor: int = 1
     pipeline: int = 1
     virtual_pipeline: int | None = None
     context: int = 1
     sequence_parallel: bool = False
+    first_layers: int | None = None
+    last_layers: int | None = None
 
     @property
     def ranks_per_replica(self) -> int:
@@ -31,18 +34,28 @@ class ParallelLayout:
         """The number of micro-batches is a multiple of this: interleaved pipelines need one of their ranks."""
         return self.pipeline if self.virtual_pipeline else 1
 
+    def layers_by_rank(self, num_layers: int) -> list[int]:
+        """Layers of each pipeline rank, of a number that `check_stage` has found to be divisible so."""
+        given = {0: self.first_layers, self.pipeline - 1: self.last_layers}
+        fixed = {rank: layers for rank, layers in given.items() if layers is not None}
+        others = self.pipeline - len(fixed)
+        each = (num_layers - sum(fixed.values())) // others if others else 0
+        return [fixed.get(rank, each) for rank in range(self.pipeline)]
 
-# A default that is said and one that is left out are the same.
+
 _NO_DEFAULT = object()
-_DEFAULTS = {
+FIELD_DEFAULTS = {
     "tensor_model_parallel_size": 1,
     "pipeline_model_parallel_size": 1,
     "virtual_pipeline_model_parallel_size": None,
     "context_parallel_size": 1,
     "sequence_parallel": False,
+    "num_layers_in_first_pipeline_stage": None,
+    "num_layers_in_last_pipeline_stage": None,
     "transformer_impl": "auto",
     "attention_backend": "auto",
 }
+"""A default that is said and one that is left out are the same."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,8 @@ class MegatronOptions:
     grad_reduce_in_fp32: bool
     deterministic_mode: bool
     transformer_impl: str
+    recompute_granularity: str | None
+    recompute_modules: tuple[str, ...]
     recompute_method: str | None
     recompute_num_layers: int | None
 
@@ -69,13 +84,15 @@ class MegatronOptions:
     def of(cls, given: Mapping[str, Any]) -> Self:
         """Parse fields that `check_megatron_fields` has accepted. Gradients add up in fp32 unless the recipe says
         otherwise, which is not Megatron's default."""
-        given = {name: value for name, value in given.items() if value != _DEFAULTS.get(name, _NO_DEFAULT)}
+        given = {name: value for name, value in given.items() if value != FIELD_DEFAULTS.get(name, _NO_DEFAULT)}
         layout = ParallelLayout(
             tensor=given.get("tensor_model_parallel_size", 1),
             pipeline=given.get("pipeline_model_parallel_size", 1),
             virtual_pipeline=given.get("virtual_pipeline_model_parallel_size"),
             context=given.get("context_parallel_size", 1),
             sequence_parallel=bool(given.get("sequence_parallel")),
+            first_layers=given.get("num_layers_in_first_pipeline_stage"),
+            last_layers=given.get("num_layers_in_last_pipeline_stage"),
         )
         return cls(
             given=given,
@@ -90,6 +107,8 @@ class MegatronOptions:
             grad_reduce_in_fp32=given.get("grad_reduce_in_fp32", True) is not False,
             deterministic_mode=bool(given.get("deterministic_mode")),
             transformer_impl=given.get("transformer_impl", "auto"),
+            recompute_granularity=given.get("recompute_granularity"),
+            recompute_modules=tuple(given.get("recompute_modules") or ("core_attn",)),  # Megatron's default
             recompute_method=given.get("recompute_method"),
             recompute_num_layers=given.get("recompute_num_layers"),
         )

@@ -23,6 +23,7 @@ RUN_SECTIONS: Registry[Any] = Registry(
         "curriculum": f"{_RUN}:run_curriculum",
         "lengths": f"{_RUN}:run_lengths",
         "time": f"{_RUN}:run_time",
+        "plan": "megatron_davinci.report.plan_section:run_plan",
         "data": f"{_RUN}:run_data",
         "others": f"{_RUN}:run_others",
         "rollouts": f"{_READ}:run_rollouts",

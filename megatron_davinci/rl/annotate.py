@@ -12,7 +12,7 @@ from megatron.core import parallel_state
 from xxhash import xxh3_64
 
 from data_prep import InputError
-from data_prep.corpus import Annotation, AnnotationWriter, Corpus, pack_documents
+from data_prep.corpus import Annotation, AnnotationWriter, Corpus
 from data_prep.io.arithmetic import ceil_to_multiple
 from data_prep.io.files import block_checksums
 from data_prep.io.progress import counter
@@ -33,10 +33,11 @@ from megatron_davinci.core.groups import (
 from megatron_davinci.core.optimizer import in_precision
 from megatron_davinci.core.step import ForwardOutput, run_schedule
 from megatron_davinci.core.transformer_impl import check_transformer_impl
-from megatron_davinci.data.batches import RunBatches, shard_microbatches
+from megatron_davinci.data.batches import RunBatches
 from megatron_davinci.data.checks import check_tokenizer, check_vocabulary
 from megatron_davinci.data.documents import Documents, PackedSequence, Span
 from megatron_davinci.data.packed import PackedBatch, pack_micro_batch
+from megatron_davinci.data.rows import RowRules
 from megatron_davinci.models.config import ModelConfig, load_model_config
 
 _Chunks = list[torch.nn.Module]
@@ -69,7 +70,7 @@ def annotate(prefix: Path, model_directory: Path, kind: EntropyKind, megatron: d
             for first, stop in blocks:
                 if corpus.starts[first] < done:
                     continue
-                entropies = _annotate_block(chunks, corpus, (first, stop), stage, kind, device)
+                entropies = _annotate_block(chunks, corpus, (first, stop), RowRules.of(stage, model), kind, device)
                 if writer is not None:
                     writer.append(entropies)
                 count(len(entropies))
@@ -148,21 +149,21 @@ def _go_on(corpus: Corpus, description: dict[str, Any], blocks: Sequence[tuple[i
 
 @torch.no_grad()
 def _annotate_block(
-    chunks: _Chunks, corpus: Corpus, block: tuple[int, int], stage: StageRecipe, kind: EntropyKind, device: torch.device
+    chunks: _Chunks, corpus: Corpus, block: tuple[int, int], rules: RowRules, kind: EntropyKind, device: torch.device
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Entropies of all tokens of some documents, on every rank; 0 for each document's first."""
     first, stop = block
     documents = Documents([corpus], honour_masks=False)
-    plan = pack_documents(corpus.lengths[first:stop], stage.seq_length, "error", 1)
-    sequences: list[PackedSequence] = [
-        [Span(first + document, 0, length, 0) for document, _, length in plan.sequence(index)]
-        for index in range(len(plan))
-    ]
+    spans = [Span(number, 0, int(corpus.lengths[number]), 0) for number in range(first, stop)]
     rank, size = data_rank()
-    share = shard_microbatches(sequences, rank, size, 1, stage.layout.microbatch_multiple)
-    batches = [pack_micro_batch(documents, part, stage.seq_length, 1, 1.0).to(device) for part in share]
+    dealt = rules.deal([rules.unit_of([span]) for span in spans], size)[rank]
+    share = [[spans[number] for number in row.units] for row in dealt]
+    widths = [row.width for row in dealt]
+    batches = [
+        pack_micro_batch(documents, row, width, 1, 1.0).to(device) for row, width in zip(share, widths, strict=True)
+    ]
     how = {"forward_only": True, "collect_non_loss_data": True}
-    found = run_schedule(chunks, partial(_forward, kind), batches, stage.seq_length, **how)
+    found = run_schedule(chunks, partial(_forward, kind), batches, widths, **how)
     ours = _by_document(corpus, share, found) if found and parallel_state.get_tensor_model_parallel_rank() == 0 else {}
     by_document = {number: entropies for part in all_gather_object(ours) for number, entropies in part.items()}
     whole = np.concatenate([by_document[number] for number in range(first, stop)])
@@ -174,9 +175,9 @@ def _annotate_block(
     return whole
 
 
-def _by_document(corpus: Corpus, share: list[list[PackedSequence]], found: list[torch.Tensor]) -> dict[int, Any]:
+def _by_document(corpus: Corpus, share: list[PackedSequence], found: list[torch.Tensor]) -> dict[int, Any]:
     by_document = {}
-    for [sequence], entropies in zip(share, found, strict=True):
+    for sequence, entropies in zip(share, found, strict=True):
         numbers, at = entropies.float().cpu().numpy(), 0
         for span in sequence:
             by_document[span.document] = np.concatenate([np.zeros(1, np.float32), numbers[at : at + span.length - 1]])

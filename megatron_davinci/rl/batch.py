@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.corpus import pack_documents
 from megatron_davinci.config.objectives import RolloutOptions
 from megatron_davinci.config.registries import POLICY_LOSSES
 from megatron_davinci.core.losses.rmt import RmtCounts, ntp_weight, response_token_weight
+from megatron_davinci.data.rows import RowRules, RowUnit
 from megatron_davinci.rl.grading import ScoredGroup
 from megatron_davinci.rl.prompt_source import DocumentPrompts, PromptSource
 from megatron_davinci.rl.tree import Branch, ResponseRows, Tree, split_to_fit, trim_prefix, unshare
@@ -102,11 +101,19 @@ def _branches(
     return branches
 
 
-def pack_trees(trees: Sequence[Tree], width: int, shared: bool) -> list[list[Tree]]:
-    """Trees in rows of at most `width`, split where they must be; not `shared`: a sequence for each response."""
+class TreeRow(NamedTuple):
+    """The trees of one micro-batch, and the tokens of its row."""
+
+    trees: list[Tree]
+    width: int
+
+
+def deal_trees(trees: Sequence[Tree], rules: RowRules, shared: bool, replicas: int) -> list[list[TreeRow]]:
+    """The rows of each replica: trees, split where they are too wide; not `shared`: a sequence for each response."""
     whole = trees if shared else [chain_ for tree in trees for chain_ in unshare(tree)]
-    parts = [part for tree in whole for part in split_to_fit(tree, width)]
-    if not parts:
-        return []
-    plan = pack_documents(np.array([part.num_rows for part in parts], np.int64), width, "error", 1)
-    return [[parts[number] for number, _, _ in plan.sequence(index)] for index in range(len(plan))]
+    parts = [part for tree in whole for part in split_to_fit(tree, rules.max_width)]
+    units = [RowUnit(part.num_rows, rules.cost(part.num_rows, part.num_pairs)) for part in parts]
+    return [
+        [TreeRow([parts[number] for number in row.units], row.width) for row in rows]
+        for rows in rules.deal(units, replicas)
+    ]

@@ -32,7 +32,7 @@ def packed_logits(trainer: Trainer, batch: PackedBatch) -> Tensor | None:
     ours = batch.of_context_rank(*context_rank()).to(trainer.device)
     copies = [ours] * copies_of_one_batch(trainer)
     how = {"forward_only": True, "collect_non_loss_data": True}
-    outputs = run_schedule(trainer.chunks, _forward, copies, batch.tokens.size(1), **how)
+    outputs = run_schedule(trainer.chunks, _forward, copies, [batch.tokens.size(1)] * len(copies), **how)
     return outputs[0] if outputs else None
 
 

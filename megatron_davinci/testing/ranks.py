@@ -2,13 +2,16 @@
 
 import multiprocessing
 import os
+import random
 import socket
 import traceback
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from contextlib import suppress
 from typing import Any
 
 TIMEOUT_SECONDS, GRACE_SECONDS = 600, 10
+_PORTS = range(20_000, 32_000)
 
 
 def run_on_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
@@ -47,7 +50,9 @@ def _run_rank(environment: dict[str, str], function: Callable[..., Any], args: t
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A free port below those that Linux gives to outgoing connections: one could take it before the ranks listen."""
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError(f"no port from {_PORTS.start} to {_PORTS.stop - 1} is free for the ranks to meet at")

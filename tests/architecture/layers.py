@@ -24,6 +24,7 @@ LAYERS = (
     "megatron_davinci.serve",  # vLLM servers: environment, processes, weights to them
     "megatron_davinci.config",  # recipes
     "megatron_davinci.data",  # global batches, packed rows, the ledger
+    "megatron_davinci.plan",  # bytes and seconds of layouts, before there is a GPU
     "megatron_davinci.core.losses",  # tensor functions
     "megatron_davinci.core.attention",  # packed documents, trees, decoding
     "megatron_davinci.core",  # what touches Megatron-Core: groups, models, optimizer, one step

@@ -30,8 +30,9 @@ def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
 def test_tokens_are_the_ledgers_and_a_layout_that_cannot_run_says_why(recipe: Path, tmp_path: Path) -> None:
     grid = ["--grid", "megatron.tensor_model_parallel_size=2,3"]
     done = bench(
-        "train", str(recipe), "--ranks", "2", "--steps", "3", "--warmup", "0", *grid, "--out", str(tmp_path / "r")
-    )
+        "train", str(recipe), "--ranks", "2", "--steps", "3", "--warmup", "0", *grid, "--out", str(tmp_path / "r"),
+        "--calibrate", str(tmp_path / "here.yaml"),
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     ran, refused = json.loads((tmp_path / "r.json").read_text())
     assert "num_attention_heads is 4" in refused["fault"] and "figures" not in refused
@@ -40,7 +41,11 @@ def test_tokens_are_the_ledgers_and_a_layout_that_cannot_run_says_why(recipe: Pa
     ledger = json.loads(next((tmp_path / "run").glob("step_*/progress.json")).read_text())["ledger"]
     assert ran["figures"]["tokens"] == sum(entry["tokens"] for entry in ledger)
     assert ran["machine"]["ranks"] == 2 and ran["figures"]["steps"] == 3
-    assert done.stdout == (tmp_path / "r.md").read_text()
+    table, told = done.stdout[: -len(done.stdout.splitlines()[-1]) - 1], done.stdout.splitlines()[-1]
+    assert table == (tmp_path / "r.md").read_text() and "explains the seconds of 1 trials" in told
+    asked = ["plan", str(recipe), "--gpus", "2", "--gpu", str(tmp_path / "here.yaml"), "--json"]
+    plan = subprocess.run([*DAVINCI, *asked], capture_output=True, text=True, check=True)
+    assert json.loads(plan.stdout)["stages"][0]["own"]["step_seconds"] > 0
     assert "1.000" in bench("compare", str(tmp_path / "r.json"), str(tmp_path / "r.json")).stdout
 
 

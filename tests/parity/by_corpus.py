@@ -32,10 +32,10 @@ def measure_alone(values: dict[str, Any]) -> tuple[dict[str, float], dict[str, i
         losses, labels = {}, {}
         for number, name in enumerate(stage.corpus_names):
             ours = [
-                [span for span in sequence if stage.documents.prefix_index(span.document) == number]
-                for sequence in stage.sequences(0)
+                [span for span in unit if stage.documents.prefix_index(span.document) == number]
+                for unit in stage.units(0)
             ]
-            batch = pack_next_token_batch(stage.documents, ours, stage.recipe, stage.alignment, device)
+            batch = pack_next_token_batch(stage.documents, ours, stage.rules, device)
             losses[name], labels[name] = trainer.gradients(batch)["loss"], batch.counts.labels
         return losses, labels
 

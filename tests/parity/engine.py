@@ -98,5 +98,5 @@ def _scores(trainer: Trainer, prompt: list[int], tokens: list[int], rounds: int,
 
     how = {"forward_only": True, "collect_non_loss_data": True}
     with torch.no_grad():
-        found = run_schedule(trainer.chunks, forward, list(range(rounds)), width, **how)
+        found = run_schedule(trainer.chunks, forward, list(range(rounds)), [width] * rounds, **how)
     return found[0].tolist() if found else []

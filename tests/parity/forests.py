@@ -15,8 +15,9 @@ from megatron_davinci.core.counts import BatchCounts
 from megatron_davinci.core.groups import data_rank
 from megatron_davinci.core.step import GlobalBatch
 from megatron_davinci.data.documents import Span
+from megatron_davinci.data.rows import RowRules
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.rl.batch import ScoredDocument, grow_trees, pack_trees
+from megatron_davinci.rl.batch import ScoredDocument, deal_trees, grow_trees
 from megatron_davinci.rl.grading import Score, ScoredGroup
 from megatron_davinci.rl.policy_step import REPORTS, policy_forward_step
 from megatron_davinci.rl.prompt_source import DocumentPrompts, PromptSource
@@ -93,11 +94,11 @@ def _measure_one(values: dict[str, Any], device: torch.device) -> dict[tuple[str
         for path, (width, shared) in PATHS.items():
             options = Rmt(kind="rmt", rollouts="-", share_prefix=shared, **objective)
             trees = grow_trees(random_step(number), options, cast(PromptSource[Any], StandIn(preamble)))
-            rows = pack_trees(trees, width, shared)
-            rows += [[] for _ in range(-len(rows) % 4)]  # pipelines and replicas want equally many
-            batches = [pack_row(row, width).to(device) for row in rows[rank::size]]
+            rows = deal_trees(trees, RowRules(width, 1, 4, 4, 1, 1), shared, size)[rank]
+            batches = [pack_row(row.trees, row.width).to(device) for row in rows]
+            widths = [row.width for row in rows]
             sums = trainer.gradients(
-                GlobalBatch(partial(policy_forward_step, options), batches, width, COUNTS, REPORTS)
+                GlobalBatch(partial(policy_forward_step, options), batches, widths, COUNTS, REPORTS)
             )
             found[step, path] = (sums, as_arrays(gather_gradients(trainer)))
     return found

@@ -14,7 +14,7 @@ from megatron_davinci.core.groups import context_rank, model_parallel, world
 from megatron_davinci.core.next_token import next_token_batch, next_token_forward_step
 from megatron_davinci.core.optimizer import build_optimizer, gathered_weights, set_hyperparameters
 from megatron_davinci.core.step import Trainer, run_schedule
-from megatron_davinci.data.batches import RunBatches
+from megatron_davinci.data.batches import RunBatches, StageBatches
 from megatron_davinci.data.documents import PackedSequence
 from megatron_davinci.data.packed import PackedBatch, pack_micro_batch, rows_of_context_rank
 from megatron_davinci.models.config import load_model_config
@@ -31,7 +31,7 @@ Arrays = dict[str, np.ndarray]
 
 def measure(recipes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Per recipe: loss, gradients and gradient norm of the first batch; weights after three SGD steps."""
-    return in_their_layouts(recipes, _measure_one)
+    return in_their_layouts(recipes, measure_one)
 
 
 def measure_isolation(recipes: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -57,7 +57,7 @@ def relative_difference(one: Arrays, other: Arrays) -> float:
     return max(float(np.abs(one[name] - other[name]).max() / np.abs(other[name]).max()) for name in one)
 
 
-def _measure_one(values: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def measure_one(values: dict[str, Any], device: torch.device) -> dict[str, Any]:
     recipe = parse_recipe({**values, "megatron": {**values["megatron"], **ADAM_AS_SGD}})
     batches = RunBatches(recipe).stages[0]
     trainer = build_trainer(recipe, batches.recipe, load_model_config(recipe.model), device)
@@ -87,7 +87,7 @@ def _measure_isolation_of_one(values: dict[str, Any], device: torch.device) -> d
     """A packed sequence, as it is and with another text in its first document; loss on the other documents only."""
     recipe = parse_recipe(values)
     batches = RunBatches(recipe).stages[0]
-    sequence = next(sequence for sequence in batches.sequences(0) if len(sequence) >= 3)
+    sequence = _three_documents(batches)
     original, changed, first = _change_first_document(batches.documents, sequence, batches.recipe)
     trainer = build_trainer(recipe, batches.recipe, load_model_config(recipe.model), device)
     rows = torch.arange(recipe.data.seq_length)
@@ -104,10 +104,16 @@ def _measure_isolation_of_one(values: dict[str, Any], device: torch.device) -> d
     }
 
 
+def _three_documents(batches: StageBatches) -> PackedSequence:
+    """Three documents of the first batch that lie in one row of every layout."""
+    chosen = sorted((unit for unit in batches.units(0)), key=lambda unit: unit[0].length)[5:8]
+    return [span for unit in chosen for span in unit]
+
+
 def _change_first_document(
     documents: Any, sequence: PackedSequence, stage: Any
 ) -> tuple[PackedBatch, PackedBatch, int]:
-    batch = pack_micro_batch(documents, [sequence], stage.seq_length, stage.document_alignment, label_weight=0.1)
+    batch = pack_micro_batch(documents, sequence, stage.seq_length, stage.document_alignment, label_weight=0.1)
     first = batch.boundaries[1]
     kept = batch.rows >= first
     names = ("rows", "labels", "weights", "corpora")
@@ -120,5 +126,5 @@ def _change_first_document(
 def _logits_and_gradients(trainer: Trainer, batch: PackedBatch) -> dict[str, Any]:
     trainer.zero_gradients()
     copies = [batch.of_context_rank(*context_rank()).to(trainer.device)] * copies_of_one_batch(trainer)
-    run_schedule(trainer.chunks, next_token_forward_step, copies, batch.tokens.size(1))
+    run_schedule(trainer.chunks, next_token_forward_step, copies, [batch.tokens.size(1)] * len(copies))
     return {"logits": packed_logits(trainer, batch), "gradients": gather_gradients(trainer)}

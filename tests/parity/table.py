@@ -24,11 +24,15 @@ CP2 = {"context_parallel_size": 2}
 SP = {"sequence_parallel": True}
 DISTRIBUTED = {"use_distributed_optimizer": True}
 OVERLAP = {"overlap_grad_reduce": True, "overlap_param_gather": True}
+UNEVEN = {"num_layers_in_first_pipeline_stage": 1, "num_layers_in_last_pipeline_stage": 1}
+FEWER_LAST = {"num_layers_in_last_pipeline_stage": 2}
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {  # name: (ranks, megatron fields)
     "TP2": (2, TP2),
     "TP2+SP": (2, {**TP2, **SP}),
     "PP2": (2, PP2),
     "PP4 interleaved": (4, {"pipeline_model_parallel_size": 4, "virtual_pipeline_model_parallel_size": 2}),
+    "PP4 uneven": (4, {"pipeline_model_parallel_size": 4, **UNEVEN}),
+    "PP2 interleaved, fewer layers last": (2, {**PP2, "virtual_pipeline_model_parallel_size": 2, **FEWER_LAST}),
     "CP2": (2, CP2),
     "DP2": (2, {}),
     "DP2+distributed optimizer": (2, DISTRIBUTED),
@@ -44,7 +48,9 @@ PRECISIONS: dict[str, dict[str, Any]] = {"fp32": {}, "bf16": {"bf16": True}}
 RECOMPUTATION: dict[str, dict[str, Any]] = {
     "none": {},
     "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
+    "block": {"recompute_granularity": "full", "recompute_method": "block", "recompute_num_layers": 1},
     "selective": {"recompute_granularity": "selective", "recompute_modules": ["core_attn", "mlp"]},
+    "mlp": {"recompute_granularity": "selective", "recompute_modules": ["mlp"]},
 }
 # Ways to split the same 18 documents that must not show in the loss or its gradient.
 SPLITS: dict[str, dict[str, Any]] = {

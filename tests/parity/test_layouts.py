@@ -11,12 +11,15 @@ import table
 # One process alone is in the table too: other splits of the batch must not show there either.
 SPLIT = ("alone", "CP2", "DP2", "PP4 interleaved")
 IN_EVERY_WAY = ("alone", "TP2+SP", "PP4 interleaved", "CP2xTP2+SP")
+RECOMPUTED = ("TP2+SP", "PP2 interleaved, fewer layers last")
 ROWS = [
     (layout, precision, how)
     for layout in ("alone", *table.LAYOUTS)
     for precision, how in [("fp32", "none"), ("fp32", "full"), ("bf16", "none")]
     if (layout, precision, how) != table.REFERENCE and ((precision, how) == ("fp32", "none") or layout in IN_EVERY_WAY)
-] + [(layout, "fp32", split) for layout in SPLIT for split in table.SPLITS]
+]
+ROWS += [(layout, "fp32", split) for layout in SPLIT for split in table.SPLITS]
+ROWS += [(layout, "fp32", how) for layout in RECOMPUTED for how in ("block", "mlp")]
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,9 @@ from megatron_davinci.core.groups import data_rank, model_parallel, world
 from megatron_davinci.core.next_token import weighted_loss
 from megatron_davinci.core.optimizer import build_optimizer, set_hyperparameters
 from megatron_davinci.core.step import GlobalBatch
+from megatron_davinci.data.rows import RowRules
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.rl.batch import pack_trees
+from megatron_davinci.rl.batch import TreeRow, deal_trees
 from megatron_davinci.rl.policy_step import REPORTS, policy_forward_step
 from megatron_davinci.rl.tree import Branch, ResponseRows, Tree, pack_row
 from megatron_davinci.testing.gather import gather_gradients, gather_parameters
@@ -98,16 +99,15 @@ def random_trees() -> list[Tree]:
 
 
 def _product(path: str, trees: list[Tree], rank: int, size: int, device: torch.device) -> GlobalBatch:
-    """A row for each tree; or trees split and packed into rows, of which every rank needs equally many."""
+    """A row for each tree; or trees split and packed into rows."""
     options = Rmt(kind="rmt", rollouts="-", share_prefix=path != "unshared")
     if path in ("split", "unshared"):
-        rows = pack_trees(trees, SPLIT, options.share_prefix)
-        rows += [[] for _ in range(-len(rows) % 4)]
-        width, mine = SPLIT, rows[rank::size]
+        mine = deal_trees(trees, RowRules(SPLIT, 1, 4, 4, 1, 1), options.share_prefix, size)[rank]
     else:
-        width, mine = WIDTH, [[tree] for tree in trees[rank::size]]
-    batches = [pack_row(row, width).to(device) for row in mine]
-    return GlobalBatch(partial(policy_forward_step, options), batches, width, COUNTS, REPORTS)
+        mine = [TreeRow([tree], WIDTH) for tree in trees[rank::size]]
+    batches = [pack_row(row.trees, row.width).to(device) for row in mine]
+    widths = [row.width for row in mine]
+    return GlobalBatch(partial(policy_forward_step, options), batches, widths, COUNTS, REPORTS)
 
 
 def _alone(trees: list[Tree], rank: int, size: int, device: torch.device) -> GlobalBatch:
@@ -123,7 +123,7 @@ def _alone(trees: list[Tree], rank: int, size: int, device: torch.device) -> Glo
                 weight = response.advantage * response.weight
                 pieces.append((torch.cat([prompt, response.tokens]), rows, response.tokens, weight))
         batches.append(_packed(pieces, 4 * WIDTH, device))
-    return GlobalBatch(_forward_alone, batches, 4 * WIDTH, COUNTS)
+    return GlobalBatch(_forward_alone, batches, [4 * WIDTH] * len(batches), COUNTS)
 
 
 def _packed(pieces: list[tuple[Tensor, Tensor, Tensor, float]], width: int, device: torch.device) -> tuple[Any, ...]:

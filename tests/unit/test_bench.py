@@ -1,19 +1,23 @@
 """Properties of throughput: rates are sums over sums, tokens are counted apart, FLOPs are those that torch counts."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import TINY, write_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from data_prep import InputError
+from megatron_davinci.bench import calibrate as calibrate_module
 from megatron_davinci.bench.grid import combinations
 from megatron_davinci.bench.report import compare_trials, summarize_trial, trials_table
 from megatron_davinci.models.config import load_model_config
 from megatron_davinci.models.flops import dense_peak, training_flops
+from megatron_davinci.plan.devices import find_device
 
 MACHINE = {"device": "NVIDIA H100 80GB HBM3", "ranks": 4}
 
@@ -88,3 +92,43 @@ def test_flops_are_those_that_torch_counts(tmp_path: Path, changes: dict[str, An
         model(ids).logits.sum().backward()
     config = load_model_config(str(write_model(tmp_path / "model", **changes)))
     assert counted.get_total_flops() == training_flops(config, length, 2 * length**2, length)
+
+
+@pytest.fixture
+def trials(recipe_values: dict[str, Any], tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """A recipe, and what layouts of it take on a machine whose constants are known."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(recipe_values))
+    known = replace(calibrate_module._CPU, flops=2e11, layer_seconds=3e-3, step_seconds=0.2, gpus_per_node=4, units=4)
+    found = []
+    for ranks, overrides in ((1, []), (2, ["megatron.tensor_model_parallel_size=2"]),
+                             (2, ["megatron.pipeline_model_parallel_size=2"]), (1, ["batch.global_batch_size=6"]),
+                             (2, ["batch.global_batch_size=3"])):  # fmt: skip
+        trial = {
+            "overrides": overrides,
+            "ranks": ranks,
+            "figures": {"seconds_median": 0.0},
+            "machine": {"device": "cpu"},
+        }
+        seconds = calibrate_module.MeasuredTrial.read(recipe, trial).predict(known)
+        found.append({**trial, "figures": {"seconds_median": seconds}})
+    return recipe, found
+
+
+def test_calibration_explains_trials_and_makes_a_device(trials: Any, tmp_path: Path) -> None:
+    recipe, known = trials
+    device, errors = calibrate_module.calibrate(recipe, known, "here")
+    assert all(abs(error - 1) < 0.05 for error in errors)
+    calibrate_module.write_device(device, tmp_path / "here.yaml")
+    assert find_device(str(tmp_path / "here.yaml")) == device and not device.is_gpu
+    slower = [{**trial, "figures": {"seconds_median": 3 * trial["figures"]["seconds_median"]}} for trial in known]
+    other, errors = calibrate_module.calibrate(recipe, slower, "here")
+    assert other.step_seconds > 2 * device.step_seconds and all(abs(error - 1) < 0.1 for error in errors)
+
+
+def test_nothing_to_calibrate_with_is_refused(trials: Any) -> None:
+    recipe, known = trials
+    with pytest.raises(InputError, match="no trial ended with figures"):
+        calibrate_module.calibrate(recipe, [{**known[0], "figures": None}], "here")
+    with pytest.raises(InputError, match="Tesla T4 is no device that a plan knows"):
+        calibrate_module.calibrate(recipe, [{**known[0], "machine": {"device": "Tesla T4"}}], "here")

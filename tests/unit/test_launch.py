@@ -12,15 +12,19 @@ import orjson
 import pytest
 import yaml
 from conftest import write_model
+from typer.testing import CliRunner
 
 from data_prep import InputError
-from megatron_davinci.config import Recipe, parse_recipe
-from megatron_davinci.launch.fit import check_memory, check_ranks, check_rollout_nodes
+from megatron_davinci.cli.app import app
+from megatron_davinci.config import Recipe, load_recipe, parse_recipe
+from megatron_davinci.launch.fit import check_ranks, check_rollout_nodes
+from megatron_davinci.launch.gpu_memory import check_memory, plan_memory, visible_gpu_gibibytes
 from megatron_davinci.launch.ranks import adopt_slurm_ranks
 from megatron_davinci.launch.script import Job, local_script
 from megatron_davinci.launch.slurm import Slurm, slurm_script
 from megatron_davinci.launch.start import check_here, submit
 from megatron_davinci.launch.state import state_of
+from megatron_davinci.plan.peak import doubts_about_memory
 
 DAVINCI = [sys.executable, "-c", "from megatron_davinci.cli import main; main()"]
 
@@ -213,7 +217,7 @@ def test_several_nodes_without_slurm_must_know_the_first(tmp_path: Path, monkeyp
             (8, 1),
             True,
             16,
-            "takes 101.6 GiB a rank .* --gpu-memory is 80: give 32 ranks, which share out the optimizer",
+            "takes 101.6 GiB a rank .* a GPU has 80: give 32 ranks, which share out the optimizer",
         ),
         ((8, 1), False, 32, "takes 152.4 GiB a rank .*: raise tensor_model_[a-z_ ]*, or set megatron.use_distributed"),
         ((4, 1), True, 512, "raise tensor_model_parallel_size or pipeline_model_parallel_size, or give the memory"),
@@ -268,3 +272,78 @@ def test_options_that_do_not_go_together(recipe_values: dict[str, Any], tmp_path
         [*DAVINCI, "launch", str(tmp_path / "r.yaml"), "--partition", "x"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2 and "without --slurm" in done.stderr and done.stderr.count("\n") == 1
+
+
+SEVENTY_TWO = Path(__file__).parents[2] / "examples" / "davinci-72b" / "recipe.yaml"
+
+
+def seventy_two(*overrides: str) -> Recipe:
+    return load_recipe(SEVENTY_TWO, list(overrides), with_weights=False)
+
+
+def test_a_peak_within_the_margin_is_warned_of_and_one_beyond_is_refused() -> None:
+    """The first stage is predicted to take 68.1 GiB, activations and all, the other 65.5."""
+    assert doubts_about_memory(seventy_two(), 512, 80) == []
+    [doubt] = doubts_about_memory(seventy_two(), 512, 72)
+    assert "stage general is predicted to take 68.1 GiB on pipeline rank 0 (activations 49.2, " in doubt
+    assert "may run out of memory" in doubt
+    assert "it will run out of memory there" in doubts_about_memory(seventy_two(), None, 16, refuse=False)[0]
+    assert len(doubts_about_memory(seventy_two(), 512, 68.5)) == 2
+    with pytest.raises(InputError, match=r"stage general .* GPU has 64: davinci plan shows layouts that fit"):
+        doubts_about_memory(seventy_two(), 512, 64)
+    one_stage = load_recipe(SEVENTY_TWO.parents[1] / "davinci-one-stage" / "recipe.yaml", [], with_weights=False)
+    with pytest.raises(InputError, match="stage python"):
+        doubts_about_memory(one_stage, 512, 40)
+
+
+def test_the_size_of_a_gpu_is_what_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any) -> None:
+    """Without a size the state alone must fit in 80 GiB; a driver's, where one is on the path, counts for jobs here."""
+    plan_memory(seventy_two(), 512, None, None, here=False)
+    assert capfd.readouterr().err == ""
+    with pytest.raises(InputError, match="GPU has 40"):
+        plan_memory(seventy_two(), 512, "a100", 40, here=False)
+    wide = seventy_two("batch.micro_batch_size=2")
+    plan_memory(wide, 512, None, None, here=False)
+    assert "it will run out of memory there" in (said := capfd.readouterr().err) and "80 GiB is a guess" in said
+    fp8 = load_recipe(SEVENTY_TWO.with_name("fp8.yaml"), [], with_weights=False)
+    with pytest.raises(InputError, match="stage general has fp8 hybrid, which a100 cannot compute in"):
+        plan_memory(fp8, 512, "a100", None, here=False)
+    with pytest.raises(InputError, match="GPU has 40"):
+        plan_memory(seventy_two(), 512, None, 40, here=False)
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 73728\necho 81559\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert visible_gpu_gibibytes() == 72
+    plan_memory(seventy_two(), 512, None, None, here=True)
+    assert "warning: stage general is predicted" in capfd.readouterr().err
+    plan_memory(seventy_two(), 512, None, None, here=False)
+    plan_memory(seventy_two(), 512, "h200", None, here=True)
+    assert capfd.readouterr().err == ""
+    for broken in ("exit 9", "echo ERR!", "true"):
+        smi.write_text(f"#!/bin/sh\n{broken}\n")
+        assert visible_gpu_gibibytes() is None
+
+
+def test_launch_refuses_a_layout_that_does_not_fit_and_keeps_a_plan(tmp_path: Path, monkeypatch: Any) -> None:
+    """The script is not started: there is no sbatch on the path."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = [
+        "launch",
+        str(SEVENTY_TWO),
+        "init_from=null",
+        f"checkpoint.dir={tmp_path / 'run'}",
+        "--nodes",
+        "64",
+        "--slurm",
+    ]
+    refused = CliRunner().invoke(app, [*words, "batch.micro_batch_size=2", "--gpu", "h100", "--dry-run"])
+    assert isinstance(refused.exception, InputError) and "is predicted to take" in str(refused.exception)
+    shown = CliRunner().invoke(app, [*words, "--gpu", "h100", "--dry-run"])
+    assert shown.exit_code == 0 and "srun" in shown.output and not (tmp_path / "run").exists()
+    CliRunner().invoke(app, [*words, "--gpu", "h100"])
+    plan = orjson.loads((tmp_path / "run" / "plan.json").read_bytes())
+    assert [stage["name"] for stage in plan["stages"]] == ["general", "python+rollouts"] and plan["gpus"] == 512
+    assert all(stage["best"] == [] and stage["own"]["step_seconds"] > 1 for stage in plan["stages"])
+    CliRunner().invoke(app, words)  # another launch, whose plan nobody asked for
+    assert not (tmp_path / "run" / "plan.json").exists()

@@ -13,9 +13,10 @@ from conftest import write_corpus, write_model
 
 from data_prep import InputError
 from data_prep.corpus import Corpus, pack_documents, save_plan
+from data_prep.io.arithmetic import ceil_to_multiple
 from megatron_davinci.config import parse_recipe
-from megatron_davinci.data.batches import RunBatches, shard_microbatches
-from megatron_davinci.data.documents import PackedSequence
+from megatron_davinci.data.batches import RunBatches
+from megatron_davinci.data.documents import Span
 from megatron_davinci.data.held_out import HeldOut
 from megatron_davinci.data.packed import PackedBatch, pack_micro_batch
 
@@ -38,30 +39,32 @@ def _batches(folder: Path, lengths: list[int], long_documents: str = "split", **
     return RunBatches(parse_recipe(recipe))
 
 
-def _pack(batches: RunBatches) -> tuple[list[PackedSequence], PackedBatch]:
+def _pack(batches: RunBatches) -> tuple[list[Span], PackedBatch]:
+    """All that the first batch holds in one row, as many times SEQ_LENGTH as it takes."""
     stage = batches.stages[0]
-    sequences = stage.sequences(0)
-    return sequences, pack_micro_batch(stage.documents, sequences, SEQ_LENGTH, stage.alignment, label_weight=1.0)
+    units = stage.units(0)
+    width = ceil_to_multiple(sum(stage.rules.unit_of(unit).room for unit in units), SEQ_LENGTH)
+    spans = [span for unit in units for span in unit]
+    return spans, pack_micro_batch(stage.documents, spans, width, stage.alignment, label_weight=1.0)
 
 
 def _drawn(batches: RunBatches) -> list[int]:
     stage = batches.stages[0]
-    return [span.document for batch in range(stage.num_batches) for seq in stage.sequences(batch) for span in seq]
+    return [span.document for batch in range(stage.num_batches) for unit in stage.units(batch) for span in unit]
 
 
 @pytest.mark.parametrize("megatron", [{}, {"context_parallel_size": 2}, {"context_parallel_size": 4}])
 def test_the_last_token_of_a_document_predicts_nothing(tmp_path: Path, megatron: dict[str, Any]) -> None:
     batches = _batches(tmp_path, [5, 4, 3, 1, 16], megatron=megatron)
-    sequences, batch = _pack(batches)
+    spans, batch = _pack(batches)
     alignment = 2 * megatron["context_parallel_size"] if megatron else 1
     predicted = dict(zip(batch.rows.tolist(), batch.labels.tolist(), strict=True))
-    for number, sequence in enumerate(sequences):
-        at = number * SEQ_LENGTH
-        for span in sequence:
-            ids = batches.stages[0].documents.tokens(span).tolist()
-            assert batch.tokens[0, at : at + span.length].tolist() == ids
-            assert [predicted.pop(at + i) for i in range(span.length - 1)] == ids[1:]
-            at += -(-span.length // alignment) * alignment
+    at = 0
+    for span in spans:
+        ids = batches.stages[0].documents.tokens(span).tolist()
+        assert batch.tokens[0, at : at + span.length].tolist() == ids
+        assert [predicted.pop(at + i) for i in range(span.length - 1)] == ids[1:]
+        at += -(-span.length // alignment) * alignment
     assert not predicted  # no last token, no padding
     assert all((b - a) % alignment == 0 for a, b in pairwise(batch.boundaries))
 
@@ -83,8 +86,8 @@ def test_a_loss_mask_leaves_out_labels_and_nothing_else(tmp_path: Path) -> None:
     (_, honoured), (_, everything) = _pack(masked), _pack(ignored)
     assert honoured.tokens.equal(everything.tokens) and honoured.boundaries == everything.boundaries
     assert len(everything.rows) == 4 + 2 + 1 and len(honoured.rows) == 3 + 2 + 0
-    for sequence in masked.stages[0].sequences(0):
-        for span in sequence:
+    for unit in masked.stages[0].units(0):
+        for span in unit:
             assert masked.stages[0].documents.predicted(span).tolist() == [bool(x) for x in masks[span.document][1:]]
 
 
@@ -129,7 +132,7 @@ def test_every_document_comes_once_per_epoch_in_another_order(tmp_path: Path) ->
 
 def test_a_batch_over_the_end_of_an_epoch_names_both(tmp_path: Path) -> None:
     stage = _batches(tmp_path, [3] * 50, global_batch_size=20, stage={"epochs": 2}).stages[0]
-    epochs = [[span.epoch for sequence in stage.sequences(batch) for span in sequence] for batch in range(5)]
+    epochs = [[span.epoch for unit in stage.units(batch) for span in unit] for batch in range(5)]
     assert [sorted(set(names)) for names in epochs] == [[0], [0], [0, 1], [1], [1]]
     assert epochs[2].count(0) == 10 and len(epochs[2]) == 20
     assert [list(stage.epochs_finished_by(batch)) for batch in range(5)] == [[], [], [0], [], [1]]
@@ -174,7 +177,7 @@ def test_batches_out_of_a_plan_cover_the_corpus(tmp_path: Path, unit: str, size:
     stage = batches.stages[0]
     seen = np.zeros(60, dtype=np.int64)
     for batch in range(stage.num_batches):
-        sequences = stage.sequences(batch)
+        sequences = stage.units(batch)
         assert len(sequences) == 4 or batch == stage.num_batches - 1
         for sequence in sequences:
             assert sum(span.length for span in sequence) <= SEQ_LENGTH
@@ -225,7 +228,7 @@ def test_a_plan_that_takes_a_document_in_part_is_refused(tmp_path: Path) -> None
 
 def test_padding_is_cut_small(tmp_path: Path) -> None:
     stage = _batches(tmp_path, [16, 16], stage={"seq_length": 2048}).stages[0]
-    filler = pack_micro_batch(stage.documents, [[]], 2048, 1, 1.0)
+    filler = pack_micro_batch(stage.documents, [], 2048, 1, 1.0)
     assert max(b - a for a, b in pairwise(filler.boundaries)) <= 512 and len(filler.rows) == 0
 
 
@@ -242,14 +245,6 @@ def test_a_plan_for_context_parallelism_serves_every_smaller_layout(tmp_path: Pa
     assert _pack(alone)[1].tokens.equal(_pack(two)[1].tokens)
 
 
-def test_every_rank_gets_as_many_micro_batches(tmp_path: Path) -> None:
-    sequences = _batches(tmp_path, [16] * 7).stages[0].sequences(0)
-    shares = [shard_microbatches(sequences, rank, 2, 2, multiple=2) for rank in range(2)]
-    assert [len(share) for share in shares] == [2, 2]
-    dealt = [sequence for share in shares for part in share for sequence in part if sequence]
-    assert sorted(dealt) == sorted(sequences)
-
-
 @pytest.mark.parametrize("megatron", [{}, {"context_parallel_size": 2}, {"context_parallel_size": 8}])
 def test_a_batch_of_1024_samples_holds_those_whatever_the_layout(tmp_path: Path, megatron: dict[str, Any]) -> None:
     """Lengths of this interpreter's source files, four bytes to a token."""
@@ -259,16 +254,12 @@ def test_a_batch_of_1024_samples_holds_those_whatever_the_layout(tmp_path: Path,
     found = _batches(tmp_path, lengths, global_batch_size=1024, stage=stage, megatron=megatron).stages[0]
     plain = _batches(tmp_path / "plain", lengths, global_batch_size=1024, stage=stage).stages[0]
     for batch, size in enumerate([1024, 1024, len(lengths) - 2048]):
-        sequences = found.sequences(batch)
-        drawn = sorted(span.document for sequence in sequences for span in sequence)
+        units = found.units(batch)
+        drawn = [span.document for unit in units for span in unit]
         assert len(drawn) == len(set(drawn)) == size
-        assert drawn == sorted(span.document for sequence in plain.sequences(batch) for span in sequence)
-        assert sum(span.length for sequence in sequences for span in sequence) > 0.97 * 2048 * len(sequences)
-        for data_parallel, micro_batch_size, multiple in ((1, 1, 1), (2, 4, 1), (8, 1, 4)):
-            shares = [
-                shard_microbatches(sequences, rank, data_parallel, micro_batch_size, multiple)
-                for rank in range(data_parallel)
-            ]
-            dealt = [span.document for share in shares for part in share for sequence in part for span in sequence]
-            assert sorted(dealt) == drawn
-            assert len({len(share) for share in shares}) == 1 and len(shares[0]) % multiple == 0
+        assert drawn == [span.document for unit in plain.units(batch) for span in unit]
+        for replicas in (1, 2, 8):
+            dealt = found.rules.deal([found.rules.unit_of(unit) for unit in units], replicas)
+            assert sorted(number for rows in dealt for row in rows for number in row.units) == list(range(len(units)))
+            widths = sum(row.width for rows in dealt for row in rows)
+            assert sum(span.length for unit in units for span in unit) > 0.97 * widths

@@ -293,3 +293,50 @@ def test_variables_of_the_environment_stand_for_paths(recipe_file: Path, monkeyp
     monkeypatch.setenv("DAVINCI_SCRATCH", "/scratch/me")
     recipe = load_recipe(recipe_file, ["checkpoint.dir=$DAVINCI_SCRATCH/a/${DAVINCI_SCRATCH}b"])
     assert recipe.checkpoint.dir == "/scratch/me/a//scratch/meb"
+
+
+FIRST, LAST = "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"
+
+
+@pytest.mark.parametrize(
+    "fields, reason",
+    [
+        ({LAST: 4}, "is set with pipeline_model_parallel_size 1"),
+        (
+            {"pipeline": 4, LAST: 1},
+            r"leave 7 of 8 layers to the other 3 .* multiple of 3",
+        ),
+        (
+            {"pipeline": 4, FIRST: 4, LAST: 4},
+            "leave 0 of 8",
+        ),
+        (
+            {"pipeline": 2, FIRST: 3, LAST: 4},
+            "must be none",
+        ),
+        ({"pipeline": 2, "virtual": 2, LAST: 3}, "must be a multiple of 2"),
+        ({"pipeline": 4, LAST: 0}, "must be at least 1"),
+        ({"pipeline": 4, LAST: 9}, "leave -1 of 8"),
+        ({"variable_seq_lengths": True}, "rows are as wide as their documents anyway"),
+    ],
+)
+def test_pipelines_that_layers_do_not_fill_are_refused(
+    recipe_values: dict[str, Any], tmp_path: Path, fields: dict[str, Any], reason: str
+) -> None:
+    names = {"pipeline": "pipeline_model_parallel_size", "virtual": "virtual_pipeline_model_parallel_size"}
+    megatron = {names.get(name, name): value for name, value in fields.items()}
+    model = write_model(tmp_path / "eight", num_hidden_layers=8)
+    with pytest.raises(InputError, match=reason):
+        parse_recipe({**recipe_values, "model": str(model), "megatron": megatron})
+
+
+def test_layers_by_rank_follow_the_fields(recipe_values: dict[str, Any], tmp_path: Path) -> None:
+    model = write_model(tmp_path / "eight", num_hidden_layers=8)
+    for fields, layers in (
+        ({FIRST: 1, LAST: 1}, [1, 3, 3, 1]),
+        ({LAST: 2}, [2, 2, 2, 2]),
+        ({}, [2, 2, 2, 2]),
+    ):
+        megatron = {"pipeline_model_parallel_size": 4, **fields}
+        recipe = parse_recipe({**recipe_values, "model": str(model), "megatron": megatron})
+        assert recipe.stage(0).layout.layers_by_rank(8) == layers

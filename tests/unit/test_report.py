@@ -18,6 +18,7 @@ from megatron_davinci.report.alarms import alarms_of
 from megatron_davinci.report.blocks import PageSection, Prompt
 from megatron_davinci.report.curriculum_curves import budget_curves, mix_curves
 from megatron_davinci.report.page import render
+from megatron_davinci.report.plan_section import run_plan
 from megatron_davinci.report.read_sections import run_answers
 from megatron_davinci.report.registries import RUN_SECTIONS
 from megatron_davinci.report.run_data import MOST_POINTS, RunData
@@ -393,3 +394,25 @@ def test_a_page_is_the_same_for_the_same_files(tmp_path: Path) -> None:
         write_report([run], tmp_path / name, title="x")
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert render("empty", []).startswith("<!doctype html>")
+
+
+def test_a_plan_is_laid_beside_what_was_measured(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run_of([{"tokens_per_second": 512_000.0, "peak_memory_bytes": 60 << 30, "seconds": 12.0}] * 3, run)
+    own = {"step_seconds": 11.0, "tokens_per_second_per_gpu": 1100.0, "peak_gib": 58.0}
+    plan = {"gpus": 512, "gpu": "h100", "time_error": {"median": 0.08, "worst": 0.6}, "memory_error": 0.06,
+            "stages": [{"name": "s", "own": own}, {"name": "later", "own": own}]}  # fmt: skip
+    (run / "plan.json").write_text(json.dumps(plan))
+    section = run_plan([RunData.read(run)])
+    assert section is not None
+    _, table = section.blocks
+    shown = [[cell if isinstance(cell, str) else cell.text for cell in row] for row in table.rows]
+    assert shown == [["s", "predicted", "11", "1,100", "58.0"], ["s", "measured", "12", "1,000", "60.0"],
+                     ["later", "predicted", "11", "1,100", "58.0"]]  # fmt: skip
+    write_run_report(run)
+    assert "planned for 512 h100" in (run / "report.html").read_text()
+    (run / "plan.json").write_text(json.dumps({"gpus": 3}))
+    with pytest.raises(InputError, match=r"plan\.json is no plan of davinci"):
+        run_plan([RunData.read(run)])
+    (run / "plan.json").unlink()
+    assert run_plan([RunData.read(run)]) is None

@@ -11,7 +11,8 @@ from megatron_davinci.config.objectives import Rmt
 from megatron_davinci.core.losses.policy import PolicyTokens, clipped_ratio_terms, kl_k3, ratio_is_clipped
 from megatron_davinci.core.losses.rmt import RmtCounts
 from megatron_davinci.data.documents import Span
-from megatron_davinci.rl.batch import ScoredDocument, count, grow_trees, pack_trees
+from megatron_davinci.data.rows import RowRules
+from megatron_davinci.rl.batch import ScoredDocument, count, deal_trees, grow_trees
 from megatron_davinci.rl.grading import Score, ScoredGroup, group_metrics, score_group
 from megatron_davinci.rl.policy_step import weighted_losses
 from megatron_davinci.rl.prompt_source import DocumentPrompts
@@ -102,12 +103,14 @@ def test_without_next_tokens_only_what_responses_see_takes_rows() -> None:
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_rows_hold_every_label_once(shared: bool) -> None:
-    rows = pack_trees(trees(options()), 14, shared)
-    batches = [pack_row(row, 14) for row in rows]
+    rules = RowRules(14, 1, 1, 1, per_token=10, per_pair=1)
+    [rows] = deal_trees(trees(options()), rules, shared, 1)
+    batches = [pack_row(row.trees, row.width) for row in rows]
+    assert all(row.width == sum(tree.num_rows for tree in row.trees) <= 14 for row in rows)
     assert sum(len(batch.policy.weighted.labels) for batch in batches) == 6
     assert sum(float(batch.ntp.weights.sum()) for batch in batches) == pytest.approx(7 * 0.05)
     assert sorted(x for b in batches for x in b.policy.weighted.labels.tolist()) == [10, 10, 11, 11, 11, 11]
-    assert pack_trees([], 14, shared) == []
+    assert deal_trees([], rules, shared, 2) == [[([], 1)], [([], 1)]]  # every rank takes part in the step
 
 
 LOG_PROBS = torch.tensor([-1.0, -2.0, -0.5, -0.7])  # two labels, two tokens of a response

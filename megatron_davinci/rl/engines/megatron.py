@@ -89,7 +89,7 @@ class MegatronEngine(Engine):
     def _forward(self, rows: list["_Rows"], width: int) -> list[Tensor | None]:
         """Logits of each micro-batch on the last stage, None on the others."""
         how = {"forward_only": True, "collect_non_loss_data": True}
-        found = run_schedule(self.chunks, _forward_step, rows, width, **how)
+        found = run_schedule(self.chunks, _forward_step, rows, [width] * len(rows), **how)
         return found or [None] * len(rows)
 
     def _sample(

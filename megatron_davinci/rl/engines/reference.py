@@ -17,10 +17,10 @@ from megatron_davinci.core.gpt import LabelScores
 from megatron_davinci.core.groups import all_gather_object, data_rank
 from megatron_davinci.core.optimizer import in_precision
 from megatron_davinci.core.step import ForwardOutput, run_schedule
-from megatron_davinci.data.batches import shard_microbatches
+from megatron_davinci.data.rows import RowRules
 from megatron_davinci.models.config import ModelConfig
 from megatron_davinci.rl import tree
-from megatron_davinci.rl.batch import pack_trees
+from megatron_davinci.rl.batch import TreeRow, deal_trees
 from megatron_davinci.rl.policy_step import segments_of
 from megatron_davinci.rl.prompt_source import DocumentPrompts, PromptSource
 from megatron_davinci.rl.rollout_files import Group
@@ -30,10 +30,10 @@ LogProbs = dict[int, list[float]]  # by the response's number among all of a ste
 
 @dataclass(frozen=True)
 class Reference:
-    """The reference model: its chunks on this rank, in the layout of the stage."""
+    """The reference model: its chunks on this rank, in the layout of the stage, and the rules of its rows."""
 
     chunks: Sequence[torch.nn.Module]
-    stage: StageRecipe
+    rules: RowRules
     options: RolloutOptions
     device: torch.device
 
@@ -44,7 +44,7 @@ class Reference:
         """The one that the recipe names, or else the weights that it begins with."""
         named = recipe.model_copy(update={"init_from": options.reference or recipe.init_from})
         config, models = build_model(named, stage, model, device)
-        return cls(in_precision(config, models), stage, options, device)
+        return cls(in_precision(config, models), RowRules.of(stage, model), options, device)
 
     @torch.no_grad()
     def score(
@@ -52,13 +52,12 @@ class Reference:
     ) -> list[Group]:
         """The groups with its log-probability of each token; on every rank."""
         trees = _trees(prompt_source, documents, groups)
-        width = self.stage.seq_length * self.stage.batch.micro_batch_size
-        rows = pack_trees(trees, width, self.options.share_prefix)
         rank, size = data_rank()
-        share = [row for [row] in shard_microbatches(rows, rank, size, 1, self.stage.layout.microbatch_multiple)]
-        batches = [tree.pack_row(row, width).to(self.device) for row in share]
+        share = deal_trees(trees, self.rules, self.options.share_prefix, size)[rank]
+        batches = [tree.pack_row(row.trees, row.width).to(self.device) for row in share]
         how = {"forward_only": True, "collect_non_loss_data": True}
-        found = run_schedule(self.chunks, partial(_forward, self.options), batches, width, **how) if batches else []
+        widths = [row.width for row in share]
+        found = run_schedule(self.chunks, partial(_forward, self.options), batches, widths, **how) if trees else []
         first = parallel_state.get_tensor_model_parallel_rank() == 0
         ours = _by_response(share, found) if found and first else {}
         known = {number: values for part in all_gather_object(ours) for number, values in part.items()}
@@ -95,11 +94,11 @@ def _forward(options: RolloutOptions, batches: Iterator[tree.TreeBatch], chunk: 
     return output, lambda output, non_loss_data: output[0]
 
 
-def _by_response(share: Sequence[Sequence[tree.Tree]], found: Sequence[Tensor]) -> LogProbs:
+def _by_response(share: Sequence[TreeRow], found: Sequence[Tensor]) -> LogProbs:
     """Log-probabilities of rows lie in the order of their trees, branches and responses."""
     known: LogProbs = {}
     for row, log_probs in zip(share, found, strict=True):
-        branches = chain.from_iterable(each.branches for each in row)
+        branches = chain.from_iterable(each.branches for each in row.trees)
         responses = list(chain.from_iterable(branch.responses for branch in branches))
         parts = log_probs.float().clamp(max=0.0).split([len(response.tokens) for response in responses])
         known |= {each.number: part.tolist() for each, part in zip(responses, parts, strict=True)}

@@ -18,8 +18,7 @@ from megatron_davinci.core.counts import BatchCounts, count_batch
 from megatron_davinci.core.groups import all_gather_object, data_rank, is_main_rank
 from megatron_davinci.core.objective import Objective
 from megatron_davinci.core.step import GlobalBatch, Trainer
-from megatron_davinci.data.batches import shard_microbatches
-from megatron_davinci.rl.batch import ScoredDocument, grow_trees, pack_trees
+from megatron_davinci.rl.batch import ScoredDocument, deal_trees, grow_trees
 from megatron_davinci.rl.describe_rollouts import describe_prompts
 from megatron_davinci.rl.grading import group_metrics, score_group
 from megatron_davinci.rl.inputs import RolloutInputs
@@ -158,18 +157,17 @@ class RolloutObjective(Objective):
             print(f"scored rollouts of step {number} could not be written: {error}", file=sys.stderr, flush=True)
 
     def _pack(self, step: int, scored: Sequence[ScoredDocument], sampled: dict[str, float]) -> GlobalBatch:
-        options, recipe, device = self._options, self.stage.recipe, self.trainer.device
-        width = recipe.seq_length * recipe.batch.micro_batch_size
-        # where nothing is left to learn, a row of padding: every rank takes part in the step
-        rows = pack_trees(grow_trees(scored, options, self._source), width, options.share_prefix) or [[]]
+        options, device = self._options, self.trainer.device
         rank, size = data_rank()
-        share = [row for [row] in shard_microbatches(rows, rank, size, 1, recipe.layout.microbatch_multiple)]
-        facts = self._facts(step, scored, rows)
+        dealt = deal_trees(grow_trees(scored, options, self._source), self.stage.rules, options.share_prefix, size)
+        trees = [tree for rows in dealt for row in rows for tree in row.trees]
+        widths = [row.width for row in dealt[rank]]
+        facts = self._facts(step, scored, trees)
         batch = GlobalBatch(
             forward=partial(policy_forward_step, options),
-            micro_batches=[pack_row(row, width).to(device) for row in share],
-            width=width,
-            counts=self._counts(scored, rows, width * len(share) * size, device),
+            micro_batches=[pack_row(row.trees, row.width).to(device) for row in dealt[rank]],
+            widths=widths,
+            counts=self._counts(scored, trees, sum(widths), device),
             reports=REPORTS,
             metrics=lambda sums: self._metrics(step, facts, sums) | sampled,
         )
@@ -178,14 +176,13 @@ class RolloutObjective(Objective):
         return replace(batch, losses={name: partial(_with_one_loss, batch, name) for name in due})
 
     def _counts(
-        self, scored: Sequence[ScoredDocument], rows: list[list[Tree]], num_rows: int, device: torch.device
+        self, scored: Sequence[ScoredDocument], trees: Sequence[Tree], num_rows: int, device: torch.device
     ) -> BatchCounts:
         """As for next-token prediction; tokens are those of documents and rollouts, prefixes once for each tree."""
         rank, size = data_rank()
         spans = [document.prompts.span for document in scored]
         epochs = sorted({span.epoch for span in spans})
         counts = count_batch(self.stage.documents, [spans[rank::size]], epochs, num_rows, device)
-        trees = list(chain.from_iterable(rows))
         return replace(
             counts,
             tokens=sum(tree.num_rows for tree in trees),
@@ -215,9 +212,8 @@ class RolloutObjective(Objective):
         weights = header.get("weights")
         return {} if weights is None else {"rollout_weights": weights, "rollout_lag": at - header["policy_step"]}
 
-    def _facts(self, step: int, scored: Sequence[ScoredDocument], rows: list[list[Tree]]) -> dict[str, Any]:
+    def _facts(self, step: int, scored: Sequence[ScoredDocument], trees: Sequence[Tree]) -> dict[str, Any]:
         """What is known before the step, for its metrics."""
-        trees = list(chain.from_iterable(rows))
         policy_tokens = sum(len(r.tokens) for tree in trees for branch in tree.branches for r in branch.responses)
         alone = sum(part.num_rows for tree in trees for part in unshare(tree))
         budget = self._source.budget(step)
