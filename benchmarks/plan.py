@@ -94,12 +94,12 @@ class PublishedRow:
             gemm_fp8=constants["gemm_fp8_blackwell" if blackwell else "gemm_fp8"],
             attention=constants[kind],
             tensor_overlap=0.0 if self.stack == "meta" else constants["tensor_overlap"],
-            slowdown=constants["slowdown_meta"] if self.stack == "meta" else 1.0,
         )
 
     def error(self, constants: Mapping[str, float]) -> float:
         """Predicted seconds over published ones, by fitted constants."""
-        return self.error_on(self.device(constants))
+        slowdown = constants["slowdown_meta"] if self.stack == "meta" else 1.0
+        return slowdown * self.error_on(self.device(constants))
 
     def error_on(self, device: Device) -> float:
         """Predicted seconds over published ones, on a device."""

@@ -22,7 +22,7 @@ class Batch(Section):
     unit: Literal["samples", "sequences", "tokens"] = "samples"
     """samples: that many documents; sequences or tokens: out of a pack plan."""
     micro_batch_size: Positive = 1
-    """A forward pass takes a row of up to so many times seq_length tokens."""
+    """A forward pass takes one row, of at most micro_batch_size x seq_length tokens."""
 
 
 class Schedule(Section):

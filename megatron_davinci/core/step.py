@@ -26,8 +26,7 @@ ForwardStep = Callable[[Iterator[Any], DistributedDataParallel], ForwardOutput]
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """This rank's micro-batches of one optimizer step, a row of so many tokens each as `widths` say, and what becomes
-    of them.
+    """This rank's micro-batches of one optimizer step, each one row, `widths` their tokens; and what becomes of them.
 
     `forward`: Megatron's forward_step_func, whose loss function reports a scalar for each name of `reports`, the loss
     among them; sums over all micro-batches and ranks come out. `counts` are those of the global batch.

@@ -5,7 +5,6 @@ trains them, and in which rows, is for `data.rows`.
 """
 
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from xxhash import xxh3_64
@@ -21,8 +20,6 @@ from megatron_davinci.data.ledger import Tally
 from megatron_davinci.data.rows import RowRules
 from megatron_davinci.models.alignment import Alignment
 from megatron_davinci.models.config import load_model_config
-
-_T = TypeVar("_T")
 
 
 def shuffled(count: int, seed: int, stage: int, epoch: int) -> Int64s:

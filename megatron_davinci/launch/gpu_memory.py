@@ -7,6 +7,7 @@ from math import ceil
 from pathlib import Path
 
 from data_prep import InputError
+from data_prep.io.errors import printable
 from megatron_davinci.config import Recipe, StageRecipe
 from megatron_davinci.models.config import ModelConfig, load_model_config
 from megatron_davinci.models.memory import GIB, state_bytes
@@ -43,12 +44,12 @@ def keep_or_drop_plan(recipe: Recipe, ranks: int, gpu: str | None) -> None:
 
     What no plan can be made of is launched all the same.
     """
-    (Path(recipe.checkpoint.dir) / PLAN_FILE).unlink(missing_ok=True)
-    if gpu is not None:
-        try:
+    try:
+        (Path(recipe.checkpoint.dir) / PLAN_FILE).unlink(missing_ok=True)
+        if gpu is not None:
             keep_plan(recipe, ranks, find_device(gpu))
-        except InputError as reason:
-            print(f"no plan for the report: {reason}", file=sys.stderr, flush=True)
+    except (InputError, OSError) as reason:
+        print(printable(f"no plan for the report: {reason}"), file=sys.stderr, flush=True)
 
 
 def visible_gpu_gibibytes() -> float | None:

@@ -14,7 +14,7 @@ from megatron_davinci.models.memory import GIB
 from megatron_davinci.models.parallel_layout import FIELD_DEFAULTS
 from megatron_davinci.plan.devices import Device, check_fp8_of
 from megatron_davinci.plan.estimate import Estimate, Workload, estimate
-from megatron_davinci.plan.lengths import DocumentLengths, stage_lengths
+from megatron_davinci.plan.lengths import stage_lengths
 from megatron_davinci.plan.memory import MARGIN
 from megatron_davinci.plan.search import SEARCHED, SearchResult, planned, search
 
@@ -75,7 +75,7 @@ def make_plan(recipe: Recipe, gpus: int, device: Device, lengths: Mapping[str | 
         drawn = stage_lengths(stage, lengths.get(name, lengths.get(None)))
         workload = Workload.of(stage, drawn)
         prefix = "" if len(names) == 1 else f"data.stages.{index}."
-        own = _own(stage, gpus)
+        own, steps = _own(stage, gpus), drawn.num_steps(stage)
         found = search(stage, model, gpus, device, workload, top) if top else SearchResult([], 0, 0, None)
         facts = {
             "name": name,
@@ -85,16 +85,16 @@ def make_plan(recipe: Recipe, gpus: int, device: Device, lengths: Mapping[str | 
             "lengths": drawn.describe(),
             "documents_dropped": drawn.dropped,
             "tokens_dropped": drawn.dropped_tokens,
-            "steps": drawn.num_steps(stage),
+            "steps": steps,
             "tokens_a_step": round(workload.tokens),
             "layouts": found.tried,
             "layouts_that_fit": found.fitting,
-            "nearest": None if found.nearest is None else describe_nearest(found.nearest, stage, prefix),
+            "nearest": None if found.nearest is None else _describe_nearest(found.nearest, stage, prefix),
             "own": own
-            or describe_estimate(
-                estimate(stage, model, planned(stage, gpus, device), device, workload), drawn, stage, prefix
+            or _describe_estimate(
+                estimate(stage, model, planned(stage, gpus, device), device, workload), steps, stage, prefix
             ),
-            "best": [describe_estimate(each, drawn, stage, prefix) for each in found.best],
+            "best": [_describe_estimate(each, steps, stage, prefix) for each in found.best],
         }
         stages.append(facts)
     return {
@@ -130,18 +130,18 @@ def _own(stage: StageRecipe, gpus: int) -> dict[str, Any] | None:
     return None
 
 
-def describe_nearest(nearest: tuple[float, StageRecipe], own: StageRecipe, prefix: str) -> dict[str, Any]:
+def _describe_nearest(nearest: tuple[float, StageRecipe], own: StageRecipe, prefix: str) -> dict[str, Any]:
     """The legal layout that needs the least memory."""
     peak, candidate = nearest
     overrides = _overrides(own.megatron.given, candidate.megatron.given, prefix)
     return {"overrides": overrides, "peak_gib": peak / GIB}
 
 
-def describe_estimate(found: Estimate, lengths: DocumentLengths, own: StageRecipe, prefix: str) -> dict[str, Any]:
-    """Facts about an estimate. `prefix`: of the overrides that make its layout out of the stage's `own`."""
-    parallel, steps = found.layout.parallel, lengths.num_steps(own)
+def _describe_estimate(found: Estimate, steps: int | None, own: StageRecipe, prefix: str) -> dict[str, Any]:
+    """Facts about an estimate. `steps`: of the stage, where they are known; `prefix`: of the overrides that make its
+    layout out of the stage's `own`."""
+    parallel = found.layout.parallel
     days = found.step_seconds / _SECONDS_A_DAY
-    peak = found.memory.total
     return {
         "overrides": _overrides(own.megatron.given, found.stage.megatron.given, prefix),
         "tensor": parallel.tensor,
@@ -152,8 +152,8 @@ def describe_estimate(found: Estimate, lengths: DocumentLengths, own: StageRecip
         "layers": parallel.layers_by_rank(found.num_layers),
         "recompute": str(found.layout.recompute),
         "gib": {kind: value / GIB for kind, value in found.memory.kinds.items()},
-        "peak_gib": peak / GIB,
-        "fits": "yes" if peak * (1 + MARGIN) <= found.device.memory else "perhaps" if fits_perhaps(found) else "no",
+        "peak_gib": found.memory.total / GIB,
+        "fits": _fits(found),
         "seconds": dict(found.seconds),
         "step_seconds": found.step_seconds,
         "tokens_per_second_per_gpu": found.tokens_per_second_per_gpu,
@@ -164,9 +164,11 @@ def describe_estimate(found: Estimate, lengths: DocumentLengths, own: StageRecip
     }
 
 
-def fits_perhaps(found: Estimate) -> bool:
-    """Whether the peak is inside the margin about the device's memory, or below it."""
-    return found.memory.total <= found.device.memory * (1 + MARGIN)
+def _fits(found: Estimate) -> str:
+    """Whether the peak is below the device's memory by the margin, within the margin, or beyond it."""
+    if found.memory.total * (1 + MARGIN) <= found.device.memory:
+        return "yes"
+    return "perhaps" if found.memory.total <= found.device.memory * (1 + MARGIN) else "no"
 
 
 def _overrides(own: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> list[str]:
@@ -190,7 +192,7 @@ _COLUMNS = ("TP", "PP", "VPP", "CP", "DP", "recompute", "GiB", "s/step", "tokens
 
 
 def plan_text(plan: Mapping[str, Any]) -> str:
-    """The plan for a person, at most 100 columns wide but for overrides."""
+    """The plan for a person."""
     lines = [f"{plan['model']} on {plan['gpus']:,} {plan['gpu']} ({plan['gpu_memory_gib']:.4g} GiB each)"]
     for stage in plan["stages"]:
         lines += ["", *_stage_lines(stage)]

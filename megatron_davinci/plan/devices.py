@@ -51,8 +51,6 @@ class Device:
     units: int | None
     tensor_overlap: float = 0.0
     """Share of tensor parallelism's exchange that hides behind products: none, since tp_comm_overlap is refused."""
-    slowdown: float = 1.0
-    """The software's own factor on time: of other stacks, whose published rows the model is tested on."""
 
     def with_constants(self, constants: Mapping[str, float], name: str | None = None) -> Self:
         """The device with other constants, which may have another name."""
@@ -150,7 +148,7 @@ def _check_constant(path: Path, name: str, value: Any) -> None:
 
 
 def _required() -> set[str]:
-    return {each.name for each in fields(Device)} - {"name", "tensor_overlap", "slowdown"}
+    return {each.name for each in fields(Device)} - {"name", "tensor_overlap"}
 
 
 def _device(name: str, values: dict[str, Any]) -> Device:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 
@@ -83,14 +84,13 @@ def quick_seconds(timer: Timer, workload: Workload) -> float:
     row = timer.row(Row(share, workload.squares / replicas / micro_batches, share))
     work, waits = even_rows_seconds(timer, row, micro_batches, timer.hop(share))
     layers = timer.layout.parallel.layers_by_rank(timer.shapes.num_layers)[0]
-    work += waits + timer.replicas(layers * row.forward, layers * row.backward)
-    return work * timer.device.slowdown + timer.optimizer()
+    return work + waits + timer.replicas(layers * row.forward, layers * row.backward) + timer.optimizer()
 
 
 def even_micro_batches(workload: Workload, layout: PlannedLayout) -> int:
     """How many full rows each replica would have."""
     multiple = layout.parallel.microbatch_multiple
-    return max(1, -int(-workload.rows // (layout.replicas * multiple))) * multiple
+    return max(1, ceil(workload.rows / (layout.replicas * multiple))) * multiple
 
 
 def estimate(

@@ -13,8 +13,11 @@ RecomputeKind = Literal["none", "selective", "full"]
 
 @dataclass(frozen=True)
 class LayerShapes:
-    """Widths of one transformer layer, and how many there are. `fc1`: outputs of the MLP's first product, twice `ffn`
-    where it is gated; `heads`: query heads; `head_width`: of each; `stored`: weights of all kinds, biases and norms."""
+    """Widths of one transformer layer, and how many there are.
+
+    `fc1`: outputs of the MLP's first product, twice `ffn` where it is gated; `heads`: query heads, each `head_width`
+    wide; `norms`, `biases`: how many parameters of a layer are these; `tied`: the output layer is the embedding.
+    """
 
     num_layers: int
     hidden: int

@@ -18,7 +18,7 @@ from data_prep import InputError
 from megatron_davinci.cli.app import app
 from megatron_davinci.config import Recipe, load_recipe, parse_recipe
 from megatron_davinci.launch.fit import check_ranks, check_rollout_nodes
-from megatron_davinci.launch.gpu_memory import check_memory, plan_memory, visible_gpu_gibibytes
+from megatron_davinci.launch.gpu_memory import check_memory, keep_or_drop_plan, plan_memory, visible_gpu_gibibytes
 from megatron_davinci.launch.ranks import adopt_slurm_ranks
 from megatron_davinci.launch.script import Job, local_script
 from megatron_davinci.launch.slurm import Slurm, slurm_script
@@ -325,7 +325,9 @@ def test_the_size_of_a_gpu_is_what_is_said(monkeypatch: pytest.MonkeyPatch, tmp_
         assert visible_gpu_gibibytes() is None
 
 
-def test_launch_refuses_a_layout_that_does_not_fit_and_keeps_a_plan(tmp_path: Path, monkeypatch: Any) -> None:
+def test_launch_refuses_a_layout_that_does_not_fit_and_keeps_a_plan(
+    tmp_path: Path, monkeypatch: Any, capfd: Any
+) -> None:
     """The script is not started: there is no sbatch on the path."""
     monkeypatch.setenv("PATH", str(tmp_path))
     words = [
@@ -345,5 +347,9 @@ def test_launch_refuses_a_layout_that_does_not_fit_and_keeps_a_plan(tmp_path: Pa
     plan = orjson.loads((tmp_path / "run" / "plan.json").read_bytes())
     assert [stage["name"] for stage in plan["stages"]] == ["general", "python+rollouts"] and plan["gpus"] == 512
     assert all(stage["best"] == [] and stage["own"]["step_seconds"] > 1 for stage in plan["stages"])
+    file = tmp_path / "file"
+    file.touch()
+    keep_or_drop_plan(seventy_two(f"checkpoint.dir={file}"), 512, "h100")  # which training itself refuses
+    assert "no plan for the report" in capfd.readouterr().err
     CliRunner().invoke(app, words)  # another launch, whose plan nobody asked for
     assert not (tmp_path / "run" / "plan.json").exists()
