@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 BY_CHANCE := $(addprefix tests/unit/test_,tokenize.py tokenize_killed.py pipeline.py verify.py index_fuzzed.py \
 	indexed_dataset.py decontaminate.py candidates.py packing.py samples.py native.py convert.py)
 
-.PHONY: setup demo test acceptance stack-3.12 parity lint licenses format clean vllm
+.PHONY: setup demo test docs lint-packages acceptance stack-3.12 parity lint licenses format clean vllm
 
 setup: $(INSTALLED)
 
@@ -27,6 +27,22 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# The pages as a site, in an environment of its own; a warning, such as a link that leads nowhere, fails.
+docs:
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install -q -r requirements/docs.txt
+	.venv-docs/bin/sphinx-build -W --keep-going -q -c docs . out/site
+	@echo "out/site/docs/site.html"
+
+# What cannot be run here is at least looked at: Dockerfiles, workflows, cibuildwheel's choices.
+lint-packages:
+	$(PYTHON) -m venv .venv-packages
+	.venv-packages/bin/python -m pip install -q -r requirements/packages.txt
+	.venv-packages/bin/hadolint docker/Dockerfile.cpu docker/Dockerfile.ngc
+	.venv-packages/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	.venv-packages/bin/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml
+	.venv-packages/bin/cibuildwheel --platform linux --archs all --print-build-identifiers
 
 acceptance: acceptance-data acceptance-operations acceptance-environments acceptance-training acceptance-rollouts
 

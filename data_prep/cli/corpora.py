@@ -3,34 +3,47 @@
 from pathlib import Path
 from typing import Annotated
 
+import orjson
 import typer
 
-from data_prep.cli.app import AsJson, ExecutorKind, ExecutorOptions, Workers, app
+from data_prep.cli.app import AsJson, ExecutorKind, ExecutorOptions, Workers, app, local_tokenizer, plain_prefix
 from data_prep.io.errors import InputError, escaped, printable
+from data_prep.io.exit_codes import resumable
 from data_prep.io.summary import print_summary
 
 
 @app.command()
-def verify(prefixes: Annotated[list[Path], typer.Argument(help="PREFIX of each corpus.")]) -> None:
+def verify(
+    prefixes: Annotated[list[Path], typer.Argument(callback=plain_prefix, help="PREFIX of each corpus.")],
+    as_json: AsJson = False,
+) -> None:
     """Check every byte of corpora against their manifests; exit code 1 where one is damaged.
 
     Example: davinci data verify corpus/py corpus/general
     """
     from data_prep.corpus.verify import verify_corpus
 
-    damaged = False
-    for prefix in prefixes:
-        damage = verify_corpus(prefix)
-        damaged |= bool(damage)
-        typer.echo("\n".join(map(printable, damage)) if damage else f"{prefix} is whole")
-    if damaged:
+    damage = {str(prefix): verify_corpus(prefix) for prefix in prefixes}
+    if as_json:
+        typer.echo(orjson.dumps(damage).decode())
+    else:
+        for prefix, found in damage.items():
+            typer.echo("\n".join(map(printable, found)) if found else f"{prefix} is whole")
+    if any(damage.values()):
         raise typer.Exit(1)
 
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="PREFIX of a corpus, or what davinci data build made.")],
-    tokenizer: Annotated[Path | None, typer.Option(help="The tokenizer that made the corpus.")] = None,
+    path: Annotated[
+        Path,
+        typer.Argument(
+            callback=plain_prefix, help="PREFIX of a corpus; samples or conversations: what made them, or a file."
+        ),
+    ],
+    tokenizer: Annotated[
+        Path | None, typer.Option(callback=local_tokenizer, help="The tokenizer that made the corpus.")
+    ] = None,
     document: Annotated[int, typer.Option(help="Number of the first document to show.")] = 0,
     count: Annotated[int, typer.Option(help="How many documents to show.")] = 1,
 ) -> None:
@@ -46,7 +59,9 @@ def inspect(
     if path.is_dir() or path.suffix == ".zst":
         shown = show_samples(path, document, count)
     elif tokenizer is None:
-        raise InputError(f"{path} is no directory of samples; for a corpus, give the --tokenizer that made it")
+        raise InputError(
+            f"{path} is no directory of samples or conversations; for a corpus, give the --tokenizer that made it"
+        )
     else:
         shown = show_documents(path, tokenizer, document, count)
     for heading, text in shown:
@@ -56,7 +71,7 @@ def inspect(
 
 @app.command()
 def merge(
-    prefixes: Annotated[list[Path], typer.Argument(help="PREFIX of each corpus, in order.")],
+    prefixes: Annotated[list[Path], typer.Argument(callback=plain_prefix, help="PREFIX of each corpus, in order.")],
     out: Annotated[Path, typer.Option(help="PREFIX of the corpus to write.")],
     as_json: AsJson = False,
 ) -> None:
@@ -70,8 +85,8 @@ def merge(
 
 @app.command()
 def adopt(
-    prefix: Annotated[Path, typer.Argument(help="PREFIX of the corpus: PREFIX.bin and PREFIX.idx.")],
-    tokenizer: Annotated[Path, typer.Option(help="The tokenizer that made the corpus.")],
+    prefix: Annotated[Path, typer.Argument(callback=plain_prefix, help="PREFIX of PREFIX.bin and PREFIX.idx.")],
+    tokenizer: Annotated[Path, typer.Option(callback=local_tokenizer, help="The tokenizer that made the corpus.")],
     as_json: AsJson = False,
 ) -> None:
     """Take over a corpus that Megatron-LM wrote: its manifest is made, nothing else is changed.
@@ -86,6 +101,7 @@ def adopt(
 
 
 @app.command()
+@resumable
 def deduplicate(
     inputs: Annotated[list[str], typer.Argument(help="Records: inputs as for tokenize; an earlier one stays.")],
     out: Annotated[Path, typer.Option(help="Directory to make: kept/, dropped/, summary.json.")],
@@ -103,4 +119,5 @@ def deduplicate(
     from data_prep.deduplicate.run import deduplicate as run
 
     options = dict(text.partition("=")[::2] for text in option or [])
-    print_summary(run(inputs, json_key, out, threshold, workers, executor, options) or {"handed in": 1}, as_json)
+    summary = run(inputs, json_key, out, threshold, workers, executor, options)
+    print_summary({"written to": str(out), **(summary or {"handed in": 1})}, as_json)

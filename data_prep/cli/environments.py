@@ -1,5 +1,6 @@
 """`davinci data environments ...`: tasks in environments where tests run."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,10 +20,15 @@ from data_prep.cli.agent_options import (
     Steps,
 )
 from data_prep.cli.app import AsJson, ExecutorKind, ExecutorOptions, Tasks, Workers, app
+from data_prep.cli.groups import command_group
 from data_prep.io.errors import InputError, escaped, printable
+from data_prep.io.exit_codes import resumable
 from data_prep.io.summary import print_summary
 
-environments = typer.Typer(no_args_is_help=True, help="Tasks from merged pull requests, in environments that run.")
+environments = command_group(
+    "Tasks from merged pull requests, in environments that run.",
+    "build import inspect verify run judge export",
+)
 app.add_typer(environments, name="environments")
 
 Sandbox = Annotated[str, typer.Option("--sandbox", help="Where strangers' code runs: bubblewrap, podman or docker.")]
@@ -33,6 +39,7 @@ Without = Annotated[
 
 
 @environments.command("build")
+@resumable
 def build_environments(
     records: Annotated[Path, typer.Argument(help="What davinci data collect made.")],
     clone: Annotated[list[Path], typer.Option(help="A clone of each repository: NAME.git or OWNER__NAME.git.")],
@@ -60,8 +67,9 @@ def build_environments(
     """
     from data_prep.environments.build import BuildEnvironmentsJob
     from data_prep.environments.proposals import RecipeModel
+    from data_prep.io.extras import require
     from data_prep.io.files import refuse_existing
-    from data_prep.pipeline.jobs import require, run_job
+    from data_prep.pipeline.jobs import run_job
 
     refuse_existing(out)
     if (server is None) != (model is None):
@@ -76,6 +84,7 @@ def build_environments(
 
 
 @environments.command("import")
+@resumable
 def import_environments(
     files: Annotated[
         list[Path], typer.Argument(help="SWE-bench, SWE-rebench, SWE-bench-Live, OpenSWE: Parquet, JSONL.")
@@ -111,6 +120,7 @@ def import_environments(
 
 
 @environments.command("run")
+@resumable
 def run_rollouts(
     envs: Annotated[Path, typer.Argument(help="What davinci data environments build or import made.")],
     server: Server,
@@ -168,10 +178,12 @@ def run_rollouts(
         replace(COMMAND_LIMITS, seconds=command_seconds),
     )
     summary = run_job(job, out, "rollouts", tasks, workers, executor, option or [], quiet=as_json)
-    print_summary(summary or {"handed in": tasks}, as_json)
+    following = f"davinci data collect trajectories {shlex.quote(str(out))} --tokenizer DIR --out conversations"
+    print_summary(summary or {"handed in": tasks}, as_json, following if summary else "")
 
 
 @environments.command("judge")
+@resumable
 def judge(
     envs: Annotated[Path, typer.Argument(help="What davinci data environments build or import made.")],
     predictions: Annotated[Path, typer.Option(help="SWE-bench's predictions: .jsonl, or .json.")],

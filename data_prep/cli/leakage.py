@@ -6,17 +6,22 @@ from typing import Annotated
 
 import typer
 
-from data_prep.cli.app import AsJson, app
+from data_prep.cli.app import AsJson, app, local_tokenizer, plain_prefix
 from data_prep.io.summary import print_summary
 
 
 @app.command()
 def decontaminate(
-    inputs: Annotated[list[str], typer.Argument(help="PREFIX of each corpus; with --text, inputs as for tokenize.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(callback=plain_prefix, help="PREFIX of each corpus; with --text, inputs as for tokenize."),
+    ],
     benchmark: Annotated[
         list[str], typer.Option(help="FILE or FILE:field+field: JSON, CSV or Parquet; prompt and solution are joined.")
     ],
-    tokenizer: Annotated[Path, typer.Option(help="The tokenizer that made the corpora, or will.")],
+    tokenizer: Annotated[
+        Path, typer.Option(callback=local_tokenizer, help="The tokenizer that made the corpora, or will.")
+    ],
     out: Annotated[Path, typer.Option(help="Report to write, as JSON.")],
     text: Annotated[bool, typer.Option("--text", help="Search texts; only what can leak is tokenized.")] = False,
     json_key: Annotated[str, typer.Option(help="With --text: the field that holds the text.")] = "text",

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from data_prep.cli.app import AsJson, app
+from data_prep.cli.app import AsJson, app, plain_prefix
+from data_prep.io.errors import InputError
 from data_prep.io.summary import print_summary
 
 LongDocuments = Literal["error", "split", "drop"]
@@ -13,7 +14,7 @@ LongDocuments = Literal["error", "split", "drop"]
 
 @app.command()
 def pack(
-    prefixes: Annotated[list[Path], typer.Argument(help="PREFIX of each corpus.")],
+    prefixes: Annotated[list[Path], typer.Argument(callback=plain_prefix, help="PREFIX of each corpus.")],
     seq_length: Annotated[int, typer.Option(help="Tokens of a packed sequence.")],
     out: Annotated[Path, typer.Option(help="Plan file to write.")],
     long_documents: Annotated[
@@ -45,6 +46,8 @@ def pack(
     from data_prep.io.files import lock_of, only_writer, refuse_existing
 
     refuse_existing(out)
+    if histogram is not None and histogram.suffix.lower() != ".png":
+        raise InputError(f"--histogram is {histogram}: it is written as PNG, so name a .png")
     if histogram is not None and not lock_of(histogram).exists():
         refuse_existing(histogram)
     corpora = repeated(Corpus.open_all(prefixes), repeat)

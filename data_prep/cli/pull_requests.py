@@ -1,5 +1,6 @@
 """Changes to records, records to training documents."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,12 +15,21 @@ from data_prep.cli.app import (
     Workers,
     app,
     collect,
+    local_tokenizer,
 )
 from data_prep.io.errors import InputError
+from data_prep.io.exit_codes import resumable
 from data_prep.io.files import refuse_existing
+from data_prep.io.progress import counter
 from data_prep.io.summary import print_summary
 
+DEFAULT_MAX_TOKENS = 32_768
 CodeBy = Literal["git", "api"]
+
+
+def _build_next(records: Path) -> str:
+    """What comes after records."""
+    return f"davinci data build {shlex.quote(str(records))} --tokenizer T --out samples"
 
 
 @collect.command("git")
@@ -39,7 +49,11 @@ def collect_git(
     """
     from data_prep.sources.collect import collect_git
 
-    print_summary(collect_git(path, out, name=name, rebased=rebased), as_json)
+    with counter("changes", quiet=as_json) as advance:
+        summary = collect_git(path, out, name=name, rebased=rebased, on_record=advance)
+    print_summary({"written to": str(out), **summary}, as_json, _build_next(out))
+    if "/" not in str(summary.get("repository") or "/"):
+        typer.echo("note: tasks in environments want --name OWNER/NAME: the clone's remote names none", err=True)
 
 
 @collect.command("source")
@@ -56,10 +70,12 @@ def collect_source(
     from data_prep.sources.collect import collect_changes
     from data_prep.sources.registry import SOURCES
 
-    print_summary(collect_changes(SOURCES.get(name)(argument), out, origin=name), as_json)
+    summary = collect_changes(SOURCES.get(name)(argument), out, origin=name)
+    print_summary({"written to": str(out), **summary}, as_json, _build_next(out))
 
 
 @collect.command("github")
+@resumable
 def github(
     out: Annotated[Path, typer.Option(help="Directory to make: records/, rejected/, summary.json.")],
     repositories: Annotated[list[str] | None, typer.Argument(help="OWNER/NAME of each repository.")] = None,
@@ -84,8 +100,9 @@ def github(
     Tokens stand in memory only. Killed, or out of its rate limit, and started again, it asks nothing twice.
     Example: davinci data collect github pytest-dev/pluggy --out records
     """
+    from data_prep.io.extras import require
     from data_prep.io.progress import status
-    from data_prep.pipeline.jobs import require, run_job
+    from data_prep.pipeline.jobs import run_job
 
     require("githubkit")
     from data_prep.sources.github.collect import GitHubJob, remove_scratch
@@ -108,7 +125,8 @@ def github(
         summary = run_job(job, out, "repositories", tasks, workers, executor, option or [], quiet=True)
     if summary is not None:
         remove_scratch(out)
-    print_summary(summary or {"handed in": tasks}, as_json)
+    following = _build_next(out) if summary else ""
+    print_summary({"written to": str(out), **(summary or {"handed in": tasks})}, as_json, following)
 
 
 @collect.command("trajectories")
@@ -122,7 +140,10 @@ def trajectories(
         Path | None, typer.Option(help="SWE-bench's report: rollouts that pass and that fail come apart.")
     ] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Tokenizer of the length filter; without one no rollout is too long.")
+        Path | None,
+        typer.Option(
+            callback=local_tokenizer, help="Tokenizer of the length filter; without one no rollout is too long."
+        ),
     ] = None,
     chat_template: Annotated[Path | None, typer.Option(help="Jinja template; default: the tokenizer's own.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest rollout, in tokens.")] = 131_072,
@@ -151,10 +172,15 @@ def trajectories(
 
     rules = TrajectoryRules(Kept.parse(keep), tuple(leave_out or ()), mask_failed_steps, as_text)
     length = TrajectoryLength(tokenizer, chat_template, max_tokens) if tokenizer else None
-    print_summary(collect_trajectories(paths, out, resolved, length, rules), as_json)
+    summary = collect_trajectories(paths, out, resolved, length, rules)
+    kind = "rollouts" if (out / "rollouts.jsonl.zst").exists() else "passing"
+    texts = shlex.quote(str(out / f"{kind}.jsonl.zst"))
+    following = f"davinci data tokenize {texts} --chat --tokenizer DIR --out corpus/NAME"
+    print_summary({"written to": str(out), **summary}, as_json, following)
 
 
 @app.command()
+@resumable
 def build(
     records: Annotated[Path, typer.Argument(help="What davinci data collect made.")],
     out: Annotated[Path, typer.Option(help="Directory to make: samples/, rejected/, summary.json.")],
@@ -166,9 +192,12 @@ def build(
         ),
     ] = "python",
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Tokenizer of the length filter; without one no sample is too long.")
+        Path | None,
+        typer.Option(
+            callback=local_tokenizer, help="Tokenizer of the length filter; without one no sample is too long."
+        ),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(help="Longest sample, in tokens.")] = 32_768,
+    max_tokens: Annotated[int, typer.Option(help="Longest sample, in tokens.")] = DEFAULT_MAX_TOKENS,
     keep_names: Annotated[bool, typer.Option("--keep-names", help="Do not put pseudonyms in place of people.")] = False,
     tasks: Tasks = 1,
     workers: Workers = 1,
@@ -185,20 +214,27 @@ def build(
     from data_prep.pipeline.jobs import run_job
     from data_prep.samples.build import BuildJob
 
+    if tokenizer is None and max_tokens != DEFAULT_MAX_TOKENS:
+        raise InputError(f"--max-tokens is {max_tokens}, and no --tokenizer counts tokens: give one")
     job = BuildJob(
         records.absolute(), sample_format, tokenizer and tokenizer.absolute(), max_tokens, pseudonyms=not keep_names
     )
     summary = run_job(job, out, "shards", tasks, workers, executor, option or [], quiet=as_json)
     if summary is None or as_json:
-        print_summary(summary or {"handed in": tasks}, as_json)
+        print_summary({"written to": str(out), **(summary or {"handed in": tasks})}, as_json)
         return
     collected, lengths = summary.pop("collected"), summary.pop("lengths")
-    print_summary({**summary, "collected": {k: v for k, v in collected.items() if isinstance(v, int | float)}}, as_json)
+    counts = {k: v for k, v in collected.items() if isinstance(v, int | float)}
+    following = f"davinci data tokenize {shlex.quote(str(out))} --tokenizer T --append-eod --out corpus/NAME"
+    print_summary({"written to": str(out), **summary, "collected": counts}, following=following)
     if lengths:
         typer.echo(LengthHistogram.of_rows(lengths).as_text())
+    if not summary["samples"] and sample_format == "python" and summary["rejected"].get("no_python_file"):
+        typer.echo("note: no change touches Python; --format general takes every language", err=True)
 
 
 @app.command()
+@resumable
 def enhance(
     records: Annotated[Path, typer.Argument(help="What davinci data collect made.")],
     server: Annotated[str, typer.Option(help="An OpenAI-compatible server: http://HOST:PORT/v1.")],
@@ -216,7 +252,8 @@ def enhance(
     The key of the server is OPENAI_API_KEY. Killed, and started again, it asks nothing twice.
     Example: davinci data enhance records --server http://127.0.0.1:8000/v1 --model Qwen3 --out enhanced
     """
-    from data_prep.pipeline.jobs import require, run_job
+    from data_prep.io.extras import require
+    from data_prep.pipeline.jobs import run_job
 
     require("openai")
     from data_prep.samples.enhance import EnhanceJob, remove_answers
@@ -225,4 +262,5 @@ def enhance(
     summary = run_job(job, out, "shards", tasks, workers, executor, option or [], quiet=as_json)
     if summary is not None:
         remove_answers(out)
-    print_summary(summary or {"handed in": tasks}, as_json)
+    following = _build_next(out) if summary else ""
+    print_summary({"written to": str(out), **(summary or {"handed in": tasks})}, as_json, following)

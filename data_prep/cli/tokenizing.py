@@ -5,19 +5,25 @@ from typing import Annotated
 
 import typer
 
-from data_prep.cli.app import AsJson, ExecutorKind, ExecutorOptions, Workers, app
+from data_prep.cli.app import AsJson, ExecutorKind, ExecutorOptions, Workers, app, local_tokenizer
 from data_prep.io.errors import InputError
+from data_prep.io.exit_codes import resumable
 from data_prep.io.summary import print_summary
 
 
 @app.command()
+@resumable
 def tokenize(
     inputs: Annotated[
         list[str],
         typer.Argument(help="JSON Lines or arrays (also .gz, .zst), Parquet, saved datasets, directories, patterns."),
     ],
     tokenizer: Annotated[
-        Path, typer.Option(help="tokenizer.json, a directory with one, a Qwen .tiktoken or a SentencePiece .model.")
+        Path,
+        typer.Option(
+            callback=local_tokenizer,
+            help="tokenizer.json, a directory with one, a Qwen .tiktoken or a SentencePiece .model.",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="PREFIX of PREFIX.bin, .idx, .manifest.json; several keys: PREFIX_KEY.")],
     json_key: Annotated[
@@ -70,13 +76,15 @@ def tokenize(
         manifests = run(job, advance)
     for key, manifest in manifests.items():
         warn_of_records(manifest["provenance"])
-        print_summary({"corpus": str(job.outputs[key]), **corpus_facts(manifest)}, as_json)
+        following = f"davinci data pack {job.outputs[key]} --seq-length N --out PLAN, or a recipe: examples/"
+        print_summary({"corpus": str(job.outputs[key]), **corpus_facts(manifest)}, as_json, following)
 
 
 @app.command()
+@resumable
 def shards(
     inputs: Annotated[list[str], typer.Argument(help="Inputs as for tokenize; each task takes every TASKS-th file.")],
-    tokenizer: Annotated[Path, typer.Option(help="Tokenizer as for tokenize.")],
+    tokenizer: Annotated[Path, typer.Option(callback=local_tokenizer, help="Tokenizer as for tokenize.")],
     out: Annotated[Path, typer.Option(help="PREFIX of the corpus; its shards and logs go to PREFIX.shards.")],
     tasks: Annotated[int, typer.Option(help="Tasks, and shards; at most as many as there are files.")],
     workers: Workers = 1,
@@ -87,6 +95,7 @@ def shards(
     prepend_bos: Annotated[bool, typer.Option("--prepend-bos", help="Begin each text with the BOS token.")] = False,
     chat: Annotated[bool, typer.Option("--chat", help="Records hold conversations; writes a loss mask too.")] = False,
     chat_template: Annotated[Path | None, typer.Option(help="Jinja template; implies --chat.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Tokenize many files as tasks of datatrove, then merge. Started again, finished tasks are not repeated.
 
@@ -124,4 +133,4 @@ def shards(
     if executor != "slurm":  # there the jobs have only been handed in
         manifest = read_json(out.with_name(f"{out.name}.manifest.json"))
         warn_of_records(manifest["provenance"])
-        print_summary({"corpus": str(out), **corpus_facts(manifest)}, as_json=False)
+        print_summary({"corpus": str(out), **corpus_facts(manifest)}, as_json)

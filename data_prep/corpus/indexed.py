@@ -21,6 +21,7 @@ INDEX_MAGIC = b"MMIDIDX\x00\x00"
 INDEX_HEADER = struct.Struct("<QBQQ")  # version, element code, sequences, documents + 1
 # Megatron's DType codes that can hold token ids, or a mask.
 _TOKEN_TYPES: dict[int, np.dtype[Any]] = {4: np.dtype(np.int32), 8: np.dtype(np.uint16)}
+_MANIFEST = ".manifest.json"
 _MAX_VOCABULARY = 2**31  # ids are int32
 _COUNT_LIMIT = 2**63  # counts are int64
 _MASK_TYPES: dict[int, np.dtype[Any]] = {1: np.dtype(np.uint8)}
@@ -37,6 +38,15 @@ def corpus_files(prefix: Path, masked: bool) -> dict[str, Path]:
         raise InputError(f"{prefix} is a directory, not a PREFIX: give one such as {prefix / 'corpus'}")
     masks = ("loss_mask.bin", "loss_mask.idx") if masked else ()
     return {name: prefix.with_name(f"{prefix.name}.{name}") for name in (*masks, "bin", "manifest.json", "idx")}
+
+
+def _corpora_near(prefix: Path) -> str:
+    """The corpora beside a PREFIX that is none, or in the directory of that name, for a message."""
+    folder = prefix if prefix.is_dir() else prefix.parent
+    if not folder.is_dir():
+        return ""
+    found = sorted(str(file.with_name(file.name.removesuffix(_MANIFEST))) for file in folder.glob(f"*{_MANIFEST}"))
+    return f"; {folder} has {', '.join(found[:5])}{' ...' if len(found) > 5 else ''}" if found else ""
 
 
 def manifest_checksum(manifest: dict[str, Any]) -> str:
@@ -88,7 +98,10 @@ class Corpus:
         self.prefix = Path(prefix)
         for path in corpus_files(self.prefix, masked=False).values():
             if not path.is_file():
-                raise InputError(f"{path} does not exist: a corpus is PREFIX.bin, .idx and .manifest.json")
+                raise InputError(
+                    f"{path} does not exist: a corpus is PREFIX.bin, .idx and .manifest.json"
+                    f"{_corpora_near(self.prefix)}"
+                )
         manifest_file = corpus_files(self.prefix, masked=False)["manifest.json"]
         self.manifest: dict[str, Any] = read_json(manifest_file)
         if not is_manifest(self.manifest):

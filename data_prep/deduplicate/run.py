@@ -53,6 +53,11 @@ def deduplicate(
             return None
         shutil.rmtree(job.work)
         summary: dict[str, Any] = read_json(job.out / "summary.json")
+        if not summary["records"]:
+            shutil.rmtree(job.out)
+            raise InputError(
+                f"no record holds a text under {key!r} ({summary['broken_records']} broken): see --json-key"
+            )
         return summary
     finally:
         lock_file.unlink(missing_ok=True)

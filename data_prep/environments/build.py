@@ -30,6 +30,11 @@ from data_prep.io.shards import ShardedStep, ShardNote, ShardWork, shards_in
 from data_prep.sources.repository_names import is_repository_name
 
 _CANDIDATES = "candidates.jsonl.zst"
+_WRONG_CLONE = {
+    "repository_has_no_owner": "collect the records again, with --name OWNER/NAME",
+    "no_clone": "give --clone NAME.git, or OWNER__NAME.git, of the records' repository",
+    "not_in_clone": "give the clone that the records were collected from",
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,10 @@ class _TasksJob(ABC):
         """The work, candidate by candidate. Raises InputError on bad input."""
         if self.runs < 2:
             raise InputError(f"--runs is {self.runs}; it must be at least 2: one run cannot show what is unstable")
+        for clone in self.clones:
+            if not clone.is_dir():
+                raise InputError(f"--clone {clone} is no directory: git clone --mirror ADDRESS {clone}")
+        open_sandbox(self.sandbox, out.absolute().parent, "black hole", self.without)  # refused before anything is made
         described = {
             **self._described(),
             "clones": [str(clone.absolute()) for clone in self.clones],
@@ -65,6 +74,8 @@ class _TasksJob(ABC):
             "runs": self.runs,
         }
         tasks = [] if out.exists() else [task.instance_id for task in _read(self._list_candidates(out))]
+        if not tasks and not out.exists():
+            _refuse_wrong_clones(part_of(out.absolute()))
         return ShardedStep(out, described, list(map(Path, tasks)), lambda rank, number: self._open(out), _complete)
 
     def _list_candidates(self, out: Path) -> Path:
@@ -162,6 +173,16 @@ class ImportEnvironmentsJob(_TasksJob):
                     yield {"task": foreign_task(row, tables).to_json()}
                 except NoCandidate as no:
                     yield {"id": name, "reason": str(no), "detail": no.detail}
+
+
+def _refuse_wrong_clones(part: Path) -> None:
+    """Raise InputError where no change is in any clone that was given; nothing of the start is left then."""
+    reasons = Counter(line["reason"] for line in read_jsonl(part / _CANDIDATES))
+    if not reasons or not reasons.keys() <= _WRONG_CLONE.keys():
+        return
+    remove_tree(part)
+    counted = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+    raise InputError(f"no change can become a task ({counted}): {_WRONG_CLONE[reasons.most_common(1)[0][0]]}")
 
 
 def _each_once(lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:

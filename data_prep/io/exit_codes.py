@@ -1,13 +1,22 @@
-"""How a command ends: 0 done, 1 failed, 2 a user's mistake."""
+"""How a command ends: 0 done, 1 failed, 2 a user's mistake, 130 interrupted by Ctrl-C."""
 
 import errno
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 from data_prep.io.errors import InputError, WorkFailed, is_full_disk, printable
+from data_prep.io.extras import missing_package
+
+INTERRUPTED = 130
+_BEGINS_ANEW = "nothing was written; the same command begins anew"
+_GOES_ON = "what is done so far is kept; the same command goes on from there"
+_Given = ParamSpec("_Given")
+_Returned = TypeVar("_Returned")
 
 _WRONG_PATH = frozenset(
     {
@@ -44,8 +53,52 @@ def exit_on_mistake() -> Iterator[None]:
     except (FloatingPointError, WorkFailed) as error:
         print(f"error: {printable(error)}", file=sys.stderr)
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        said = missing_package(error)
+        if said is None:
+            raise
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {said}", file=sys.stderr)
+        sys.exit(2)
     except OSError as error:
         _end_with(error)
+
+
+class Interrupted(Exception):
+    """Ctrl-C ended a command; the text says what is kept, and how to go on."""
+
+
+def resumable(command: Callable[_Given, _Returned]) -> Callable[_Given, _Returned]:
+    """Mark a command that goes on where it was: Ctrl-C says so."""
+
+    @wraps(command)
+    def run(*values: _Given.args, **options: _Given.kwargs) -> _Returned:
+        try:
+            return command(*values, **options)
+        except KeyboardInterrupt:
+            raise Interrupted(_GOES_ON) from None
+
+    return run
+
+
+@contextmanager
+def exit_on_interrupt() -> Iterator[None]:
+    """Ctrl-C in the block is one sentence on stderr, and exit code 130, as shells count it."""
+    try:
+        yield
+    except Interrupted as end:
+        said = str(end)
+    except KeyboardInterrupt:
+        said = _BEGINS_ANEW
+    except SystemExit as end:
+        if not isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # which typer turned into it
+            raise
+        said = _BEGINS_ANEW
+    else:
+        return
+    if os.environ.get("RANK", "0") == "0":
+        print(f"\ninterrupted: {said}", file=sys.stderr)
+    sys.exit(INTERRUPTED)
 
 
 def _end_with(error: OSError) -> None:

@@ -96,7 +96,7 @@ class Registry(Generic[Member]):
             raise InputError(f"{name} is a {type(member).__name__}: a {self._what} must be {must}")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean X?", or nothing where no known name is close."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+def nearest(name: str, known: Iterable[str], at_least: float = 0.6) -> str:
+    """ "; did you mean X?", or nothing where no known name is as close as `at_least`, of 1."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=at_least)
     return f"; did you mean {close[0]}?" if close else ""

@@ -19,6 +19,8 @@ _MOST_FAILED = 3  # shards: it is not the shards' fault
 
 ShardNote = dict[str, Any]
 
+_KINDS = ("records", "samples", "kept", "tasks", "trajectories")  # of what steps make
+
 
 ShardWork = Callable[[Path, Path], ShardNote]
 
@@ -141,7 +143,14 @@ class ShardedStep:
 
 def shards_in(directory: Path, kind: str, made_by: str) -> list[Path]:
     """The shards KIND/*.jsonl.zst of a directory, in order. Raises InputError where there are none."""
-    found = sorted((directory / kind).glob("*.jsonl.zst"))
+    folder = directory / kind
+    if directory.name == kind and not folder.is_dir():
+        folder = directory  # its own part was named
+    found = sorted(folder.glob("*.jsonl.zst"))
     if not found:
-        raise InputError(f"{directory} holds no {kind}/*.jsonl.zst: make them with {made_by}")
+        if not directory.exists():
+            raise InputError(f"{directory} does not exist: name what {made_by} made")
+        others = [name for name in _KINDS if name != kind and (directory / name).is_dir()]
+        held = f" but {others[0]}" if others else ""
+        raise InputError(f"{directory} holds no {kind}/*.jsonl.zst{held}: make them with {made_by}")
     return found

@@ -140,4 +140,6 @@ def _facts_of_texts(found: Candidates) -> dict[str, Any]:
             f"warning: {len(found.broken):,} broken records were left out: {printable(found.broken[0], 200)}",
             file=sys.stderr,
         )
+    if not found.texts:
+        raise InputError("the inputs hold no text that can be searched: name the field with --json-key")
     return {"texts": found.texts, "tokenized": len(found.places)}

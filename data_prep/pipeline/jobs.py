@@ -1,7 +1,6 @@
 """A job over many shards: in this process, or as tasks of datatrove."""
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +26,10 @@ def run_job(
 
     `what` is counted while it runs, unless `quiet`. `options`: name=value for datatrove's executor.
     """
+    if executor == "local" and options:
+        raise InputError(f"--option {options[0]} is for slurm or ray: add --executor, or leave it out")
+    if workers < 1:
+        raise InputError(f"--workers is {workers}; it must be at least 1")
     if executor == "local" and tasks == 1:
         with counter(what, quiet=quiet) as advance:
             return run_in_process(job, out, advance)
@@ -38,11 +41,3 @@ def run_job(
         return None
     summary: dict[str, Any] = read_json(out / "summary.json")
     return summary
-
-
-def require(package: str) -> None:
-    """Raise InputError where a package of the extra `collect` cannot be imported."""
-    try:
-        import_module(package)
-    except ImportError as error:
-        raise InputError(f"this needs {package} ({error}): pip install 'megatron-davinci[collect]'") from None

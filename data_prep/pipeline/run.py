@@ -6,21 +6,24 @@ and its note, changes nothing: every step finds its own finished output, or goes
 
 import ctypes
 import os
+import re
 import secrets
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any, Literal
+from typing import Any, Literal, TextIO, cast
 
 from datatrove.data import DocumentsPipeline
 from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 from datatrove.executor.base import PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.logging import setup_default_logger
 from multiprocess.process import parent_process
 
 from data_prep.io.errors import InputError, WorkFailed
@@ -30,6 +33,7 @@ from data_prep.pipeline.tasks import keep_to_job, merge_shards, tokenize_shard
 from data_prep.tokenize.tokenize import TokenizeJob
 
 _PR_SET_PDEATHSIG = 1
+_LOGGED = re.compile(r"\S* ?\S*\d{4}-\d\d-\d\d.* \| .*datatrove\.")  # loguru writes a message at once
 ExecutorKind = Literal["local", "slurm", "ray"]
 
 
@@ -103,7 +107,8 @@ def executor(
     try:
         return kinds[kind](pipeline=steps, tasks=tasks, workers=workers, logging_dir=str(logs), **options)
     except TypeError as error:  # an option that the executor does not know, or lacks
-        raise InputError(f"datatrove's {kind} executor does not take these options: {error}") from None
+        example = ": --option partition=cpu --option time=04:00:00" if kind == "slurm" else ""
+        raise InputError(f"datatrove's {kind} executor does not take these options{example} ({error})") from None
 
 
 def _as_number(value: Any) -> Any:
@@ -122,12 +127,36 @@ def start(job: PipelineExecutor) -> None:
         if isinstance(job, RayPipelineExecutor):
             _run_on_ray(job)
         else:
-            with _forks_end_with_us():
+            with _forks_end_with_us(), _logs_in_files():
                 job.run()
     except subprocess.CalledProcessError as error:
         raise WorkFailed(
             f"{error.cmd[0]} refused a job, for the reason above: mend the --option that it names"
         ) from None
+
+
+class _WithoutLogs:
+    """A stderr to which datatrove's log lines do not come; they are in its log folder."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if _LOGGED.match(text):
+            return len(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _logs_in_files() -> Iterator[None]:
+    """On a terminal datatrove's logs would hide what is said to a person."""
+    with redirect_stderr(cast(TextIO, _WithoutLogs(sys.stderr))):
+        setup_default_logger()  # which holds on to the stderr of its time
+        yield
+    setup_default_logger()
 
 
 @contextmanager

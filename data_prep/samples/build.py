@@ -15,6 +15,7 @@ from data_prep.io.errors import DAMAGE, InputError, printable
 from data_prep.io.files import JsonlWriter, jsonl_writer, read_json
 from data_prep.io.shards import ShardedStep, ShardWork, shards_in
 from data_prep.reconstruct.contents import Rejected
+from data_prep.samples.dataset_card import write_dataset_card
 from data_prep.samples.formats import SAMPLE_FORMATS, samples_of
 from data_prep.samples.sample import Sample
 from data_prep.samples.statistics import Statistics, total
@@ -52,7 +53,11 @@ class BuildJob:
             "max_tokens": self.max_tokens,
             "pseudonyms": self.pseudonyms,
         }
-        return ShardedStep(out, described, shards, self._open)
+        return ShardedStep(out, described, shards, self._open, self._describe)
+
+    def _describe(self, folder: Path, notes: list[dict[str, Any]]) -> dict[str, Any]:
+        write_dataset_card(folder, {"format": self.format, **total(notes)}, self.pseudonyms)
+        return {}
 
     @contextmanager
     def _open(self, rank: int, tasks: int) -> Iterator[ShardWork]:

@@ -15,6 +15,11 @@ from data_prep.tokenize.json_array import is_array, read_array
 from data_prep.tokenize.tables import TableReader, is_saved_dataset
 
 _LINES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
+_OTHER_OUTPUTS = {
+    "records": "davinci data build makes samples of them",
+    "trajectories": "davinci data collect trajectories makes conversations of them",
+    "tasks": "davinci data environments run has a model work on them",
+}
 _SUFFIXES = (*_LINES, ".parquet")
 
 
@@ -36,7 +41,7 @@ def expand(arguments: list[str]) -> list[Path]:
 
 def _inputs_at(path: Path) -> list[Path]:
     if path.is_dir() and not is_saved_dataset(path):
-        inside = list(_inputs_below(path))
+        inside = [each for part in _parts_with_texts(path) for each in _inputs_below(part)]
         if not inside:
             raise InputError(f"{path} holds no saved dataset and no file that ends in {', '.join(_SUFFIXES)}")
         return inside
@@ -45,8 +50,27 @@ def _inputs_at(path: Path) -> list[Path]:
     return [path]
 
 
+def _parts_with_texts(directory: Path) -> list[Path]:
+    """Where the texts lie in a directory: a step's own output holds what was left out, too. Raises InputError."""
+    if not (directory / "summary.json").is_file():
+        return [directory]
+    folders = [directory / name for name in ("samples", "kept") if (directory / name).is_dir()]
+    files = [each for name in ("passing", "failing", "rollouts") for each in sorted(directory.glob(f"{name}.jsonl*"))]
+    if len(files) > 1:
+        raise InputError(f"{directory} holds {' and '.join(each.name for each in files)}: name those that you mean")
+    if folders or files:
+        return folders or files
+    for name, remedy in _OTHER_OUTPUTS.items():
+        if any((directory / name).glob("*.jsonl.zst")) or any((directory / name).glob("*/task.json")):
+            raise InputError(f"{directory} holds no texts but {name}: {remedy} first")
+    return [directory]
+
+
 def _inputs_below(directory: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
     """Links of a user's own folder are followed, but not in a circle."""
+    if directory.is_file():
+        yield directory
+        return
     facts = directory.stat()
     here = (facts.st_dev, facts.st_ino)
     if here in above:

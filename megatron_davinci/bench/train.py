@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import orjson
 
 from data_prep import InputError
+from data_prep.io.child import run_child
 from data_prep.io.files import read_json
 from megatron_davinci.bench.rank import MACHINE_FILE
 from megatron_davinci.bench.report import summarize_trial
@@ -25,14 +25,26 @@ def run_trials(
     """A report of each layout: its figures, or the sentence with which it was refused or failed."""
     if steps <= warmup:
         raise InputError(f"--steps is {steps}, --warmup {warmup}: nothing would be measured; take more steps")
-    return [_run_trial(recipe, list(overrides), ranks, steps, warmup) for overrides in layouts]
+    for overrides in layouts:
+        load_recipe(recipe, list(overrides))  # a mistake is said before anything is measured
+    trials = []
+    for number, overrides in enumerate(layouts, 1):
+        print(f"trial {number} of {len(layouts)}: {' '.join(overrides) or 'the recipe'}", file=sys.stderr, flush=True)
+        trials.append(_run_trial(recipe, list(overrides), ranks, steps, warmup))
+    return trials
 
 
 def _run_trial(recipe: Path, overrides: list[str], ranks: int, steps: int, warmup: int) -> dict[str, Any]:
     told: dict[str, Any] = {"overrides": overrides, "ranks": ranks, "date": datetime.now(UTC).date().isoformat()}
     with tempfile.TemporaryDirectory() as name:
         run = Path(name) / "run"
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        launcher = [
+            sys.executable,
+            "-m",
+            "megatron_davinci.launch.torchrun",
+            "--standalone",
+            f"--nproc-per-node={ranks}",
+        ]
         trial = [
             "-m",
             "megatron_davinci.bench.rank",
@@ -43,10 +55,8 @@ def _run_trial(recipe: Path, overrides: list[str], ranks: int, steps: int, warmu
             "wandb=null",
         ]
         told["command"] = shlex.join(["davinci", "bench", "train", str(recipe), *overrides])
-        done = subprocess.run(
-            [*launcher, *trial], stderr=subprocess.PIPE, text=True, check=False,
-            env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
-        )  # fmt: skip
+        environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+        done = run_child([*launcher, *trial], environment, keep_errors=True)
         if done.returncode:
             return {**told, "fault": _reason(done.stderr)}
         lines = [orjson.loads(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]

@@ -1,5 +1,12 @@
 """The `davinci` command: typer alone. Nothing else imports this package."""
 
-from megatron_davinci.cli.app import app, main
+import sys
 
-__all__ = ["app", "main"]
+
+def main() -> None:
+    """Entry point of the console script; Ctrl-C while it loads is no traceback either."""
+    try:
+        from megatron_davinci.cli.app import main as run
+    except KeyboardInterrupt:
+        sys.exit(130)
+    run()

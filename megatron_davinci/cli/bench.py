@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import orjson
 import typer
 
-from data_prep.cli.app import AsJson
+from data_prep.cli.app import AsJson, local_model, local_tokenizer
+from data_prep.cli.groups import command_group
+from data_prep.io.errors import WorkFailed
 from data_prep.io.summary import print_summary
 
-app = typer.Typer(no_args_is_help=True, help="How fast it is here.")
+app = command_group("How fast it is here.")
 Grid = Annotated[list[str] | None, typer.Option(help="key=a,b: every combination is tried; repeatable.")]
 
 
@@ -24,6 +27,7 @@ def train(
     calibration: Annotated[
         Path | None, typer.Option("--calibrate", help="FILE.yaml: this machine as a device for davinci plan --gpu.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Tokens a second (of documents, with padding, with loss), MFU, memory and step times, layout by layout.
 
@@ -41,11 +45,13 @@ def train(
     layouts = [[*(overrides or []), *chosen] for chosen in combinations(grid or [])]
     trials = run_trials(recipe, layouts, ranks, steps, warmup)
     table = trials_table(trials)
-    typer.echo(table, nl=False)
+    typer.echo(orjson.dumps(trials).decode() if as_json else table.rstrip())
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out.with_name(out.name + ".json"), trials)
         out.with_name(out.name + ".md").write_text(table)
+    if all("fault" in trial for trial in trials):
+        raise WorkFailed("no layout could be measured: the table has the reasons")
     if calibration is not None:
         device, errors = calibrate(recipe, trials, calibration.stem)
         write_device(device, calibration)
@@ -71,7 +77,7 @@ def compare(
 @app.command("data")
 def data(
     inputs: Annotated[list[str], typer.Argument(help="As for davinci data tokenize.")],
-    tokenizer: Annotated[Path, typer.Option(help="As for davinci data tokenize.")],
+    tokenizer: Annotated[Path, typer.Option(callback=local_tokenizer, help="As for davinci data tokenize.")],
     seq_length: Annotated[int, typer.Option(min=1, help="Tokens of a packed sequence.")] = 32768,
     workers: Annotated[int, typer.Option(min=1, help="Processes that encode.")] = 1,
     as_json: AsJson = False,
@@ -87,7 +93,7 @@ def data(
 
 @app.command("convert")
 def convert(
-    source: Annotated[Path, typer.Argument(help="A Hugging Face directory.")],
+    source: Annotated[Path, typer.Argument(callback=local_model, help="A Hugging Face directory.")],
     as_json: AsJson = False,
 ) -> None:
     """A model to Megatron's form and back, beside copying its files. Example: davinci bench convert Qwen2.5-7B"""

@@ -3,12 +3,16 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
+import orjson
 import typer
 
 from data_prep import InputError
+from data_prep.cli.app import AsJson, local_model, local_tokenizer
+from data_prep.cli.groups import command_group
 from data_prep.io.errors import printable
+from data_prep.io.exit_codes import resumable
 
-app = typer.Typer(no_args_is_help=True, help="Checkpoints between Megatron and Hugging Face.")
+app = command_group("Checkpoints between Megatron and Hugging Face.")
 
 AsType = Annotated[
     Literal["bf16", "fp16", "fp32"] | None, typer.Option(help="Type of what is written; default: each as it is stored.")
@@ -31,13 +35,17 @@ def _bytes(gigabytes: float) -> int:
 
 
 @app.command("megatron-to-hf")
+@resumable
 def megatron_to_hf(
     checkpoint: Annotated[
         Path, typer.Argument(help="A step_NNNNNNN or iter_NNNNNNN directory, or that of a run: its latest.")
     ],
     out: Annotated[Path, typer.Argument(help="Directory to make, in the form that transformers loads.")],
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Directory with the tokenizer's files, where the checkpoint has none.")
+        Path | None,
+        typer.Option(
+            callback=local_tokenizer, help="Directory with the tokenizer's files, where the checkpoint has none."
+        ),
     ] = None,
     model: AsModel = None,
     dtype: AsType = None,
@@ -52,11 +60,15 @@ def megatron_to_hf(
     from megatron_davinci.weights.to_huggingface import export_to_hf
 
     export_to_hf(checkpoint, out, tokenizer, ConversionOptions(dtype, _bytes(shard_gigabytes), workers), model)
+    typer.echo(f"{out}: transformers loads it; davinci convert verify {checkpoint} {out} compares the weights")
 
 
 @app.command("hf-to-megatron")
+@resumable
 def hf_to_megatron(
-    source: Annotated[Path, typer.Argument(help="Hugging Face directory with config.json and safetensors.")],
+    source: Annotated[
+        Path, typer.Argument(callback=local_model, help="Hugging Face directory with config.json and safetensors.")
+    ],
     out: Annotated[Path, typer.Argument(help="Directory to make: a torch_dist checkpoint of the weights.")],
     dtype: AsType = None,
     shard_gigabytes: ShardSize = 5.0,
@@ -70,13 +82,17 @@ def hf_to_megatron(
     from megatron_davinci.weights.to_megatron import import_from_hf
 
     import_from_hf(source, out, ConversionOptions(dtype, _bytes(shard_gigabytes), workers))
+    typer.echo(f"{out}: init_from of a recipe takes it, in any layout of ranks")
 
 
 @app.command()
 def verify(
-    one: Annotated[Path, typer.Argument(help="A checkpoint, a run's directory, or a Hugging Face directory.")],
-    other: Annotated[Path, typer.Argument(help="Another one.")],
+    one: Annotated[
+        Path, typer.Argument(callback=local_model, help="A checkpoint, a run's directory, or a Hugging Face directory.")
+    ],
+    other: Annotated[Path, typer.Argument(callback=local_model, help="Another one.")],
     model: AsModel = None,
+    as_json: AsJson = False,
 ) -> None:
     """Whether two hold the same weights, to the last bit. Exit code 1 where they do not.
 
@@ -85,8 +101,11 @@ def verify(
     from megatron_davinci.weights.compare import differences
 
     found = differences(one, other, model)
-    for line in found:
-        typer.echo(printable(line))
+    if as_json:
+        typer.echo(orjson.dumps({"same": not found, "differences": found}).decode())
+    else:
+        for line in found:
+            typer.echo(printable(line))
+        typer.echo(f"not the same weights: {len(found)} difference(s)" if found else "the same weights")
     if found:
         raise typer.Exit(1)
-    typer.echo("the same weights")

@@ -17,8 +17,11 @@ from data_prep.cli.agent_options import (
     Server,
     Steps,
 )
+from data_prep.cli.app import plain_prefix
+from data_prep.cli.groups import command_group
+from data_prep.io.exit_codes import resumable
 
-app = typer.Typer(no_args_is_help=True, help="What a model has learnt.")
+app = command_group("What a model has learnt.")
 
 
 @app.callback()
@@ -29,7 +32,9 @@ def _evaluate() -> None:
 @app.command("next-token")
 def next_token(
     recipe: Annotated[Path, typer.Argument(help="Recipe with objective rmt: template, difficulty, reward, layout.")],
-    corpus: Annotated[Path, typer.Option(help="PREFIX of a held-out corpus, annotated (davinci rmt annotate).")],
+    corpus: Annotated[
+        Path, typer.Option(callback=plain_prefix, help="PREFIX of a held-out corpus, annotated (rmt annotate).")
+    ],
     model: Annotated[
         list[str],
         typer.Option(help="NAME=DIRECTORY, or NAME=ADDRESS of davinci serve; repeatable."),
@@ -84,6 +89,7 @@ def checkpoints(
 
 
 @app.command("benchmarks")
+@resumable
 def benchmarks(
     tasks: Annotated[str, typer.Option(help="Benchmarks, with commas between; default: those below --data.")] = "",
     data: Annotated[Path, typer.Option(help="Directory with the benchmarks' files.")] = Path("benchmark-data"),
@@ -144,7 +150,8 @@ def export_lm_eval(
 ) -> None:
     """Write the prompts as tasks of EleutherAI's lm-eval, which generates texts from them.
 
-    Example: davinci eval export-lm-eval --tasks gsm8k --data DATA --out lm-eval; lm_eval --include_path lm-eval ...
+    Then: lm_eval --include_path lm-eval ...
+    Example: davinci eval export-lm-eval --tasks gsm8k --data DATA --out lm-eval
     """
     from megatron_davinci.evaluate.benchmarks.export import export_prompts
     from megatron_davinci.evaluate.tasks.registry import named_tasks
@@ -154,6 +161,7 @@ def export_lm_eval(
 
 
 @app.command("swe-bench")
+@resumable
 def swe_bench(
     file: Annotated[Path, typer.Argument(help="SWE-bench's instances: SWE-bench_Verified.parquet, or JSON Lines.")],
     server: Server,

@@ -57,7 +57,7 @@ def launch(
     """
     from megatron_davinci.config import load_recipe
     from megatron_davinci.launch.fit import check_ranks, check_rollout_nodes
-    from megatron_davinci.launch.gpu_memory import keep_or_drop_plan, plan_memory
+    from megatron_davinci.launch.gpu_memory import keep_or_drop_plan, plan_memory, visible_gpu_gibibytes
     from megatron_davinci.launch.script import Job, local_script
     from megatron_davinci.launch.slurm import Slurm, slurm_script
     from megatron_davinci.launch.start import run_locally, submit
@@ -86,6 +86,8 @@ def launch(
     if dry_run:
         typer.echo(slurm_script(job, options) if slurm else local_script(job), nl=False)
         return
+    if not slurm and not cpu and visible_gpu_gibibytes() is None:
+        typer.echo("warning: this machine shows no GPU: ranks run on its CPU, which --cpu says too", err=True)
     keep_or_drop_plan(known, nodes * gpus_per_node, None if cpu else gpu)
     if slurm:
         jobs = submit(job, options)

@@ -5,18 +5,23 @@ from typing import Annotated
 
 import typer
 
+from data_prep.cli.app import local_tokenizer, plain_prefix
+
 
 def report(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            help="Directories of runs; or a PREFIX of a corpus, directories of records, samples, evals; leakage.json."
+            callback=plain_prefix,
+            help="Directories of runs; or a PREFIX of a corpus, directories of records, samples, evals; leakage.json.",
         ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="File to write; of one path the default is report.html in it, or beside it.")
     ] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="Of a corpus, to show documents as text.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(callback=local_tokenizer, help="Of a corpus, to show documents as text.")
+    ] = None,
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
 ) -> None:
     """One HTML file to look at: a run, several runs laid over each other, or a corpus.

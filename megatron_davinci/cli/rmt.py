@@ -5,21 +5,24 @@ from typing import Annotated, Literal
 
 import typer
 
+from data_prep.cli.app import AsJson, local_model, local_tokenizer, plain_prefix
+from data_prep.cli.groups import command_group
+from data_prep.io.exit_codes import resumable
 from data_prep.io.summary import print_summary
 
-app = typer.Typer(
-    no_args_is_help=True, help="Reinforcement mid-training: difficulty of tokens, prompts, rollouts to read."
-)
+app = command_group("Reinforcement mid-training: difficulty of tokens, prompts, rollouts to read.")
 
 
 @app.command()
+@resumable
 def annotate(
-    prefix: Annotated[Path, typer.Argument(help="PREFIX of the corpus.")],
-    model: Annotated[Path, typer.Option(help="Hugging Face directory of the annotating model.")],
+    prefix: Annotated[Path, typer.Argument(callback=plain_prefix, help="PREFIX of the corpus.")],
+    model: Annotated[Path, typer.Option(callback=local_model, help="Hugging Face directory of the annotating model.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Megatron's fields, as key=value.")] = None,
     entropy: Annotated[
         Literal["top16", "full"], typer.Option(help="Of the 16 likeliest tokens, renormalized, or of all.")
     ] = "top16",
+    as_json: AsJson = False,
 ) -> None:
     """How uncertain a model is of each token of a corpus: PREFIX.entropy, by which difficulty is told. Resumable.
 
@@ -31,13 +34,14 @@ def annotate(
 
     told = run(prefix, model, entropy, parse_overrides(overrides or []))
     if told:
-        print_summary({"annotated": str(prefix), **told})
+        print_summary({"annotated": str(prefix), **told}, as_json)
 
 
 @app.command()
 def entropies(
-    prefixes: Annotated[list[Path], typer.Argument(help="PREFIX of each corpus.")],
+    prefixes: Annotated[list[Path], typer.Argument(callback=plain_prefix, help="PREFIX of each corpus.")],
     out: Annotated[Path, typer.Option(help="Picture to write: .png, .svg or .pdf.")] = Path("entropies.png"),
+    as_json: AsJson = False,
 ) -> None:
     """Histogram of annotated corpora, and the share of tokens that are easy, medium and hard by default.
 
@@ -45,7 +49,7 @@ def entropies(
     """
     from megatron_davinci.report.figures import plot_entropies
 
-    print_summary(plot_entropies(prefixes, out))
+    print_summary({"picture": str(out), **plot_entropies(prefixes, out)}, as_json)
 
 
 @app.command()
@@ -53,6 +57,7 @@ def prompts(
     recipe: Annotated[Path, typer.Argument(help="Recipe file (YAML) with a stage of objective rmt or grpo.")],
     out: Annotated[Path, typer.Option(help="File to write: .jsonl.zst.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as seed=7")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write the prompts of a run's next step, for a sampler of your own; training then reads the rollouts from a file.
 
@@ -62,18 +67,19 @@ def prompts(
     from megatron_davinci.config import load_recipe
     from megatron_davinci.train.write_prompts import write_prompts
 
-    print_summary(write_prompts(load_recipe(recipe, overrides or []), out))
+    print_summary({"prompts in": str(out), **write_prompts(load_recipe(recipe, overrides or []), out)}, as_json)
 
 
 @app.command()
 def problems(
     inputs: Annotated[list[Path], typer.Argument(help="JSON Lines (.jsonl, .gz, .zst), a problem in each.")],
-    tokenizer: Annotated[Path, typer.Option(help="Directory of the model's tokenizer.")],
+    tokenizer: Annotated[Path, typer.Option(callback=local_tokenizer, help="Directory of the model's tokenizer.")],
     out: Annotated[Path, typer.Option(help="PREFIX of the corpus to write, and of PREFIX.answers.json.")],
     problem_key: Annotated[str, typer.Option(help="Field of the problem.")] = "problem",
     answer_key: Annotated[
         str, typer.Option(help="Field of the answer, or of a solution that ends with it.")
     ] = "answer",
+    as_json: AsJson = False,
 ) -> None:
     """Problems with answers that can be verified, for objective grpo.
 
@@ -82,13 +88,13 @@ def problems(
     """
     from megatron_davinci.rl.problems import write_problems
 
-    print_summary(write_problems(inputs, tokenizer, out, problem_key, answer_key))
+    print_summary({"corpus": str(out), **write_problems(inputs, tokenizer, out, problem_key, answer_key)}, as_json)
 
 
 @app.command()
 def traces(
-    prefix: Annotated[Path, typer.Argument(help="PREFIX of the corpus.")],
-    tokenizer: Annotated[Path, typer.Option(help="Directory of the model's tokenizer.")],
+    prefix: Annotated[Path, typer.Argument(callback=plain_prefix, help="PREFIX of the corpus.")],
+    tokenizer: Annotated[Path, typer.Option(callback=local_tokenizer, help="Directory of the model's tokenizer.")],
     out: Annotated[Path, typer.Option(help="PREFIX of the corpus to write.")],
     template: Annotated[str, typer.Option(help="That of the recipe to follow.")] = "suffix_1",
     budgets: Annotated[tuple[int, int], typer.Option(help="Least and most tokens that a prompt asks for.")] = (
@@ -99,6 +105,7 @@ def traces(
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest trace; later positions are left out.")] = 1024,
     per_document: Annotated[int, typer.Option(min=1, help="Traces of each document.")] = 1,
     seed: Annotated[int, typer.Option(min=0)] = 1234,
+    as_json: AsJson = False,
 ) -> None:
     """Prompts with answers in the right form, to fine-tune a base model on before reinforcement.
 
@@ -109,7 +116,7 @@ def traces(
     from megatron_davinci.rl.traces import TraceRules, write_traces
 
     rules = TraceRules(template, budgets, thoughts, max_tokens, per_document, seed)
-    print_summary(write_traces(Corpus(prefix), tokenizer, out, rules))
+    print_summary({"corpus": str(out), **write_traces(Corpus(prefix), tokenizer, out, rules)}, as_json)
 
 
 @app.command()
@@ -144,3 +151,4 @@ def figure(
     from megatron_davinci.report.figures import plot_run
 
     plot_run(run, out)
+    typer.echo(out)

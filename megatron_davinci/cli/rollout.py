@@ -5,10 +5,14 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Servers that answer prompts in reinforcement.")
+from data_prep.cli.groups import command_group
+from data_prep.io.exit_codes import resumable
+
+app = command_group("Servers that answer prompts in reinforcement.")
 
 
 @app.command()
+@resumable
 def setup(
     directory: Annotated[Path, typer.Argument(help="Directory to make.")] = Path(".venv-vllm"),
     python: Annotated[str | None, typer.Option(help="Interpreter to make it with; default: this one.")] = None,

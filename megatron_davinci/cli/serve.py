@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from data_prep import InputError
+from data_prep.cli.app import local_model
+
 
 def serve(
     checkpoint: Annotated[Path, typer.Argument(help="Hugging Face directory, a checkpoint, or a run's directory.")],
@@ -28,11 +31,13 @@ def serve(
     """
     from megatron_davinci.serve.chat_server import ChatOptions, serve_until_stopped, vllm_arguments
 
+    local = Path(_local(str(checkpoint)))
+    name = name or (checkpoint.name if local != checkpoint else None)
     options = ChatOptions(
         str(environment), host, port, name, max_model_len, tool_call_parser, dtype, api_key_file,
         vllm_arguments(context.args),
     )  # fmt: skip
-    serve_until_stopped(checkpoint, options)
+    serve_until_stopped(local, options)
 
 
 def sample(
@@ -50,4 +55,14 @@ def sample(
     from megatron_davinci.serve.chat_server import ChatOptions, sample_from
 
     options = ChatOptions(str(environment), port=0)
-    typer.echo(sample_from(model, options, prompt, chat, max_tokens, temperature))
+    typer.echo(sample_from(str(_local(model)), options, prompt, chat, max_tokens, temperature))
+
+
+def _local(model: str) -> Path | str:
+    """Where a model's files lie here: an address stays. Raises InputError before anything is started."""
+    if model.startswith(("http://", "https://")):
+        return model
+    found = local_model(Path(model))
+    if found is None or not found.exists():
+        raise InputError(f"{model} does not exist: give a Hugging Face directory or name, a checkpoint, or a run")
+    return found

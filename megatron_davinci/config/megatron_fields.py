@@ -12,6 +12,7 @@ from typing import Any
 from data_prep import InputError
 from data_prep.io.registry import nearest
 from megatron_davinci.config.annotations import accepts
+from megatron_davinci.config.foreign_keys import foreign_place
 
 # Where the classes stand that a recipe's `megatron:` section may set; bases before what extends them.
 _SOURCES = {
@@ -32,7 +33,7 @@ _ELSEWHERE = {
 }  # fmt: skip
 
 # What training here uses so far. The rest of Megatron-Core's fields would be ignored, or is not proven yet: refused.
-_USED = frozenset(
+USED_FIELDS = frozenset(
     {"tensor_model_parallel_size", "pipeline_model_parallel_size", "virtual_pipeline_model_parallel_size",
      "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage",
      "context_parallel_size", "sequence_parallel", "bf16", "deterministic_mode", "recompute_granularity",
@@ -88,11 +89,13 @@ def check_megatron_fields(values: dict[str, Any]) -> None:
         if name in _ELSEWHERE:
             raise InputError(f"megatron.{name} is set by {_ELSEWHERE[name]}: leave it out of the megatron section")
         if name not in known:
-            raise InputError(f"megatron.{name} is no field of Megatron-Core's configuration{nearest(name, known)}")
+            place = foreign_place(name, USED_FIELDS, ())
+            hint = nearest(name, known) if place is None else f"; did you mean {place}?"
+            raise InputError(f"megatron.{name} is no field of Megatron-Core's configuration{hint}")
         if name in _REFUSED:
             raise InputError(f"megatron.{name} cannot be set, since {_REFUSED[name]}: leave it out")
-        if name not in _USED:
-            raise InputError(f"megatron.{name} is not used in training yet; what is: {', '.join(sorted(_USED))}")
+        if name not in USED_FIELDS:
+            raise InputError(f"megatron.{name} is not used in training yet; what is: {', '.join(sorted(USED_FIELDS))}")
         if name in _CHOICES and value not in _CHOICES[name]:
             raise InputError(f"megatron.{name} is {value!r}; it must be {' or '.join(map(str, _CHOICES[name]))}")
         if not accepts(known[name], value):
@@ -109,7 +112,7 @@ def used_fields() -> dict[str, str]:
         if name in _CHOICES
         else annotation
         for name, annotation in megatron_fields().items()
-        if name in _USED
+        if name in USED_FIELDS
     }
 
 

@@ -17,7 +17,7 @@ from megatron_davinci.config.registries import (
     PROBLEM_GRADERS,
 )
 from megatron_davinci.config.rollouts import MegatronRollouts, RolloutsSection
-from megatron_davinci.config.section import PathText, Positive, Section
+from megatron_davinci.config.section import Positive, Section, WeightsPath
 
 EntropyKind = Literal["top16", "full"]
 """Entropy of the 16 likeliest tokens, renormalized, or of all tokens."""
@@ -194,7 +194,7 @@ class RolloutOptions(ObjectiveOptions):
     kl_all_groups: bool = False
     """The KL term acts in every group, as Eq. 7 has it; false: not where rewards do not differ, which saves those
     responses."""
-    reference: PathText | None = None
+    reference: WeightsPath | None = None
     """Weights of the reference model, as for init_from; where absent, the recipe's init_from. Used where kl_beta is
     above 0; a directory of rollouts must hold its log-probabilities itself."""
     normalization: Literal["paper", "per_component_tokens"] = "paper"

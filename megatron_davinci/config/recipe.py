@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from data_prep import InputError
 from megatron_davinci.config.megatron_fields import check_megatron_fields
 from megatron_davinci.config.objectives import Ntp, ObjectiveSection
-from megatron_davinci.config.section import PathText, Section
+from megatron_davinci.config.section import ModelPath, Section, TokenizerPath, WeightsPath
 from megatron_davinci.config.sections import (
     Batch,
     Checkpoint,
@@ -28,12 +28,13 @@ WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
 class Recipe(Section):
-    model: PathText
-    """A preset of this package, or a Hugging Face directory, whose config.json is then the model."""
-    init_from: PathText | None = None
-    """Weights to start from: a Hugging Face directory, or a torch_dist checkpoint or a run with one, of which nothing
-    but the weights is taken; where absent, they are drawn from `seed`."""
-    tokenizer: PathText | None = None
+    model: ModelPath
+    """A preset of this package, or a Hugging Face directory, whose config.json is then the model, or OWNER/NAME of the
+    Hugging Face hub."""
+    init_from: WeightsPath | None = None
+    """Weights to start from: a Hugging Face directory, OWNER/NAME of its hub, or a torch_dist checkpoint or a run with
+    one, of which nothing but the weights is taken; where absent, they are drawn from `seed`."""
+    tokenizer: TokenizerPath | None = None
     """Directory whose tokenizer goes into checkpoints and exports; where absent, the model's or init_from's."""
     megatron: dict[str, Any] = Field(default_factory=dict)
     """Fields of Megatron-Core's TransformerConfig, OptimizerConfig and DistributedDataParallelConfig."""

@@ -15,6 +15,16 @@ from megatron_davinci.config.registries import ENGINES, OBJECTIVES
 from megatron_davinci.config.rollouts import RolloutDirectory, RolloutSource
 from megatron_davinci.config.section import Section
 
+_COMMON = (
+    "model", "init_from", "data.seq_length", "data.stages.name", "data.stages.blend.corpus", "data.stages.blend.repeat",
+    "data.stages.epochs", "batch.global_batch_size", "batch.unit", "schedule.lr", "schedule.lr_warmup_fraction",
+    "schedule.lr_decay_style", "evaluation.held_out_documents", "checkpoint.dir", "checkpoint.save_interval",
+)  # fmt: skip
+_COMMON_MEGATRON = (
+    "tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size", "sequence_parallel", "bf16",
+    "use_distributed_optimizer", "recompute_granularity",
+)  # fmt: skip
+
 _HEAD = """\
 # Recipe reference
 
@@ -28,13 +38,33 @@ in docs/renamed.md.
 
 def reference() -> str:
     """Markdown: a table for the recipe and one for each of its sections, then Megatron's fields."""
-    parts = [_HEAD, *_sections("The recipe", Recipe, set())]
+    parts = [_HEAD, _common(), *_sections("The recipe", Recipe, set())]
     fields = "".join(f"- `{name}`: {annotation}\n" for name, annotation in sorted(used_fields().items()))
     parts.append(
         "## megatron\n\nFields of Megatron-Core's TransformerConfig, OptimizerConfig and DistributedDataParallelConfig "
         f"that training here takes, spelled its way:\n\n{fields}"
     )
     return "\n".join(parts)
+
+
+def _common() -> str:
+    """The keys that nearly every recipe sets, with the first sentence on each."""
+    rows = "".join(f"| `{path}` | {_first_sentence(path)} |\n" for path in _COMMON)
+    fields = ", ".join(f"`{name}`" for name in _COMMON_MEGATRON)
+    return (
+        "## Common keys\n\nNearly every recipe sets these; `stages` and `blend` are lists. Of `megatron`, most set\n"
+        f"{fields}.\n\n| key | meaning |\n|---|---|\n{rows}"
+    )
+
+
+def _first_sentence(path: str) -> str:
+    """The first sentence on a key, with dots between sections."""
+    section: type[Section] = Recipe
+    text = ""
+    for name in path.split("."):
+        field = section.model_fields[name]
+        section, text = next(_sections_in(field.annotation), section), field.description or ""
+    return " ".join(text.split()).partition(". ")[0].rstrip(".")
 
 
 def _sections(title: str, section: type[Section], told: set[type]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
 from data_prep import InputError
 from megatron_davinci.config.registered import options_of, parse_section
 from megatron_davinci.config.registries import ENGINES
-from megatron_davinci.config.section import PathText, Positive, Section
+from megatron_davinci.config.section import InputPath, PathText, Positive, Section
 from megatron_davinci.serve.command import OURS, UNPROVEN, is_among
 from megatron_davinci.serve.environment import DEFAULT_DIRECTORY, check_servable, find_environment
 
@@ -33,7 +33,7 @@ class RolloutSource(Section):
 class RolloutDirectory(RolloutSource):
     engine: None = None
     """No engine: the rollouts are files."""
-    directory: Annotated[PathText, Field(min_length=1)]
+    directory: Annotated[InputPath, Field(min_length=1)]
     """Directory of rollouts, a file for each step: see `davinci rmt prompts`."""
     top_p: None = None
     """Not known of files."""
@@ -72,7 +72,7 @@ class VllmRollouts(EngineOptions):
     """vllm: a vLLM server answers, to which the weights are sent after every step, and proven to have arrived."""
     engine_class = "megatron_davinci.rl.engines.vllm:VllmEngine"
     rounds_otherwise = True
-    environment: PathText = DEFAULT_DIRECTORY
+    environment: InputPath = DEFAULT_DIRECTORY
     """Directory of vLLM's own environment, as `davinci rollout setup DIR` makes it. The run starts a server there,
     beside its first rank, which ends with it."""
     servers: PathText | None = None

@@ -6,11 +6,11 @@ from pydantic import Field, model_validator
 
 from data_prep.corpus import LongDocuments
 from megatron_davinci.config.objectives import OptionalObjectiveSection
-from megatron_davinci.config.section import PathText, Positive, Section
+from megatron_davinci.config.section import CorpusPath, InputPath, PathText, Positive, Section
 
 
 class Blend(Section):
-    corpus: PathText
+    corpus: CorpusPath
     """PREFIX of PREFIX.bin, PREFIX.idx and PREFIX.manifest.json."""
     repeat: Positive = 1
     """How often each document comes in one epoch; daVinci-Dev takes passing rollouts three times."""
@@ -51,7 +51,7 @@ class Stage(Section):
     """The corpora of this stage, drawn together."""
     epochs: Positive = 1
     """How often the whole blend is seen."""
-    plan: PathText | None = None
+    plan: InputPath | None = None
     """Pack plan for batches of sequences or tokens: from `davinci data pack` with the corpora in the blend's order,
     each as often as it is repeated; made on start, and kept beside the run, where absent."""
     loss_mask: bool = True

@@ -13,6 +13,8 @@ from rich.console import Console
 from data_prep import InputError
 from data_prep.corpus import Corpus, pack_documents, save_plan
 from data_prep.io.arithmetic import ceil_div
+from data_prep.io.child import run_child
+from data_prep.io.exit_codes import Interrupted
 from data_prep.io.files import jsonl_writer, read_jsonl, write_json
 from data_prep.io.shards import run_in_process
 from data_prep.samples.build import BuildJob
@@ -38,6 +40,13 @@ def run_demo(repo: Path | None, out: Path) -> dict[str, Any]:
     """Run everything into `out`; returns the facts of the last table."""
     if out.exists():
         raise InputError(f"{out} already exists: remove it, or name another")
+    try:
+        return _run_all(repo, out)
+    except KeyboardInterrupt:
+        raise Interrupted(f"{out} is not complete: remove it, and start the same command again") from None
+
+
+def _run_all(repo: Path | None, out: Path) -> dict[str, Any]:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # fp32 on two ranks: for the CPU, also where there is a GPU
     facts = _mine(repo, out)
     facts |= _make_corpus(out)
@@ -45,7 +54,7 @@ def run_demo(repo: Path | None, out: Path) -> dict[str, Any]:
     _say(f"training on {RANKS} ranks: tensor and sequence parallel, {STEPS} steps or a little more")
     command = [
         "-m",
-        "torch.distributed.run",
+        "megatron_davinci.launch.torchrun",
         "--standalone",
         f"--nproc-per-node={RANKS}",
         "-m",
@@ -53,7 +62,7 @@ def run_demo(repo: Path | None, out: Path) -> dict[str, Any]:
         "train",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # two ranks share this machine's cores
-    if subprocess.run([sys.executable, *command, str(out / "recipe.yaml")], check=False, env=environment).returncode:
+    if run_child([sys.executable, *command, str(out / "recipe.yaml")], environment).returncode:
         raise RuntimeError("training failed; its messages are above")
     facts |= _export(out, recipe)
     facts |= _reinforce(out / "toy_language")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from data_prep.io.extras import command_for
 from megatron_davinci.doctor.finding import Finding, fail
 from megatron_davinci.doctor.machine import (
     check_disk,
@@ -63,7 +64,7 @@ def _trials() -> Iterator[Finding]:
     try:
         from megatron_davinci.doctor.trial import try_attention, try_ranks
     except ImportError as error:
-        yield fail("trials", f"cannot begin: {error}", "in the checkout: pip install '.[train]'")
+        yield fail("trials", f"cannot begin: {error}", command_for("train"))
         return
     trials: tuple[Callable[[], Finding], ...] = (try_ranks, try_attention)
     for trial in trials:

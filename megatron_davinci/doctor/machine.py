@@ -38,6 +38,8 @@ def check_disk(directory: Path) -> Finding:
     nearest = nearest_existing(directory)
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         return fail("disk", f"{nearest} cannot be written to", "name another place with --directory")
+    if not directory.is_dir():
+        return fail("disk", f"{directory} does not exist", f"mkdir -p {directory}")
     free = shutil.disk_usage(nearest).free
     said = f"{free / _GIB:,.0f} GiB free in {directory.absolute()}"
     if free < _LEAST_DISK:

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from data_prep import InputError
+from data_prep.io.extras import command_for
 from megatron_davinci.doctor.finding import Finding, fail, ok, warn
 from megatron_davinci.serve.environment import DEFAULT_DIRECTORY, find_environment
 
@@ -16,6 +17,7 @@ _OLDEST_PYTHON = (3, 11)
 _MEGATRON = ((0, 16, 1), (0, 20))  # from, and before
 _NOT_TRIED = ((0, 17), (0, 18))
 _RECOMMENDED = "megatron-core>=0.19.2,<0.20" if sys.version_info >= (3, 12) else "megatron-core==0.16.1"
+_DATA_ALONE = "not installed: davinci data works, training does not"
 _CUDNN_ON_HOPPER = 91800
 Versions = Callable[[str], str]
 
@@ -44,7 +46,7 @@ def check_megatron(known: Versions = version) -> Finding:
     try:
         found = known("megatron-core")
     except PackageNotFoundError:
-        return fail("Megatron-Core", "not installed", "in the checkout: pip install '.[train]'")
+        return warn("Megatron-Core", _DATA_ALONE, "for training: " + command_for("train"))
     numbers = tuple(int(part) for part in found.split(".")[:3] if part.isdigit())
     if not _MEGATRON[0] <= numbers < _MEGATRON[1]:
         return fail("Megatron-Core", found, "pip install '" + _RECOMMENDED + "'")
@@ -58,7 +60,9 @@ def check_torch() -> Finding:
     try:
         torch = importlib.import_module("torch")
     except (ImportError, OSError) as error:  # OSError: a shared library that is missing
-        return fail("torch", str(error), "pip install torch, before anything that needs it")
+        if find_spec("torch") is None:
+            return warn("torch", _DATA_ALONE, "for training: pip install torch, then " + command_for("train"))
+        return fail("torch", str(error), "install a torch that fits this machine")
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
     return ok("torch", f"{torch.__version__}, {build}")
 

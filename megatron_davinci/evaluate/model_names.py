@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from data_prep import InputError
+from data_prep.io.hub import found_path
 
 _NAME = re.compile(r"[\w][\w.+-]*")
 
@@ -15,7 +16,7 @@ def named_models(given: Sequence[str]) -> dict[str, str]:
         name, equals, directory = each.partition("=")
         if not (name and equals and directory) or name in found or not _NAME.fullmatch(name):
             raise InputError(f"--model {each}: give NAME=DIRECTORY, each name once, of letters, digits and . _ + -")
-        found[name] = directory
+        found[name] = directory if is_address(directory) else str(found_path(directory))
     return found
 
 

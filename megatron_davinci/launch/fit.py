@@ -7,6 +7,8 @@ from data_prep import InputError
 from megatron_davinci.config import Recipe
 from megatron_davinci.config.rollouts import VllmRollouts
 
+_GPUS_OF_A_NODE = 8
+
 
 def check_ranks(recipe: Recipe, nodes: int, per_node: int) -> None:
     """Raise InputError unless every stage's replicas fill the ranks, saying which numbers would do."""
@@ -20,10 +22,12 @@ def check_ranks(recipe: Recipe, nodes: int, per_node: int) -> None:
                 "give --gpus-per-node that divides it, or is a multiple"
             )
     if ranks % needed:
-        several = ", ".join(f"{stage.name} {stage.layout.ranks_per_replica}" for stage in stages)
+        several = ", ".join(f"{stage.layout.ranks_per_replica} in stage {stage.name}" for stage in stages)
+        on_one = nodes == 1 and needed <= _GPUS_OF_A_NODE
+        remedy = f"--gpus-per-node {needed}" if on_one else f"--nodes {lcm(needed, per_node) // per_node}"
         raise InputError(
             f"{nodes} {'nodes' if nodes > 1 else 'node'} of {per_node} are {ranks} ranks; a replica takes {several}: "
-            f"give a multiple of {needed}, such as --nodes {lcm(needed, per_node) // per_node}"
+            f"give a multiple of {needed}, such as {remedy}"
         )
     for stage in stages:
         replicas, batch = ranks // stage.layout.ranks_per_replica, stage.batch

@@ -43,22 +43,39 @@ class Job:
 
 def local_script(job: Job) -> str:
     """For one node, or for each of several with MASTER_ADDR set to the first."""
-    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={job.per_node}", f"--max-restarts={job.restarts}"]
+    launcher = [
+        "-m",
+        "megatron_davinci.launch.torchrun",
+        f"--nproc-per-node={job.per_node}",
+        f"--max-restarts={job.restarts}",
+    ]
     where = "--standalone"
     if job.nodes > 1:
-        where = f'--nnodes={job.nodes} --rdzv-backend=c10d --rdzv-endpoint="$MASTER_ADDR:{job.port}"'
+        first = "${MASTER_ADDR:?set it to the first node}"
+        where = f'--nnodes={job.nodes} --rdzv-backend=c10d --rdzv-endpoint="{first}:{job.port}"'
     command = f"{job.python} {shlex.join(launcher)} {where} {job.training()}"
     state = STATE % {"python": job.python, "run": shlex.quote(job.run)}
     return f"""\
 #!/bin/bash
-set -muo pipefail  # m: Ctrl-C comes to this shell alone, which has training save
+set -uo pipefail
 {ENVIRONMENT}
+# Ctrl-C has training save and end; once more ends it at once, with the ranks that torchrun has started.
+interrupt() {{
+    trap 'kill -KILL $(cat /proc/$ranks/task/$ranks/children) $ranks; exit 130' INT
+    echo "Ctrl-C once more ends at once" >&2
+    kill -INT $ranks
+    wait $ranks
+    exit 130
+}}
 while :; do
 {_indented(state)}
+    set -m  # Ctrl-C comes to this shell alone, which has training save
     {command} &
     ranks=$!
+    set +m  # and says nothing of how it ended
     # Has training save and end; torchrun gives it 30 seconds for that.
-    trap 'trap - TERM USR1 INT HUP; kill -TERM $ranks; wait $ranks; exit 143' TERM USR1 INT HUP
+    trap 'trap - TERM USR1 INT HUP; kill -TERM $ranks; wait $ranks; exit 143' TERM USR1 HUP
+    trap interrupt INT
     wait $ranks || exit $?
     if [ "$(state)" = "$before" ]; then
         echo "nothing was saved after $before: see what training said" >&2

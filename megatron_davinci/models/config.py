@@ -9,6 +9,8 @@ import orjson
 
 from data_prep import InputError
 from data_prep.io.files import read_json, refuse_link_outside
+from data_prep.io.hub import HUB_CONFIG_FILES, found_path, is_hub_name
+from data_prep.io.registry import nearest
 from megatron_davinci.models.families import FAMILIES, Family, Mapping
 from megatron_davinci.models.rope import RopeScaling, read_rope
 from megatron_davinci.models.sizes import ModelSizes
@@ -101,6 +103,7 @@ class ModelConfig(ModelSizes):
             for name, value in ((each.name, getattr(self, each.name)) for each in fields(self))
             if name not in ignored
         }
+        sizes["layernorm_epsilon"] = float(f"{self.layernorm_epsilon:.6g}")  # some store it as 32 bits
         if self.rope_scaling is not None and self.rope_scaling.is_llama3:
             sizes["rope_scaling_factor"] = self.rope_scaling.factor  # as checkpoints of earlier versions have it
         return {"model_type": self.family.model_type, **sizes}
@@ -144,15 +147,29 @@ def preset_names() -> list[str]:
     return sorted(path.name.removesuffix(".json") for path in _PRESETS.iterdir())
 
 
+def _config_from_hub(name: str) -> Path:
+    """Where a model's config.json lies here. Raises InputError, which names the preset that the model may be."""
+    try:
+        return found_path(name, HUB_CONFIG_FILES)
+    except InputError as error:
+        preset = name.partition("/")[2].partition("@")[0].lower()
+        raise InputError(f"{error}; or give the preset {preset}" if preset in preset_names() else str(error)) from None
+
+
 def load_model_config(model: str) -> ModelConfig:
-    """The shape of a preset, or of a Hugging Face directory."""
+    """The shape of a preset, of a Hugging Face directory, or of a model on its hub."""
+    if is_hub_name(model):
+        model = str(_config_from_hub(model))
     if (Path(model) / "config.json").is_file():
         return ModelConfig.from_huggingface(
             read_json(refuse_link_outside(Path(model) / "config.json")), f"{model}/config.json"
         )
     preset = _PRESETS / f"{model}.json"
     if not preset.is_file():
+        hint = nearest(model.lower(), preset_names())
         raise InputError(
-            f"model '{model}' is neither a directory with a config.json nor a preset ({', '.join(preset_names())})"
+            f"model '{model}' is neither a directory with a config.json, nor OWNER/NAME on the Hugging Face hub, nor a "
+            f"preset ({', '.join(preset_names())}){hint}; a relative path lies in the recipe's folder, or in "
+            f"{Path.cwd()}"
         )
     return ModelConfig.from_huggingface(orjson.loads(preset.read_bytes()), f"preset {model}")

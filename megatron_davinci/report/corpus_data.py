@@ -35,16 +35,25 @@ class Collected(BaseModel):
 
 
 class SamplesSummary(BaseModel):
-    """summary.json of `davinci data build`, of a collection, which has no samples, or of tasks in environments."""
+    """summary.json of `davinci data build`, of a collection, which has no samples, of conversations, of a
+    deduplication, or of tasks in environments."""
 
     records: NonNegativeInt | None = None
     changes: NonNegativeInt | None = None
     samples: NonNegativeInt | None = None
     candidates: NonNegativeInt | None = None
     tasks: NonNegativeInt | None = None
-    tokens: NonNegativeInt | None = None
+    trajectories: NonNegativeInt | None = None
+    replies: NonNegativeInt | None = None
+    untrained_replies: NonNegativeInt | None = None
+    kept: NonNegativeInt | None = None
+    broken_records: NonNegativeInt | None = None
+    tokens: NonNegativeInt | Counts | None = None
+    """Of conversations by how they ended."""
+    rollouts: Counts = {}
+    dropped: Counts = {}
     max_tokens: NonNegativeInt | None = None
-    share_too_long: float = 0.0
+    share_too_long: float | None = None
     rejected: Counts = {}
     skipped: Counts = {}
     kinds: Counts = {}

@@ -9,6 +9,7 @@ import numpy as np
 from data_prep.corpus import Corpus
 from data_prep.corpus.length_histogram import LengthHistogram
 from data_prep.io.files import read_jsonl
+from data_prep.samples.show import readable_text, sample_files
 from data_prep.tokenize.masks import masked_text
 from data_prep.tokenizers import load_tokenizer_of
 from megatron_davinci.report.blocks import Bars, Cell, PageSection, Paragraph, ShownNumber, Table, Text
@@ -23,6 +24,10 @@ from megatron_davinci.report.corpus_data import (
 from megatron_davinci.report.numbers import number_text
 from megatron_davinci.report.read_sections import evenly
 
+_TOTALS = (
+    "records", "trajectories", "changes", "samples", "candidates", "tasks", "replies", "untrained_replies", "kept",
+    "broken_records",
+)  # fmt: skip
 _SAMPLES, _MOST_BARS, _MOST_INSTANCES = 5, 25, 20
 _NEAR = 0.5  # of tau: below that score an instance shares chance words
 
@@ -48,13 +53,14 @@ def _of_corpus(name: str, corpus: Corpus) -> Iterable[list[Cell]]:
 
 def _of_samples(name: str, found: SamplesSummary) -> Iterable[list[Cell]]:
     source = f"{name}/summary.json"
-    for key in ("records", "changes", "samples", "candidates", "tasks"):
+    for key in _TOTALS:
         if (value := getattr(found, key)) is not None:
             yield [f"{name}: {key}", _count(value, f"{source}: {key}")]
     if found.samples is not None:
-        counted = found.tokens or not found.samples
-        yield [f"{name}: tokens", _count(found.tokens or 0, f"{source}: tokens") if counted else "not counted"]
-    if found.max_tokens is not None:
+        tokens = found.tokens if isinstance(found.tokens, int) else 0
+        counted = tokens or not found.samples
+        yield [f"{name}: tokens", _count(tokens, f"{source}: tokens") if counted else "not counted"]
+    if found.max_tokens is not None and found.share_too_long is not None:
         yield [f"{name}: longest sample allowed, tokens", _count(found.max_tokens, f"{source}: max_tokens")]
         share = ShownNumber(
             found.share_too_long, number_text(found.share_too_long, "share"), f"{source}: share_too_long"
@@ -72,6 +78,8 @@ def corpus_sources(data: CorpusData) -> PageSection | None:
             ("languages", found.languages),
             ("file_types", found.file_types),
             ("commits_per_change", found.commits_per_change),
+            ("rollouts", found.rollouts),
+            ("tokens", found.tokens if isinstance(found.tokens, dict) else {}),
             ("pythons", found.pythons),
             ("flags", found.flags),
         )
@@ -99,6 +107,7 @@ def corpus_rejected(data: CorpusData) -> PageSection | None:
         for name, found in data.summaries.items()
         for key, counts in (
             ("rejected", found.rejected),
+            ("dropped", found.dropped),
             ("skipped", {**found.skipped, **(found.collected.skipped if found.collected else {})}),
         )
         if (bars := _bars(name, key, counts)) is not None
@@ -154,10 +163,10 @@ def _place(place: WorstDocument | WorstText) -> str:
 
 def _texts_of_samples(data: CorpusData) -> Iterable[Text]:
     for name, directory in data.directories.items():
-        shards = sorted((directory / "samples").glob("*.jsonl.zst"))
+        shards = sample_files(directory)
         for shard in (shards[number] for number in evenly(range(len(shards)), _SAMPLES)):
             for record in islice(read_jsonl(shard), -(-_SAMPLES // len(shards))):
-                yield Text(f"{name}: {record.get('id')}", str(record.get("text", "")))
+                yield Text(f"{name}: {record.get('id')}", readable_text(record))
 
 
 def _texts_of_corpora(data: CorpusData) -> Iterable[Text]:

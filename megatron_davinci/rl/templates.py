@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 
 from data_prep import InputError
+from data_prep.io.registry import nearest
 
 _TEMPLATES = files("megatron_davinci.rl") / "template_files"
 _OPENING = "<think>\n"
@@ -60,7 +61,7 @@ def load_template(name: str, encode: Callable[[str], Sequence[int]], begin: Sequ
     path = _TEMPLATES / f"{name}.txt"
     if not path.is_file():
         known = sorted(entry.name.removesuffix(".txt") for entry in _TEMPLATES.iterdir())
-        raise InputError(f"template '{name}' is unknown; known: {', '.join(known)}")
+        raise InputError(f"template '{name}' is unknown; known: {', '.join(known)}{nearest(name, known)}")
     preamble, marker, instruction = path.read_text().partition("{text}")
     if not marker or not instruction.endswith(_OPENING):
         raise InputError(f"template {name} lacks {{text}}, or does not end with <think> and a newline")

@@ -1,5 +1,6 @@
 """A run from its recipe: build or resume, one step after the other, save."""
 
+import shlex
 import signal
 import sys
 import time
@@ -44,8 +45,10 @@ from megatron_davinci.weights.checkpoint_files import altered_weights
 from megatron_davinci.weights.paths import latest_checkpoint
 
 
-def train(recipe: Recipe, trial_steps: int | None = None) -> None:
+def train(recipe: Recipe, trial_steps: int | None = None) -> int:
     """Run a recipe from its latest checkpoint, to its end or to a stage with another layout. Raises InputError.
+
+    Returns the number of the signal that ended it before, 0 for none.
 
     `trial_steps`: only so many, and nothing is saved.
     """
@@ -53,16 +56,17 @@ def train(recipe: Recipe, trial_steps: int | None = None) -> None:
     latest = latest_checkpoint(directory)
     run = prepare_run(recipe)
     if _is_finished(run):
-        return
+        return 0
     for each in run.batches.stages:
         trees = each.recipe.objective.grows_trees or bool(recipe.report.prompts)
         check_transformer_impl(each.recipe.megatron, run.model, trees)
         transformer_config(run.model, each.recipe.megatron)  # what Megatron refuses, it refuses before the first step
     timeout = _collective_timeout(recipe)
     with world(timeout), one_writer(directory):
+        _check_same_weights(recipe)
         run = _as_it_is_now(run, latest_checkpoint(directory) != latest)
         if _is_finished(run):
-            return
+            return 0
         if is_main_rank():
             for doubt in doubts_about(run):
                 print(f"warning: {doubt}", file=sys.stderr, flush=True)
@@ -78,6 +82,16 @@ def train(recipe: Recipe, trial_steps: int | None = None) -> None:
             if end < run.batches.num_steps and is_main_rank() and trial_steps is None:
                 said = _stopped(loop.stopped_by, end) if loop.stopped_by else _what_comes_next(run, end)
                 print(said, file=sys.stderr, flush=True)
+            elif is_main_rank() and trial_steps is None:
+                print(f"{directory} is done after step {end}. Next: {_next(directory)}", file=sys.stderr, flush=True)
+    return loop.stopped_by if end < run.batches.num_steps else 0
+
+
+def _check_same_weights(recipe: Recipe) -> None:
+    """Raise InputError on every rank where ranks found different weights under a name of the hub."""
+    found = set(all_gather_object(str(recipe.init_from)))
+    if len(found) > 1:
+        raise InputError(f"ranks found {' and '.join(sorted(found))} for init_from: name a revision, OWNER/NAME@COMMIT")
 
 
 def _as_it_is_now(run: RunState, has_changed: bool) -> RunState:
@@ -315,10 +329,15 @@ class TrainLoop:
 
 
 def _stopped(number: int, step: int) -> str:
-    return (
-        f"stopped by {signal.Signals(number).name}: step {step} is done and saved; the same command goes on from there "
-        "(in a job script: requeue it)"
-    )
+    by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+    hint = "" if number == signal.SIGINT else " (in a job script: requeue it)"
+    return f"stopped by {by}: step {step} is done and saved; the same command goes on from there{hint}"
+
+
+def _next(directory: Path) -> str:
+    """What a person does with a finished run."""
+    run = shlex.quote(str(directory))
+    return f"davinci report {run}; davinci convert megatron-to-hf {run} OUT"
 
 
 def _what_comes_next(run: RunState, end: int) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from xxhash import xxh3_64
 
@@ -123,9 +123,43 @@ def inspect_run(recipe: Recipe, damaged: str | None = None) -> RunState:
     )
 
 
+@dataclass(frozen=True)
+class MissingInput:
+    """What a recipe names under `key`, and is not on this disk."""
+
+    kind: Literal["corpus", "plan", "weights", "tokenizer"]
+    path: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.path} ({self.key})"
+
+
+def missing_inputs(recipe: Recipe) -> list[MissingInput]:
+    """Every corpus, plan, source of weights and tokenizer that is not here."""
+    wanted: list[MissingInput] = []
+    for index, stage in enumerate(recipe.data.stages):
+        place = f"data.stages.{index}"
+        wanted += [MissingInput("corpus", f"{blend.corpus}.idx", f"{place}.blend") for blend in stage.blend]
+        wanted += [MissingInput("plan", stage.plan, f"{place}.plan")] if stage.plan is not None else []
+        sources = recipe.stage(index).objective.sources_of_weights()
+        wanted += [MissingInput("weights", path, key) for key, path in sources.items()]
+    if recipe.init_from is not None:
+        wanted.append(MissingInput("weights", recipe.init_from, "init_from"))
+    if recipe.tokenizer is not None:
+        wanted.append(MissingInput("tokenizer", recipe.tokenizer, "tokenizer"))
+    return [each for each in dict.fromkeys(wanted) if not Path(each.path).exists()]
+
+
 def doubts_about(run: RunState) -> list[str]:
     """What a run may do, and its owner should know: one sentence each."""
     doubts = [doubt for inputs in run.inputs for doubt in inputs.doubts()]
+    named = run.recipe.tokenizer
+    if named is not None and not Path(named).is_dir():
+        doubts.append(
+            f"tokenizer is {named}, which is no directory: checkpoints and exports will hold none; name one with its "
+            "tokenizer.json"
+        )
     for stage in run.batches.stages:
         longest, batch = run.model.max_position_embeddings, stage.recipe.batch
         if stage.recipe.seq_length > longest:
@@ -137,7 +171,7 @@ def doubts_about(run: RunState) -> list[str]:
         if batch.unit == "samples" and batch.global_batch_size > documents:
             doubts.append(
                 f"stage {stage.name}: a batch of {batch.global_batch_size:,} documents is larger than an epoch's "
-                f"{documents:,}: each step sees some of them several times, or is smaller"
+                f"{documents:,}: with more epochs a step sees some several times, else the only one is smaller"
             )
     return doubts
 

@@ -1,7 +1,9 @@
-"""SIGTERM and SIGUSR1, which schedulers send before a limit: the run saves after the step it is in, and ends."""
+"""SIGTERM and SIGUSR1, which schedulers send before a limit, and Ctrl-C: a run saves after its step, and ends."""
 
+import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +11,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+from megatron_davinci.config.processes import process_rank
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+_SAME_PRESS = 1.0
+"""Seconds in which a second SIGINT is the first one: of the terminal, and of a program that passes it on."""
 
 
 class StopRequest:
@@ -18,6 +24,8 @@ class StopRequest:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._signal = 0
+        self._pressed: float | None = None
+        self._launched = "TORCHELASTIC_RUN_ID" in os.environ  # torchrun itself then says when it has had enough
 
     @contextmanager
     def install_handlers(self) -> Iterator[None]:
@@ -37,5 +45,15 @@ class StopRequest:
         return int(found)
 
     def _note(self, number: int, _frame: Any) -> None:
+        if self._pressed is not None:
+            if number == signal.SIGINT and not self._launched and time.monotonic() > self._pressed + _SAME_PRESS:
+                raise KeyboardInterrupt
+            return  # torchrun follows a Ctrl-C with a SIGTERM of its own
         self._signal = number
-        print(f"{signal.Signals(number).name}: saving after this step", file=sys.stderr, flush=True)
+        if number != signal.SIGINT:
+            print(f"{signal.Signals(number).name}: saving after this step", file=sys.stderr, flush=True)
+            return
+        self._pressed = time.monotonic()
+        if process_rank() == 0:
+            again = "" if self._launched else "; once more ends at once"
+            print(f"Ctrl-C: saving after this step{again}", file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ from data_prep import InputError
 from data_prep.io.files import refuse_occupied, write_json
 from megatron_davinci.weights.checkpoint_files import TOKENIZER_FILES, check_checkpoint, copy_generation, copy_tokenizer
 from megatron_davinci.weights.conversion import Conversion, ConversionOptions
+from megatron_davinci.weights.model_card import write_model_card
 from megatron_davinci.weights.open_weights import open_checkpoint
 from megatron_davinci.weights.output_files import HashedFile
 from megatron_davinci.weights.stored_tensors import DTYPE_NAMES
@@ -53,6 +54,7 @@ def export_to_hf(
         copy_generation(_own_or(model, directory, "generation_config.json"), conversion.part)
         if not {"tokenizer.json", "tokenizer.model"} & set(copy_tokenizer(source, conversion.part)):
             print(f"{directory} has no tokenizer: name one with --tokenizer to have it in {out}", file=sys.stderr)
+        write_model_card(directory, conversion.part)
         conversion.complete()
     return directory
 

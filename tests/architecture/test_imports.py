@@ -123,7 +123,7 @@ def test_help_works_without_torch(without_torch: list[str], command: str) -> Non
 
 def test_a_command_imports_nothing_of_the_product_before_it_runs() -> None:
     """So `doctor` runs where an extension is missing, and --help appears at once."""
-    show = "import sys, megatron_davinci.cli; print(*sys.modules)"
+    show = "import sys, megatron_davinci.cli.app; print(*sys.modules)"
     loaded = run([sys.executable, "-c", show]).split()
     assert "megatron_davinci.cli.doctor" in loaded
     beside = ("data_prep.cli", "data_prep.io", "data_prep.samples", "megatron_davinci.cli")

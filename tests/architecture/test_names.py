@@ -103,7 +103,7 @@ OLD_KEYS = sorted(
 )
 
 
-@pytest.mark.parametrize("pattern", ["README.md", "docs/*.md", "examples/**/*", "tools/*", "**/*.py", "SECURITY.md"])
+@pytest.mark.parametrize("pattern", ["README.md", "docs/**/*.md", "examples/**/*", "tools/*", "**/*.py", "SECURITY.md"])
 def test_no_page_recipe_or_program_has_an_old_key(pattern: str) -> None:
     areas = [ROOT / area for area in ("data_prep", "megatron_davinci", "benchmarks")] if "py" in pattern else [ROOT]
     files = [path for area in areas for path in area.glob(pattern) if path.is_file()]

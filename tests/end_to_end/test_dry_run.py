@@ -46,7 +46,6 @@ def test_it_says_what_lies_where(recipe: Path, tmp_path: Path) -> None:
     "override, sentence",
     [
         ("megatron.tensor_model_parallel_size=3", "num_attention_heads is 4, which tensor_model_parallel_size = 3"),
-        ("data.stages.0.blend=[{corpus: nowhere}]", "nowhere"),
         ("megatron.recompute_granularity=selectively", "wants a value of type Optional[Literal['full', 'selective']]"),
         ("megatron.recompute_granularity=full", "Megatron-Core refuses the recipe's megatron section"),
     ],

@@ -140,6 +140,8 @@ def test_the_runs_of_a_real_small_model_are_valid(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     for directory in ("hf", "runs/format"):
         found = write_model(tmp_path / "out" / "smollm2-135m" / directory)
+        preset = files("megatron_davinci") / "presets" / "smollm2-135m.json"
+        (found / "config.json").write_bytes(preset.read_bytes())
         (found / "model.safetensors").touch()
     recipe = load_recipe(EXAMPLES / "smollm2-135m" / f"{name}.yaml", [])
     assert recipe.checkpoint.dir == f"out/smollm2-135m/runs/{name}"

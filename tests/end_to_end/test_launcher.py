@@ -82,6 +82,26 @@ def test_ctrl_c_saves_and_leaves_nobody_behind(recipe_values: dict[str, Any], tm
     ranks = psutil.Process(launched.pid).children(recursive=True)
     os.killpg(launched.pid, signal.SIGINT)
     _, said = launched.communicate(timeout=60)
-    assert launched.returncode == 143, said
+    assert launched.returncode == 130, said
+    assert b"step" in said and b"Traceback" not in said and b"death signal" not in said, said
+    assert said.count(b"Ctrl-C: saving after this step") == 1 and b"stopped by Ctrl-C" in said, said
     assert psutil.wait_procs(ranks, timeout=10)[1] == []
     assert progress(run)["step"] >= 2
+
+
+def test_ctrl_c_twice_ends_at_once_and_leaves_nobody_behind(recipe_values: dict[str, Any], tmp_path: Path) -> None:
+    """A rank that hears nothing, as one that saves for minutes, is ended too; the lock of the run goes with it."""
+    recipe_values["data"]["stages"][0]["epochs"] = 1000
+    launched = launch(write_recipe(recipe_values, tmp_path, "launched"))
+    wait_for_steps(tmp_path / "launched", 2, launched)
+    children = psutil.Process(launched.pid).children(recursive=True)
+    ranks = [each for each in children if "RANK" in each.environ()]
+    assert len(ranks) == 2
+    for rank in ranks:
+        rank.suspend()
+    os.killpg(launched.pid, signal.SIGINT)
+    time.sleep(1)
+    os.killpg(launched.pid, signal.SIGINT)
+    _, said = launched.communicate(timeout=30)
+    assert launched.returncode == 130 and b"Ctrl-C once more ends at once" in said, said
+    assert psutil.wait_procs(ranks, timeout=10)[1] == []

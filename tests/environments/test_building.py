@@ -292,3 +292,20 @@ def test_what_cannot_be_is_one_sentence(
     done = davinci("environments", "build", records, "--clone", clone, "--out", tmp_path / "envs", *options)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "envs").exists()
+
+
+def test_a_clone_of_another_repository_is_refused_and_leaves_nothing(
+    shapes_records: tuple[Path, Path], tmp_path: Path
+) -> None:
+    _, records = shapes_records
+    History(tmp_path / "other")
+    for command in (["checkout", "-q", "--orphan", "new"], ["commit", "-q", "--allow-empty", "-m", "nothing of it"]):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", *who, *command], cwd=tmp_path / "other", check=True)
+    alone = tmp_path / "alone.git"
+    source = f"file://{tmp_path / 'other'}"
+    subprocess.run(["git", "clone", "-q", "--bare", "--single-branch", "-b", "new", source, str(alone)], check=True)
+    words = ["environments", "build", str(records), "--clone", str(alone), "--out", str(tmp_path / "envs")]
+    done = davinci(*words)
+    assert done.returncode == 2 and "give the clone that the records were collected from" in done.stderr, done.stderr
+    assert not list(tmp_path.glob("envs*"))

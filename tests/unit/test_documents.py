@@ -14,12 +14,15 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import megatron_davinci
 from megatron_davinci.cli.app import app
 from megatron_davinci.config.reference import reference
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
-    path for pattern in ("*.md", "docs/*.md", "examples/**/*.md", "benchmarks/**/*.md") for path in ROOT.glob(pattern)
+    path
+    for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "benchmarks/**/*.md")
+    for path in ROOT.glob(pattern)
 )
 BLOCK = re.compile(r"^```[a-z]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
@@ -31,8 +34,8 @@ def commands_of(page: Path) -> Iterator[list[str]]:
         for line in re.sub(r"\\\n\s*", " ", block).splitlines():
             words = shlex.split(line, comments=True) if "davinci" in line and not line.startswith(("#", " ")) else []
             if words and words[0].endswith("davinci"):
-                yield words[1:]
-            elif "megatron_davinci" in words:  # behind torchrun
+                yield words[1 : words.index("--") if "--" in words else None]  # what follows is another program's
+            elif "megatron_davinci" in words and words[0] != "import":  # behind torchrun
                 yield words[words.index("megatron_davinci") + 1 :]
 
 
@@ -87,6 +90,38 @@ def test_the_recipe_reference_is_fresh_and_explains_every_field() -> None:
     written = (ROOT / "docs" / "recipe.md").read_text()
     assert written == reference()
     assert not re.search(r"\|\s*\|$", written, re.MULTILINE), "a field without an explanation"
+
+
+@pytest.mark.parametrize("page", ["commands", "api"])
+def test_the_pages_made_from_the_code_are_fresh(page: str) -> None:
+    """python tools/references.py commands > docs/commands.md; python tools/references.py api > docs/python-api.md"""
+    file = ROOT / "docs" / {"commands": "commands.md", "api": "python-api.md"}[page]
+    made = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "references.py"), page], capture_output=True, text=True, check=True
+    )
+    assert file.read_text() == made.stdout
+
+
+def test_every_public_name_has_a_type_and_is_light_to_import() -> None:
+    stub = (ROOT / "megatron_davinci" / "__init__.pyi").read_text()
+    typed = set(re.findall(r"^from .* import \w+ as (\w+)", stub, re.MULTILINE)) | {"__version__"}
+    assert typed == set(megatron_davinci.__all__)
+    program = "import sys, megatron_davinci as d; d.Corpus; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        megatron_davinci.nothing  # noqa: B018
+
+
+def test_every_page_has_its_place_on_the_site() -> None:
+    docs = ROOT / "docs"
+    listed = re.findall(r"^   (\S+)$", (docs / "site.rst").read_text(), re.MULTILINE)
+    assert all((docs / f"{name}.md").is_file() for name in listed) and len(set(listed)) == len(listed)
+    assert {str(page.relative_to(docs).with_suffix("")) for page in docs.glob("**/*.md")} <= set(listed)
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
 
 def test_the_shell_completes_commands() -> None:

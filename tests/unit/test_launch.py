@@ -53,7 +53,12 @@ def job(folder: Path, **changes: Any) -> Job:
     [
         (1, 4, None),
         (2, 4, None),
-        (3, 2, "3 nodes of 2 are 6 ranks; a replica takes only 2, wide 4: give a multiple of 4, such as --nodes 2"),
+        (
+            3,
+            2,
+            "3 nodes of 2 are 6 ranks; a replica takes 2 in stage only, 4 in stage wide: give a multiple of 4, such as "
+            "--nodes 2",
+        ),
         (2, 6, "stage wide has tensor_model_parallel_size 4, which nodes of 6 cut apart"),
         (20, 4, "stage only would have 40 replicas share a batch of 18 samples: give fewer nodes, or a larger batch"),
     ],

@@ -30,7 +30,7 @@ def recipe_file(recipe_values: dict[str, Any], tmp_path: Path) -> Path:
         ("schedul.lr=1", "unknown recipe key 'schedul'; did you mean schedule?"),
         ("data.stages.0.epoch=3", "unknown recipe key 'data.stages.0.epoch'; did you mean epochs?"),
         ("data.stages.0.blend.0.corpu=x", "unknown recipe key 'data.stages.0.blend.0.corpu'; did you mean corpus?"),
-        ("megatron.tensor_parallel_size=2", "is no field .* did you mean tensor_model_parallel_size?"),
+        ("megatron.tensor_parallel_size=2", "is no field .* did you mean megatron.tensor_model_parallel_size?"),
         ("megatron.tensor_model_parallel_size=two", "is 'two'; Megatron-Core wants a value of type int"),
         (
             "megatron.tensor_model_parallel_size=3",
@@ -57,14 +57,17 @@ def recipe_file(recipe_values: dict[str, Any], tmp_path: Path) -> Path:
         ("schedule.lr=.inf", "schedule.lr is inf"),
         ("checkpoint.dir=", "checkpoint.dir is None"),
         ("seed=-1", "seed is -1"),
-        ("data.stages.5.epochs=2", "has no section 5 there"),
-        ("data.stages.x.epochs=2", "has no section x there"),
+        ("data.stages.5.epochs=2", "has no section number 5; it has 1, from 0 on"),
+        ("data.stages.x.epochs=2", "has no section number x; it has 1"),
         ("schedule.lr=[", "is not YAML"),
         ("init_from=qwen2.5-7b", "init_from qwen2.5-7b has no config.json"),
         ("megatron.hidden_size=2", "megatron.hidden_size is set by model"),
         ("schedule.lr=fast", "schedule.lr is 'fast'"),
         ("batch.unit=documents", "batch.unit is 'documents'"),
-        ("model=qwen", "model 'qwen' is neither a directory with a config.json nor a preset .*qwen2.5-72b"),
+        (
+            "model=qwen",
+            "model 'qwen' is neither a directory with a config.json, nor OWNER/NAME .* nor a preset .*qwen2.5-72b",
+        ),
         ("data.stages.0.plan=p", "stage only has a plan, but batches of samples"),
         ("schedule.lr", "override 'schedule.lr' is not key=value"),
         ("objective={kind: rmt, rollouts: {engin: x}}", "key 'objective.rollouts.engin'; did you mean engine?"),
@@ -250,7 +253,7 @@ def test_a_schedule_shorter_than_its_warm_up_is_refused(recipe_values: dict[str,
 
 
 def test_a_recipe_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+    with pytest.raises(InputError, match="is a directory without a checkpoint"):
         load_recipe(tmp_path, [])
     with pytest.raises(InputError, match="cannot be read: No such file"):
         load_recipe(tmp_path / "absent.yaml", [])

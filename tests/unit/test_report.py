@@ -321,6 +321,28 @@ def test_answers_of_two_stages_are_told_apart(tmp_path: Path) -> None:
     assert (two.before, [reply.title for reply in two.replies]) == ("two before", ["after step 40 (cut off)"])
 
 
+def test_conversations_and_what_deduplication_left(tmp_path: Path) -> None:
+    for name, summary in {
+        "talks": {
+            "files": 1, "trajectories": 5, "rollouts": {"failing": 1, "passing": 2}, "rejected": {"no messages": 2},
+            "replies": 9, "untrained_replies": 1, "tokens": {"failing": 100, "passing": 250},
+        },
+        "unique": {"records": 7, "kept": 4, "dropped": {"exact": 2, "near": 1}, "broken_records": 0, "threshold": 0.8},
+    }.items():  # fmt: skip
+        (tmp_path / name / "kept").mkdir(parents=True)
+        (tmp_path / name / "summary.json").write_text(json.dumps(summary))
+    with jsonl_writer(tmp_path / "talks" / "passing.jsonl.zst") as writer:
+        writer.write({"id": "t", "messages": [{"role": "assistant", "content": "I look at it"}]})
+    with jsonl_writer(tmp_path / "unique" / "kept" / "00000.jsonl.zst") as writer:
+        writer.write({"id": "u", "text": "the one that stays"})
+    paths = {name: tmp_path / name for name in ("talks", "unique")}
+    assert write_report(list(paths.values()), tmp_path / "page.html") == []
+    page = (tmp_path / "page.html").read_text()
+    for said in ("I look at it", "the one that stays", "talks: trajectories", "unique: kept", "unique: dropped"):
+        assert said in page, said
+    assert check_numbers(tmp_path / "page.html", paths) == 13
+
+
 def test_a_corpus_with_all_that_belongs_to_it(tmp_path: Path) -> None:
     write_corpus(tmp_path / "py", [5, 64, 200], masks=[[1] * 5, [0] * 64, [1, 0] * 100])
     (tmp_path / "samples").mkdir()

@@ -10,7 +10,8 @@ import pytest
 
 from data_prep import InputError
 from data_prep.corpus import Corpus
-from data_prep.io.files import read_jsonl
+from data_prep.io.files import jsonl_writer, read_jsonl
+from data_prep.samples.show import show_samples
 from data_prep.sources.trajectories import UnusableTrajectory, collect_trajectories, conversation_in, held_in
 from data_prep.sources.trajectory_length import TrajectoryLength
 from data_prep.tokenize.conversation import ConversationError
@@ -209,3 +210,18 @@ def test_rollouts_above_the_limit_are_left_out_with_a_reason(tmp_path: Path) -> 
     assert 0 < record["tokens"] <= 300
     with pytest.raises(InputError, match="--max-tokens is 0; it must be at least 1"):
         TrajectoryLength(tmp_path / "model", None, 0)
+
+
+def test_conversations_can_be_read(tmp_path: Path) -> None:
+    """By the directory, and by one of its files; whatever a record holds."""
+    turns = [
+        {"role": "user", "content": "fix it"},
+        {"role": "assistant", "content": "done", "tool_calls": [{"id": 1}]},
+        3,
+    ]
+    with jsonl_writer(tmp_path / "passing.jsonl.zst") as writer:
+        writer.write({"id": "a", "messages": turns})
+        writer.write({"id": "b", "messages": 7})
+    for path in (tmp_path, tmp_path / "passing.jsonl.zst"):
+        [(heading, text), (_, empty)] = show_samples(path, 0, 5)
+        assert "sample 0: a" in heading and text == "[user]\nfix it\n\n[assistant]\ndone\n[{'id': 1}]" and empty == ""
