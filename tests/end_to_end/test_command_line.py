@@ -138,7 +138,7 @@ def test_ctrl_c_in_training_saves_and_says_how_to_go_on(recipe_values: dict[str,
 
 
 def test_a_second_ctrl_c_ends_training_at_once(recipe_values: dict[str, Any], tmp_path: Path) -> None:
-    """The first is noted, and the step that would save never ends: one rank alone waits for a second one's data."""
+    """The first is noted, also where torchrun passes it on; a later one ends a step that does not."""
     program = (
         "import signal, sys, time, torch\n"
         "from megatron_davinci.train.signals import StopRequest\n"

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -66,6 +67,18 @@ def test_a_name_of_the_hub_is_taken_from_its_cache(
     done = plan(tmp_path, "recipe.yaml", "model=octo/other", HF_HOME=str(home), HF_HUB_OFFLINE="1")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "octo/other is not on this disk" in done.stderr and "hf download octo/other" in done.stderr
+
+
+def test_ranks_that_found_different_weights_under_a_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub may move between two ranks' questions."""
+    from megatron_davinci.train import loop
+
+    recipe: Any = SimpleNamespace(init_from="cache/one")
+    monkeypatch.setattr(loop, "all_gather_object", lambda found: [found, found])
+    loop._check_same_weights(recipe)
+    monkeypatch.setattr(loop, "all_gather_object", lambda found: [found, "cache/two"])
+    with pytest.raises(InputError, match=r"ranks found cache/one and cache/two .* OWNER/NAME@COMMIT"):
+        loop._check_same_weights(recipe)
 
 
 def test_a_folder_comes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
