@@ -50,7 +50,8 @@ class SamplesSummary(BaseModel):
     broken_records: NonNegativeInt | None = None
     tokens: NonNegativeInt | Counts | None = None
     """Of conversations by how they ended."""
-    rollouts: Counts = {}
+    rollouts: NonNegativeInt | Counts | None = None
+    """All of an agent's; of collected conversations by how they ended."""
     dropped: Counts = {}
     max_tokens: NonNegativeInt | None = None
     share_too_long: float | None = None

@@ -25,8 +25,8 @@ from megatron_davinci.report.numbers import number_text
 from megatron_davinci.report.read_sections import evenly
 
 _TOTALS = (
-    "records", "trajectories", "changes", "samples", "candidates", "tasks", "replies", "untrained_replies", "kept",
-    "broken_records",
+    "records", "trajectories", "changes", "samples", "candidates", "tasks", "rollouts", "replies",
+    "untrained_replies", "kept", "broken_records",
 )  # fmt: skip
 _SAMPLES, _MOST_BARS, _MOST_INSTANCES = 5, 25, 20
 _NEAR = 0.5  # of tau: below that score an instance shares chance words
@@ -54,7 +54,7 @@ def _of_corpus(name: str, corpus: Corpus) -> Iterable[list[Cell]]:
 def _of_samples(name: str, found: SamplesSummary) -> Iterable[list[Cell]]:
     source = f"{name}/summary.json"
     for key in _TOTALS:
-        if (value := getattr(found, key)) is not None:
+        if isinstance(value := getattr(found, key), int):
             yield [f"{name}: {key}", _count(value, f"{source}: {key}")]
     if found.samples is not None:
         tokens = found.tokens if isinstance(found.tokens, int) else 0
@@ -78,7 +78,7 @@ def corpus_sources(data: CorpusData) -> PageSection | None:
             ("languages", found.languages),
             ("file_types", found.file_types),
             ("commits_per_change", found.commits_per_change),
-            ("rollouts", found.rollouts),
+            ("rollouts", found.rollouts if isinstance(found.rollouts, dict) else {}),
             ("tokens", found.tokens if isinstance(found.tokens, dict) else {}),
             ("pythons", found.pythons),
             ("flags", found.flags),
