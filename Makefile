@@ -51,7 +51,7 @@ acceptance-operations: TESTS := $(addprefix tests/end_to_end/test_,resume.py ope
 	tests/browser
 acceptance-environments: TESTS := tests/environments tests/agents tests/evaluation
 acceptance-environments: vllm
-acceptance-training: TESTS := $(addprefix tests/end_to_end/test_,reinforcement.py engine.py language.py examples.py annotate.py) \
+acceptance-training: TESTS := $(addprefix tests/end_to_end/test_,reinforcement.py rlp.py engine.py language.py examples.py annotate.py) \
 	tests/parity/test_trees.py tests/gpu/test_gpu_benchmark.py
 acceptance-rollouts: TESTS := tests/rollouts
 acceptance-rollouts: vllm

@@ -102,12 +102,7 @@ def save(name: str, facts: dict[str, Any], packages: Sequence[str]) -> None:
         "benchmark": name,
         "command": "python " + " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *_arguments_without_paths()]),
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": {
-            "cpu": _cpu_model(),
-            "cores": psutil.cpu_count(),
-            "memory_gib": round(psutil.virtual_memory().total / 2**30),
-            "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        },
+        "machine": machine(),
         "versions": {package: _version(package) for package in packages},
         **facts,
     }
@@ -115,6 +110,16 @@ def save(name: str, facts: dict[str, Any], packages: Sequence[str]) -> None:
     print(text, end="")
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(text)
+
+
+def machine() -> dict[str, Any]:
+    """What this machine is."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": psutil.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    }
 
 
 def _version(package: str) -> str:

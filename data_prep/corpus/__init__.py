@@ -2,7 +2,7 @@
 
 from data_prep.corpus.annotation import Annotation, AnnotationWriter
 from data_prep.corpus.indexed import Corpus
-from data_prep.corpus.packing import LongDocuments, PackPlan, load_plan, pack_documents, save_plan
+from data_prep.corpus.packing import LongDocuments, PackPlan, joined_plans, load_plan, pack_documents, save_plan
 from data_prep.corpus.writer import CorpusWriter
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "CorpusWriter",
     "LongDocuments",
     "PackPlan",
+    "joined_plans",
     "load_plan",
     "pack_documents",
     "save_plan",

@@ -1,7 +1,7 @@
 """Pack plans: which spans of which documents fill each sequence. Independent of how training is laid out."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +52,11 @@ class PackPlan:
     def num_tokens(self) -> int:
         """Tokens of documents, without padding."""
         return int(self.length.sum())
+
+    @property
+    def tokens_of_each(self) -> Int64s:
+        """Tokens of documents in each sequence (sequences,)."""
+        return np.diff(np.cumsum(np.concatenate([[0], self.length]))[self.sequence_offsets])
 
     @property
     def efficiency(self) -> float:
@@ -116,6 +121,22 @@ def pack_documents(
         raise InputError(str(error)) from None
     return PackPlan(
         seq_length=seq_length, document_alignment=document_alignment, pack_alignment=pack_alignment, **packed
+    )
+
+
+def joined_plans(plans: Iterable[PackPlan]) -> PackPlan:
+    """One plan with the sequences of several, which are packed by the same rules, one after the other."""
+    each = list(plans)
+    ends = np.cumsum([len(plan.document) for plan in each])
+    offsets = [plan.sequence_offsets[1:] + end - len(plan.document) for plan, end in zip(each, ends, strict=True)]
+    return replace(
+        each[0],
+        document=np.concatenate([plan.document for plan in each]),
+        start=np.concatenate([plan.start for plan in each]),
+        length=np.concatenate([plan.length for plan in each]),
+        sequence_offsets=np.concatenate([[0], *offsets]),
+        num_dropped=sum(plan.num_dropped for plan in each),
+        num_split=sum(plan.num_split for plan in each),
     )
 
 

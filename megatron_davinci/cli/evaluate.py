@@ -17,7 +17,7 @@ from data_prep.cli.agent_options import (
     Server,
     Steps,
 )
-from data_prep.cli.app import plain_prefix
+from data_prep.cli.app import AsJson, plain_prefix
 from data_prep.cli.groups import command_group
 from data_prep.io.exit_codes import resumable
 
@@ -60,6 +60,39 @@ def next_token(
     tables = evaluate(load_recipe(recipe, overrides or []), named_models(model), plan, out)
     if tables:
         typer.echo(tables)
+
+
+@app.command("problems")
+def problems(
+    recipe: Annotated[Path, typer.Argument(help="Recipe with objective grpo: template, grader, lengths, layout.")],
+    corpus: Annotated[
+        Path, typer.Option(callback=plain_prefix, help="PREFIX of held-out problems, of davinci rmt problems.")
+    ],
+    model: Annotated[
+        list[str],
+        typer.Option(help="NAME=DIRECTORY, or NAME=ADDRESS of davinci serve; repeatable."),
+    ],
+    out: Annotated[Path, typer.Option(help="Directory to make.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as objective.max_tokens=512")] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0: always the likeliest token.")] = 0.0,
+    batch: Annotated[int, typer.Option(min=1, help="Problems that are answered together.")] = 64,
+    as_json: AsJson = False,
+) -> None:
+    """How many held-out problems each model solves, by difficulty, with intervals, and how long its responses are.
+
+    Problems that the recipe trains on are left out. OUT has tables.md, results.json, and each model's responses.
+    Several ranks: torchrun --nproc-per-node 2 -m megatron_davinci eval problems ...
+    Example: davinci eval problems grpo.yaml --corpus corpus/gsm8k-test --model base=Qwen3-14B --model grpo=runs/grpo
+    --out eval
+    """
+    from megatron_davinci.config import load_recipe
+    from megatron_davinci.evaluate.model_names import named_models
+    from megatron_davinci.evaluate.problems import evaluate_problems
+
+    loaded = load_recipe(recipe, overrides or [])
+    table = evaluate_problems(loaded, named_models(model), corpus, temperature, batch, out)
+    if table:
+        typer.echo((out / "results.json").read_text() if as_json else table)
 
 
 @app.command("checkpoints")

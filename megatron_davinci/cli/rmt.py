@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from data_prep import InputError
 from data_prep.cli.app import AsJson, local_model, local_tokenizer, plain_prefix
 from data_prep.cli.groups import command_group
 from data_prep.io.exit_codes import resumable
@@ -79,16 +80,27 @@ def problems(
     answer_key: Annotated[
         str, typer.Option(help="Field of the answer, or of a solution that ends with it.")
     ] = "answer",
+    difficulty_key: Annotated[str | None, typer.Option(help="Field that says how difficult a problem is.")] = None,
+    split: Annotated[
+        tuple[int, int] | None,
+        typer.Option(help="Problems to train on and to test with: OUT-train, OUT-test, alike in difficulty."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="By which a split is drawn.")] = 1234,
     as_json: AsJson = False,
 ) -> None:
-    """Problems with answers that can be verified, for objective grpo.
+    """Problems with answers that can be verified, for objective grpo. The paper splits its own by --difficulty-key
+    difficulty --split 4096 600.
 
     Of a solution the answer is what follows GSM8K's ####, else what the last \\boxed{} holds, else all of it.
     Example: davinci rmt problems gsm8k.jsonl --problem-key question --tokenizer Qwen3-14B --out corpus/gsm8k
     """
-    from megatron_davinci.rl.problems import write_problems
+    from megatron_davinci.rl.problems import ProblemKeys, write_problems
 
-    print_summary({"corpus": str(out), **write_problems(inputs, tokenizer, out, problem_key, answer_key)}, as_json)
+    keys = ProblemKeys(problem_key, answer_key, difficulty_key)
+    if split is not None and min(split) < 1:
+        raise InputError(f"--split is {split[0]} {split[1]}: give two numbers from 1 on")
+    told = write_problems(inputs, tokenizer, out, keys, split, seed)
+    print_summary(told, as_json)
 
 
 @app.command()

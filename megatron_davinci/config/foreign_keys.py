@@ -24,7 +24,10 @@ _PLACES = {
     "schedule.lr_warmup_iters": "warmup_steps num_warmup_steps warmup_iters lr_warmup_samples",
     "schedule.lr_decay_style": "lr_scheduler_type lr_scheduler scheduler decay_style",
     "data.seq_length": "seq_length max_seq_length max_seq_len seq_len max_length context_length sequence_length",
-    "data.stages.0.epochs": "num_train_epochs num_epochs train_iters max_steps train_samples epochs",
+    "schedule.lr_wsd_decay_iters": "num_decay_steps wsd_decay_steps",
+    "data.stages.0.epochs": "num_train_epochs num_epochs train_samples epochs",
+    "data.stages.0.train_iters": "train_iters max_steps training_steps",
+    "data.stages.0.train_tokens": "train_tokens max_tokens_to_train",
     "data.stages.0.blend": "data_path train_data dataset dataset_name train_file datasets data_cache_path",
     "checkpoint.dir": "output_dir save load checkpoint_dir save_dir out_dir logging_dir",
     "checkpoint.save_interval": "save_steps save_freq",
@@ -37,6 +40,9 @@ _PLACES = {
     "objective.group_size": "num_generations n_samples_per_prompt rollout_n",
     "objective.max_tokens": "max_completion_length max_new_tokens response_length",
     "objective.kl_beta": "beta kl_coef kl_loss_coef",
+    "objective.policy.kind": "loss_type adv_estimator importance_sampling_level",
+    "objective.dynamic_sampling": "filter_groups",
+    "objective.mask_truncated_completions": "mask_truncated_completions overlong_filter",
     "objective.policy.clip_low": "cliprange clip_ratio epsilon_low",
 }  # fmt: skip
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names.split()}

@@ -46,6 +46,8 @@ def sentence(error: ValidationError, section: type[Section], where: KeyPath = ()
         return sentence(inner.error, inner.section, path)
     key = ".".join(map(str, path))
     message = _RULES.get(first["type"], first["msg"].removeprefix("Value error, "))
+    if isinstance(first["input"], dict):  # a whole section, which its rule names the keys of
+        return f"{key}: {message}" if key else message
     return f"{key} is {first['input']!r}: {message}" if key else message
 
 

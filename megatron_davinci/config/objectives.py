@@ -17,7 +17,7 @@ from megatron_davinci.config.registries import (
     PROBLEM_GRADERS,
 )
 from megatron_davinci.config.rollouts import MegatronRollouts, RolloutsSection
-from megatron_davinci.config.section import Positive, Section, WeightsPath
+from megatron_davinci.config.section import NameOrFile, Positive, Section, WeightsPath
 
 EntropyKind = Literal["top16", "full"]
 """Entropy of the 16 likeliest tokens, renormalized, or of all tokens."""
@@ -141,12 +141,13 @@ class Paper(Section):
 
 class Policy(Section):
     kind: Annotated[str, _named_in(POLICY_LOSSES)] = "reinforce"
-    """reinforce: Eq. 7, exactly on-policy; grpo: ratio and clip; dapo: the same, mean over all tokens; or
-    package.module:name of your own, a `core.losses.policy.PolicyLoss`."""
-    clip_low: NonNegative = 0.2
-    """The ratio is clipped below 1 - this."""
+    """reinforce: Eq. 7, exactly on-policy; grpo: ratio and clip; dapo: the same, mean over all tokens; dr_grpo: grpo,
+    where neither a response's length nor the deviation of its group's rewards divides; gspo: one ratio for a whole
+    response; or package.module:name of your own, a `core.losses.policy.PolicyLoss`."""
+    clip_low: Share | None = None
+    """The ratio is clipped below 1 - this; where absent 0.2, for gspo 0.0003."""
     clip_high: NonNegative | None = None
-    """The ratio is clipped above 1 + this; where absent 0.2, for dapo 0.28."""
+    """The ratio is clipped above 1 + this; where absent 0.2, for dapo 0.28, for gspo 0.0004."""
     importance_ratio_cap: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Truncated importance sampling: each token weighs min(pi_trainer / pi_rollout, this), for rollouts from an engine
     whose numbers differ from the trainer's. The ratio that is clipped is then taken to the trainer's own policy."""
@@ -185,9 +186,17 @@ class RolloutOptions(ObjectiveOptions):
     """What is maximized."""
     kl_beta: NonNegative = 0.0
     """beta of Eq. 7; above 0 the policy is held near the reference model."""
+    chat_template: bool = False
+    """The prompt is a user's message in the chat template of the tokenizer, for models that were trained to chat, such
+    as R1-Distill and Qwen3."""
     stop_at_answer: bool = False
     """A response ends behind the token in which the first balanced \\boxed{} after </think> closes, and that box is the
     answer; false: it goes on to a stop token, and the last box is."""
+    dynamic_sampling: Annotated[int, Field(ge=0)] = 0
+    """How often, at most, a prompt is answered anew whose responses are all right or all wrong, as DAPO has it; what
+    is left then stays. Needs an engine, whose responses come from the very policy that is trained."""
+    mask_truncated_completions: bool = False
+    """A response that was cut off at max_tokens is not trained on, though it counts in its group's mean."""
     kl_estimator: Annotated[str, _named_in(KL_ESTIMATORS)] = "k3"
     """How the KL divergence is estimated for each token. k3: GRPO's; its gradient is that of KL(reference || policy).
     k2: its gradient is that of KL(policy || reference), as Eq. 7 has it. Or package.module:name of a function."""
@@ -268,6 +277,11 @@ class RolloutOptions(ObjectiveOptions):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.dynamic_sampling and (not self.has_engine or self.rollouts.lag_limit()):
+            raise InputError(
+                f"objective.dynamic_sampling is {self.dynamic_sampling}, which asks the present policy again, and "
+                "rollouts come from a directory or from an older policy: set it to 0, or take an engine without max_lag"
+            )
         if self.reference is not None and not self.kl_beta:
             raise InputError("objective.reference has nothing to do where kl_beta is 0: leave it out, or raise kl_beta")
         if self.reference is not None and not self.has_engine:
@@ -285,8 +299,9 @@ class Rmt(RolloutOptions):
     else unlearn to stop, since what follows is worth nothing. false: it goes on, and the last box is the answer."""
     kind: str = "rmt"
     """rmt: reinforcement mid-training, Eq. 9: next-token prediction, and GRPO on chosen tokens."""
-    template: str = "suffix_1"
-    """The prompt around the text: suffix_N puts the question after it, wrap_N (the paper's) around it."""
+    template: NameOrFile = "suffix_1"
+    """The prompt around the text: suffix_N puts the question after it, wrap_N (the paper's) around it; or a text file
+    of your own, with {text}, {budget} and at its end <think> and a newline."""
     positions_per_document: Positive = 1
     """Positions of each document that are asked for, per epoch."""
     budget: Budget | None = Budget()
@@ -308,8 +323,8 @@ class Grpo(RolloutOptions):
     graded_when_sampled: ClassVar[bool] = True
     kind: str = "grpo"
     """grpo: problems whose final answer can be verified, as `davinci rmt problems` writes them; a document is one."""
-    template: str = "problem_1"
-    """The prompt around the problem."""
+    template: NameOrFile = "problem_1"
+    """The prompt around the problem; or a text file of your own, with {text} and at its end <think> and a newline."""
     grader: Annotated[str, _named_in(PROBLEM_GRADERS)] = "math"
     """When two final answers are the same: math (math-verify), or package.module:name of your own function."""
     budget: ClassVar[None] = None  # type: ignore[misc]

@@ -73,6 +73,8 @@ class Recipe(Section):
             name=stage.name,
             blend=stage.blend,
             epochs=stage.epochs,
+            train_iters=stage.train_iters,
+            train_tokens=stage.train_tokens,
             plan=stage.plan,
             loss_mask=stage.loss_mask,
             seq_length=stage.seq_length or self.data.seq_length,
@@ -135,9 +137,10 @@ def check_source_of_weights(directory: str, name: str, model: ModelConfig, what:
     config = Path(directory) if checkpoint is None else checkpoint / "hf"
     has_config = (config / "config.json").is_file()
     if checkpoint is None and not has_config:
+        without = ", or init_from=null to see what would run without them" if what == "init_from" else ""
         raise InputError(
-            f"{what} {directory} has no config.json and no torch_dist checkpoint: give a directory with weights, or "
-            f"{what}=null to see what would run without them"
+            f"{what} {directory} has no config.json and no torch_dist checkpoint: give a directory with "
+            f"weights{without}"
         )
     if has_config and load_model_config(str(config)).architecture() != model.architecture():
         raise InputError(f"{what} {directory} has another architecture than model {name}: give the same for both")

@@ -16,6 +16,7 @@ OBJECTIVES: Registry[Any] = Registry(
         "ntp": "megatron_davinci.config.objectives:Ntp",
         "rmt": "megatron_davinci.config.objectives:Rmt",
         "grpo": "megatron_davinci.config.objectives:Grpo",
+        "rlp": "megatron_davinci.rl.objectives.rlp:Rlp",
     },
     subclass_of="megatron_davinci.config.objectives:ObjectiveOptions",
 )
@@ -37,6 +38,8 @@ POLICY_LOSSES: Registry[Any] = Registry(
         "reinforce": "megatron_davinci.core.losses.policy:REINFORCE",
         "grpo": "megatron_davinci.core.losses.policy:GRPO",
         "dapo": "megatron_davinci.core.losses.policy:DAPO",
+        "dr_grpo": "megatron_davinci.core.losses.policy:DR_GRPO",
+        "gspo": "megatron_davinci.core.losses.policy:GSPO",
     },
     instance_of="megatron_davinci.core.losses.policy:PolicyLoss",
 )

@@ -55,6 +55,15 @@ def _fetched(wanted: Sequence[str]) -> AfterValidator:
     return AfterValidator(lambda path: str((found_path if NEEDS_WEIGHTS.get() else cached_path)(path, wanted)))
 
 
+def is_file_name(name: str) -> bool:
+    """Whether what may be a name of this package's, or a text file of one's own, is the file."""
+    return name.endswith(".txt") or "/" in name
+
+
+def _own_file(name: str) -> str:
+    return _found(_expanded(name)) if is_file_name(name) else name
+
+
 def _without_ending(prefix: str) -> str:
     return prefix.removesuffix(".bin").removesuffix(".idx") if Path(prefix).is_file() else prefix
 
@@ -76,6 +85,10 @@ WeightsPath = Annotated[InputPath, _fetched(HUB_MODEL_FILES)]
 """A directory with weights, or a name on the Hugging Face hub."""
 TokenizerPath = Annotated[InputPath, _fetched(HUB_TOKENIZER_FILES)]
 """A directory with a tokenizer, or a name on the Hugging Face hub."""
+
+
+NameOrFile = Annotated[str, AfterValidator(_own_file)]
+"""A name of this package's, or the path of a text file of one's own, as an InputPath."""
 
 
 class Section(BaseModel):

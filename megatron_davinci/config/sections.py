@@ -14,6 +14,9 @@ class Blend(Section):
     """PREFIX of PREFIX.bin, PREFIX.idx and PREFIX.manifest.json."""
     repeat: Positive = 1
     """How often each document comes in one epoch; daVinci-Dev takes passing rollouts three times."""
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Share of the stage's tokens that come from this corpus, as a part of all weights, however often that repeats it;
+    in place of `repeat`. All corpora of a blend have one, or none, and the stage has train_iters or train_tokens."""
 
 
 class Batch(Section):
@@ -34,8 +37,28 @@ class Schedule(Section):
     """Share of all steps over which the learning rate rises linearly; daVinci-Dev: 0.05, in fine-tuning 0.1."""
     lr_warmup_iters: Annotated[int, Field(ge=0)] | None = None
     """The same as a number of steps, in place of the share."""
-    lr_decay_style: Literal["cosine", "constant"] = "cosine"
-    """What follows the warm-up."""
+    lr_decay_style: Literal["cosine", "linear", "inverse-square-root", "WSD", "constant"] = "cosine"
+    """What follows the warm-up; WSD: the peak, and a decay over the last steps alone."""
+    lr_wsd_decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Share of all steps over which WSD decays."""
+    lr_wsd_decay_iters: Positive | None = None
+    """The same as a number of steps, in place of the share."""
+    lr_wsd_decay_style: Literal["exponential", "linear", "cosine", "minus_sqrt"] = "exponential"
+    """How WSD decays; exponential is Megatron's: 2 * 0.5^progress - 1."""
+
+    @model_validator(mode="after")
+    def _check_decay(self) -> "Schedule":
+        fields = type(self).model_fields
+        unused = [name for name in fields if "wsd" in name and getattr(self, name) != fields[name].default]
+        if unused and self.lr_decay_style != "WSD":
+            raise ValueError(f"{unused[0]} has nothing to do where lr_decay_style is {self.lr_decay_style}: leave it "
+                             "out, or set lr_decay_style to WSD")  # fmt: skip
+        fraction = fields["lr_wsd_decay_fraction"].default
+        if self.lr_wsd_decay_iters is not None and self.lr_wsd_decay_fraction != fraction:
+            raise ValueError(
+                "lr_wsd_decay_fraction and lr_wsd_decay_iters both say how long the decay is: leave one out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_min_lr(self) -> "Schedule":
@@ -51,6 +74,10 @@ class Stage(Section):
     """The corpora of this stage, drawn together."""
     epochs: Positive = 1
     """How often the whole blend is seen."""
+    train_iters: Positive | None = None
+    """Optimizer steps of the stage, in place of `epochs`; the blend begins anew as often as needed."""
+    train_tokens: Positive | None = None
+    """Tokens of the stage, in place of `epochs`: it ends with the step that reaches them."""
     plan: InputPath | None = None
     """Pack plan for batches of sequences or tokens: from `davinci data pack` with the corpora in the blend's order,
     each as often as it is repeated; made on start, and kept beside the run, where absent."""
@@ -69,6 +96,34 @@ class Stage(Section):
     schedule: Schedule | None = None
     """A learning rate of its own, over this stage's steps, from a fresh optimizer: fine-tuning after mid-training.
     Stages without one share the recipe's, over all their steps together."""
+
+    @model_validator(mode="after")
+    def _check_length(self) -> "Stage":
+        lengths = {"epochs": self.epochs if self.epochs > 1 else None, "train_iters": self.train_iters,
+                   "train_tokens": self.train_tokens}  # fmt: skip
+        named = [name for name, value in lengths.items() if value is not None]
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)} both say how long the stage is: leave one out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> "Stage":
+        weighted = [blend.weight is not None for blend in self.blend]
+        if not any(weighted):
+            return self
+        if not all(weighted):
+            raise ValueError(f"blend gives {sum(weighted)} of its {len(weighted)} corpora a weight: give each one, or "
+                             "none")  # fmt: skip
+        if any(blend.repeat > 1 for blend in self.blend):
+            raise ValueError("blend has weight and repeat, which both say how much of a corpus comes: leave one out")
+        if self.train_iters is None and self.train_tokens is None:
+            raise ValueError("a blend by weight has no end of its own: set train_iters or train_tokens")
+        if self.plan is not None:
+            raise ValueError("a blend by weight packs each corpus by itself, and plan all of them together: leave it "
+                             "out, and one is made on start")  # fmt: skip
+        if len({blend.corpus for blend in self.blend}) < len(self.blend):
+            raise ValueError("a blend by weight names a corpus twice: name it once, with the sum of both weights")
+        return self
 
 
 class Data(Section):

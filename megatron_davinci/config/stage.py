@@ -23,6 +23,8 @@ class StageRecipe:
     name: str
     blend: list[Blend]
     epochs: int
+    train_iters: int | None
+    train_tokens: int | None
     plan: str | None
     loss_mask: bool
     seq_length: int

@@ -10,23 +10,16 @@ import numpy as np
 from xxhash import xxh3_64
 
 from data_prep import InputError
-from data_prep.corpus import Corpus, LongDocuments, PackPlan, load_plan, pack_documents, save_plan
-from data_prep.io.arithmetic import ceil_div
+from data_prep.corpus import Corpus, LongDocuments, PackPlan, joined_plans, load_plan, pack_documents, save_plan
 from data_prep.io.arrays import Bools, Int64s
 from megatron_davinci.config import Batch, Recipe
 from megatron_davinci.data.documents import Documents, PackedSequence, Span
 from megatron_davinci.data.held_out import HeldOut, recipe_corpora
 from megatron_davinci.data.ledger import Tally
 from megatron_davinci.data.rows import RowRules
+from megatron_davinci.data.streams import EqualStream, Length, Stream, WeightedStream
 from megatron_davinci.models.alignment import Alignment
 from megatron_davinci.models.config import load_model_config
-
-
-def shuffled(count: int, seed: int, stage: int, epoch: int) -> Int64s:
-    """A permutation of range(count) that no release of numpy will change: raw Philox draws, sorted."""
-    key = np.random.SeedSequence([seed, stage, epoch]).generate_state(2, np.uint64)
-    draws = np.random.Philox(key=key).random_raw(count)
-    return np.argsort(draws, kind="stable")
 
 
 class StageBatches:
@@ -51,16 +44,13 @@ class StageBatches:
             self._drawn = self._drawable(held_out.mark(self.documents))
             self._kept_plan = Path(recipe.checkpoint.dir) / f"plan-{index}-{self._rules()}.safetensors"
             self.plan = None if stage.batch.unit == "samples" else self._keep_or_make_plan()
-        self._units_per_epoch = len(self._drawn) if self.plan is None else len(self.plan)
-        if self._units_per_epoch == 0:
+        if not len(self._drawn):
             raise InputError(
                 f"stage {self.name} has no documents: all are held out, or longer than its seq_length and dropped"
             )
         self.rules = RowRules.of(stage, load_model_config(recipe.model), self.alignment)
-        self._batch_units = _batch_units(stage.batch, stage.seq_length)
-        self._total_units = self._units_per_epoch * stage.epochs
-        self.num_batches = ceil_div(self._total_units, self._batch_units)
-        self._permutation: tuple[int, Int64s] = (-1, np.empty(0, np.int64))
+        self._stream = self._make_stream([blend.weight for blend in stage.blend if blend.weight is not None])
+        self.num_batches = self._stream.num_batches
 
     def units(self, batch: int) -> list[PackedSequence]:
         """What one global batch holds, each to lie in one row: sequences of the plan, or documents, long ones in parts.
@@ -87,8 +77,7 @@ class StageBatches:
 
     def epochs_finished_by(self, batch: int) -> range:
         """The epochs whose last unit lies in this batch."""
-        before, after = (min(b * self._batch_units, self._total_units) for b in (batch, batch + 1))
-        return range(before // self._units_per_epoch, after // self._units_per_epoch)
+        return self._stream.epochs_finished_by(*self._stream.of_batch(batch))
 
     def name_document(self, document: int) -> tuple[str, int]:
         """The name of the corpus in which a document lies, and the document's number in it."""
@@ -97,7 +86,22 @@ class StageBatches:
 
     def epochs_after(self, batch: int) -> float:
         """How many times the blend has been seen after a batch."""
-        return min((batch + 1) * self._batch_units, self._total_units) / self._units_per_epoch
+        return self._stream.epochs_after(self._stream.of_batch(batch)[1])
+
+    def epochs_of_each(self) -> dict[str, float]:
+        """How many times each corpus of a blend by weight is seen; nothing of another blend."""
+        epochs = self._stream.epochs_of_each if isinstance(self._stream, WeightedStream) else []
+        return dict(zip(self.corpus_names, epochs, strict=False))
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of documents in the whole stage."""
+        return self._stream.tokens_after(self._stream.total)
+
+    @property
+    def epochs(self) -> float:
+        """How many times the blend is seen; of one by weight, how many times its tokens."""
+        return self._stream.epochs_after(self._stream.total)
 
     def tally_of_an_epoch(self) -> Tally:
         """What the ledger must show when an epoch is over: each document that is drawn, whole and once."""
@@ -118,8 +122,8 @@ class StageBatches:
         return {
             "name": self.name,
             "corpora": [corpus.checksum for corpus in self.documents.corpora],
-            "units": self._total_units,
-            "batch": (self.recipe.batch.unit, self._batch_units),
+            **self._stream.facts,
+            "batch": (self.recipe.batch.unit, self._stream.length.batch),
             "seq_length": self.recipe.seq_length,
             "long_documents": self._long_documents,
             "loss_mask": self.recipe.loss_mask,
@@ -138,9 +142,12 @@ class StageBatches:
 
     def _rules(self) -> str:
         """What a plan is made by, but for its alignment."""
-        return xxh3_64(
-            repr((self.recipe.seq_length, self._long_documents)).encode() + self._drawn.tobytes()
-        ).hexdigest()
+        rules = (self.recipe.seq_length, self._long_documents, *(["by corpus"] if self._is_weighted else []))
+        return xxh3_64(repr(rules).encode() + self._drawn.tobytes()).hexdigest()
+
+    @property
+    def _is_weighted(self) -> bool:
+        return self.recipe.blend[0].weight is not None
 
     def _drawable(self, held_out: Bools) -> Int64s:
         """Documents that this stage can draw: neither held out nor dropped for their length."""
@@ -154,25 +161,25 @@ class StageBatches:
         return np.flatnonzero(~held_out & ~(too_long & (self._long_documents == "drop")))
 
     def _units_of(self, batch: int) -> tuple[Int64s, Int64s]:
-        start = batch * self._batch_units
-        return self._units(start, min(start + self._batch_units, self._total_units))
+        """Documents or planned sequences of a step, and their epochs."""
+        return self._stream.at(*self._stream.of_batch(batch))
 
-    def _units(self, start: int, stop: int) -> tuple[Int64s, Int64s]:
-        """Documents or planned sequences number start to stop of the stream through all epochs, and their epochs."""
-        units, epochs = [], []
-        while start < stop:
-            epoch, offset = divmod(start, self._units_per_epoch)
-            taken = min(stop - start, self._units_per_epoch - offset)
-            units.append(self._epoch_order(epoch)[offset : offset + taken])
-            epochs.append(np.full(taken, epoch))
-            start += taken
-        return np.concatenate(units), np.concatenate(epochs)
-
-    def _epoch_order(self, epoch: int) -> Int64s:
-        if self._permutation[0] != epoch:
-            seed, stage = self.key
-            self._permutation = (epoch, shuffled(self._units_per_epoch, seed, stage, epoch))
-        return self._permutation[1]
+    def _make_stream(self, weights: list[float]) -> Stream:
+        stage = self.recipe
+        size = _batch_units(stage.batch, stage.seq_length)
+        length = Length(size, stage.epochs, stage.train_iters, stage.train_tokens)
+        first = self._drawn if self.plan is None else self.plan.document[self.plan.sequence_offsets[:-1]]
+        tokens = self.documents.lengths[self._drawn] if self.plan is None else self.plan.tokens_of_each
+        if not weights:
+            return EqualStream(tokens, length, self.key)
+        corpora = self.documents.copies_of(first)
+        for number, name in enumerate(self.corpus_names):
+            if not tokens[corpora == number].any():
+                raise InputError(
+                    f"stage {self.name} has no documents of {name}, which has a weight in its blend: all are held out, "
+                    "or longer than its seq_length and dropped"
+                )
+        return WeightedStream(tokens, corpora, weights, length, self.key)
 
     def _keep_or_make_plan(self) -> PackPlan:
         """The plan that an earlier start of this run has made by the same rules, or a new one."""
@@ -181,7 +188,13 @@ class StageBatches:
         lengths = np.zeros_like(self.documents.lengths)  # what has no length takes no room
         lengths[self._drawn] = self.documents.lengths[self._drawn]
         stage = self.recipe
-        return pack_documents(lengths, stage.seq_length, self._long_documents, stage.document_alignment)
+        groups = self.documents.copies_of(np.arange(len(lengths))) if self._is_weighted else np.zeros_like(lengths)
+        return joined_plans(
+            pack_documents(
+                np.where(groups == group, lengths, 0), stage.seq_length, self._long_documents, stage.document_alignment
+            )
+            for group in np.unique(groups)
+        )
 
     def _load_plan(self, path: Path) -> PackPlan:
         stage, plan = self.recipe, load_plan(path, self.documents.corpora)

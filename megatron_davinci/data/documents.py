@@ -79,5 +79,9 @@ class Documents:
         """Which of `prefixes` a document's corpus has."""
         return self._prefix_of[self._copy_of(document)]
 
+    def copies_of(self, documents: Int64s) -> Int64s:
+        """(documents,): in which of `corpora` each lies."""
+        return np.searchsorted(self._first, documents, side="right") - 1
+
     def _copy_of(self, document: int) -> int:
         return int(np.searchsorted(self._first, document, side="right")) - 1

@@ -15,7 +15,7 @@ import numpy as np
 from data_prep.corpus import CorpusWriter
 from data_prep.io.files import jsonl_writer
 from data_prep.tokenizers import load_tokenizer, tokenizer_file
-from megatron_davinci.rl.problems import write_problems
+from megatron_davinci.rl.problems import ProblemKeys, write_problems
 from megatron_davinci.rl.templates import load_template
 from megatron_davinci.testing.tiny_model import write_model_directory
 
@@ -67,7 +67,7 @@ def write_toy_problems(model: Path, prefix: Path, count: int) -> None:
         for number in range(count):
             question, _, door = _document(number % len(COLOURS)).rpartition(" ")
             writer.write({"problem": question, "answer": door})
-    write_problems([problems], model, prefix, "problem", "answer")
+    write_problems([problems], model, prefix, ProblemKeys())
 
 
 def _write(model: Path, prefix: Path, pairs: Sequence[tuple[str, str]]) -> None:

@@ -1,6 +1,5 @@
 """`davinci eval next-token`: the same held-out positions to several models, one after the other."""
 
-import gc
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,44 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from data_prep import InputError
 from data_prep.corpus import Corpus
 from data_prep.io.files import jsonl_writer, refuse_occupied, write_json
 from data_prep.io.progress import counter
-from data_prep.io.registry import import_path
 from data_prep.tokenizers import is_tokenizer_of
 from megatron_davinci.config import Recipe, StageRecipe
 from megatron_davinci.config.objectives import Rmt
-from megatron_davinci.config.processes import check_number_of_ranks
-from megatron_davinci.config.recipe import check_source_of_weights
 from megatron_davinci.config.registries import GRADERS
-from megatron_davinci.config.rollouts import MegatronRollouts
-from megatron_davinci.core.build_trainer import build_model
 from megatron_davinci.core.groups import (
     all_gather_object,
     data_group,
     data_rank,
     is_main_rank,
-    model_parallel,
     sync_errors,
-    world,
 )
-from megatron_davinci.core.optimizer import in_precision
-from megatron_davinci.core.transformer_impl import check_transformer_impl
-from megatron_davinci.evaluate.model_names import is_address
+from megatron_davinci.evaluate.each_model import ask_each, check_models
 from megatron_davinci.evaluate.overlap import documents_of
 from megatron_davinci.evaluate.positions import Position, choose_positions, level_counts
-from megatron_davinci.evaluate.served_model import ServedModel
 from megatron_davinci.evaluate.tables import ModelOutcomes, Outcome, accuracy_tables, summarize_outcomes
-from megatron_davinci.models.config import ModelConfig, load_model_config
 from megatron_davinci.rl.answers import AnswerEnd, read_response
+from megatron_davinci.rl.chat_prompt import template_of
 from megatron_davinci.rl.curriculum import token_budget
 from megatron_davinci.rl.engines.base import (
     AnswersPrompts,
-    Engine,
-    EngineContext,
     GenerationRequest,
     RequestBranch,
     Sampling,
@@ -54,7 +40,6 @@ from megatron_davinci.rl.engines.base import (
 from megatron_davinci.rl.inputs import read_stop_token_ids
 from megatron_davinci.rl.prompt_source import CONTINUATION
 from megatron_davinci.rl.rollout_files import Response
-from megatron_davinci.rl.templates import load_template
 from megatron_davinci.rl.token_bytes import TokenBytes
 
 
@@ -75,57 +60,13 @@ def evaluate(recipe: Recipe, models: dict[str, str], plan: Plan, out: Path) -> s
     stage, options = recipe.stage(index), recipe.stage(index).objective
     assert isinstance(options, Rmt)
     refuse_occupied(out)
-    model = load_model_config(recipe.model)
-    for name, directory in models.items():
-        if not is_address(directory):
-            check_source_of_weights(directory, recipe.model, model, f"--model {name}")
-    corpus = Corpus(plan.corpus)
-    asked = _Asked.of(recipe, stage, options, corpus, plan)
-    check_number_of_ranks(stage)
-    check_transformer_impl(stage.megatron, model, trees=True)
-    found = {}
-    with world():
-        for name, directory in models.items():
-            with model_parallel(stage, recipe.seed) as device:
-                engine: AnswersPrompts
-                if is_address(directory):
-                    engine = ServedModel(directory, asked.stop_token_ids)
-                else:
-                    started = recipe.model_copy(update={"init_from": directory})
-                    engine = _engine_with(started, stage, model, device, asked.stop_token_ids, out / "engine")
-                try:
-                    found[name] = _evaluate_one(engine, asked, plan, name)
-                finally:
-                    engine.close()
-                del engine  # and its model, before the next one is built
-                gc.collect()
-        if not is_main_rank():
-            return ""
-    return _write(found, models, asked, plan, out)
-
-
-def _engine_with(
-    recipe: Recipe,
-    stage: StageRecipe,
-    model: ModelConfig,
-    device: torch.device,
-    stop_token_ids: frozenset[int],
-    directory: Path,
-) -> Engine:
-    """The recipe's engine with the weights of its init_from."""
-    assert isinstance(stage.objective, Rmt)
-    config, chunks = build_model(recipe, stage, model, device)
-    rollouts = stage.objective.rollouts if stage.objective.has_engine else MegatronRollouts()
-    engine_class: type[Engine] = import_path(rollouts.engine_class)
-    engine = engine_class.of(
-        EngineContext(in_precision(config, chunks), device, stage, model, rollouts, stop_token_ids, directory)
-    )
-    try:
-        engine.update(0)
-    except BaseException:
-        engine.close()
-        raise
-    return engine
+    check_models(recipe, stage, models)
+    asked = _Asked.of(recipe, stage, options, Corpus(plan.corpus), plan)
+    found = ask_each(
+        recipe, stage, models, asked.stop_token_ids, out / "engine",
+        lambda name, engine: _evaluate_one(engine, asked, plan, name),
+    )  # fmt: skip
+    return "" if found is None else _write(found, models, asked, plan, out)
 
 
 def _reinforcement_stage(recipe: Recipe) -> int:
@@ -163,7 +104,7 @@ class _Asked:
         if directory is None or not is_tokenizer_of(directory, corpus.manifest["tokenizer"]):
             raise InputError(f"{corpus.prefix} was not tokenized with the recipe's tokenizer ({directory}): do so")
         texts = TokenBytes(directory)
-        prompt = load_template(options.template, texts.encode, texts.begin)
+        prompt = template_of(options, texts)
         prompt.check_budget(plan.budget is not None or options.budget is not None)
         budget = plan.budget or _last_budget(options)
         preamble, instruction = prompt.preamble_ids(), prompt.instruction_ids(budget)
@@ -174,7 +115,7 @@ class _Asked:
                 f"leave no room in seq_length {stage.seq_length}: raise it, or lower objective.max_tokens"
             )
         answerable = texts.answerable_by(GRADERS.get(options.reward.grader))
-        trained_on = documents_of(corpus, [Path(blend.corpus) for blend in stage.blend])
+        trained_on = documents_of(corpus, [Path(blend.corpus) for each in recipe.data.stages for blend in each.blend])
         positions = choose_positions(
             corpus, options.difficulty, answerable, plan.positions, longest, recipe.seed, trained_on
         )

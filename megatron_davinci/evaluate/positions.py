@@ -43,7 +43,9 @@ def choose_positions(
         )
     thresholds = difficulty.thresholds
     if difficulty.quantiles is not None:
-        thresholds = quantile_thresholds(annotation.entropies, difficulty.quantiles)
+        askable = answerable[corpus.tokens[:]]
+        askable[corpus.starts[corpus.lengths > 0]] = False
+        thresholds = quantile_thresholds(annotation.entropies[askable], difficulty.quantiles)
     found: list[list[Position]] = [[] for _ in range(NUM_LEVELS)]
     for document in (number for number in range(len(corpus)) if number not in left_out):
         ids = corpus[document]

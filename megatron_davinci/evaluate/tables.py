@@ -58,12 +58,18 @@ def summarize_outcomes(evaluation: ModelOutcomes) -> dict[str, Any]:
 def _accuracies(outcomes: Sequence[Outcome], correct: Sequence[bool]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for level, name in enumerate(LEVEL_NAMES):
-        of_level = [r for outcome, r in zip(outcomes, correct, strict=True) if outcome.position.level == level]
-        low, high = wilson_interval(sum(of_level), len(of_level))
-        share = sum(of_level) / len(of_level) if of_level else None
-        found[name] = {"count": len(of_level), "correct": sum(of_level), "accuracy": share, "interval_95": [low, high]}
+        found[name] = accuracy_of(
+            [right for outcome, right in zip(outcomes, correct, strict=True) if outcome.position.level == level]
+        )
     known = [found[name]["accuracy"] for name in LEVEL_NAMES if found[name]["count"]]
     return {**found, "average": sum(known) / len(known)}
+
+
+def accuracy_of(correct: Sequence[bool]) -> dict[str, Any]:
+    """Count, share of right ones, None where there are none, and its 95% interval."""
+    low, high = wilson_interval(sum(correct), len(correct))
+    share = sum(correct) / len(correct) if correct else None
+    return {"count": len(correct), "correct": sum(correct), "accuracy": share, "interval_95": [low, high]}
 
 
 def accuracy_tables(summaries: Mapping[str, Mapping[str, Any]]) -> str:
@@ -78,7 +84,7 @@ def accuracy_tables(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     for kind, label in (("direct", "NTP"), ("reasoned", "NTR")):
         for name, summary in summaries.items():
-            cells = " | ".join(_cell(summary[kind][level]) for level in LEVEL_NAMES)
+            cells = " | ".join(accuracy_cell(summary[kind][level]) for level in LEVEL_NAMES)
             lines.append(f"| {name} ({label}) | {cells} | {100 * summary[kind]['average']:.2f} |")
     lines += ["", "## Length of responses, and time to write them", ""]
     lines += ["| Method | Tokens | of them thought | Unclosed, % | Seconds a batch |", "|---|---|---|---|---|"]
@@ -89,7 +95,8 @@ def accuracy_tables(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cell(accuracy: Mapping[str, Any]) -> str:
+def accuracy_cell(accuracy: Mapping[str, Any]) -> str:
+    """What `accuracy_of` gives, in percent."""
     if not accuracy["count"]:
         return "-"
     low, high = accuracy["interval_95"]

@@ -9,6 +9,7 @@ import numpy as np
 
 from data_prep import InputError
 from data_prep.corpus import Corpus, pack_documents
+from data_prep.io.arithmetic import ceil_div
 from data_prep.io.arrays import Int64s
 from data_prep.io.files import read_regular_file
 from megatron_davinci.config.stage import StageRecipe
@@ -75,6 +76,8 @@ class DocumentLengths:
 
     def num_steps(self, stage: StageRecipe) -> int | None:
         """Optimizer steps of the stage, None where the lengths are a sample or a guess."""
+        if stage.train_iters is not None:
+            return stage.train_iters
         if not self.complete:
             return None
         units = len(self.lengths)
@@ -83,7 +86,9 @@ class DocumentLengths:
         size = stage.batch.global_batch_size
         if stage.batch.unit == "tokens":
             size //= stage.seq_length
-        return -(-units * stage.epochs // size)
+        if stage.train_tokens is not None:
+            return ceil_div(stage.train_tokens * units, max(1, int(self.lengths.sum())) * size)
+        return ceil_div(units * stage.epochs, size)
 
 
 def stage_lengths(stage: StageRecipe, given: str | None) -> DocumentLengths:
@@ -104,8 +109,17 @@ def _of_corpora(stage: StageRecipe) -> DocumentLengths | None:
     if not all(Path(f"{prefix}.idx").is_file() for prefix in prefixes):
         return None
     corpora = Corpus.open_all(prefixes)
-    lengths = [corpus.lengths for corpus, blend in zip(corpora, stage.blend, strict=True) for _ in range(blend.repeat)]
-    return DocumentLengths(np.concatenate(lengths), ", ".join(prefixes), True)
+    origin = ", ".join(prefixes)
+    weights = [blend.weight for blend in stage.blend if blend.weight is not None]
+    if not weights:
+        repeats = [blend.repeat for blend in stage.blend]
+        lengths = [corpus.lengths for corpus, times in zip(corpora, repeats, strict=True) for _ in range(times)]
+        return DocumentLengths(np.concatenate(lengths), origin, True)
+    draws = np.random.default_rng(_SEED)
+    rates = np.array([w / max(1.0, float(c.lengths.mean())) for w, c in zip(weights, corpora, strict=True)])
+    counts = np.maximum(1, (_GUESSED * rates / rates.sum()).astype(np.int64))  # documents come as often as this
+    drawn = [draws.choice(corpus.lengths, count) for corpus, count in zip(corpora, counts.tolist(), strict=True)]
+    return DocumentLengths(np.concatenate(drawn), origin, True)
 
 
 def _read(given: str) -> DocumentLengths:

@@ -39,13 +39,13 @@ class ScoredDocument:
 
 def count(answered: Sequence[ScoredDocument]) -> RmtCounts:
     """What the weights of a global batch depend on."""
-    groups = [scored.group for document in answered for scored in document.groups]
-    responses = chain.from_iterable(group.responses for group in groups)
+    groups = [scored for document in answered for scored in document.groups]
+    responses = chain.from_iterable(zip(each.group.responses, each.trained, strict=True) for each in groups)
     return RmtCounts(
         documents=len(answered),
         positions=len(groups),
         ntp_labels=sum(int(document.labels.sum()) for document in answered),
-        response_tokens=sum(len(response.tokens) for response in responses),
+        response_tokens=sum(len(response.tokens) for response, trained in responses if trained),
     )
 
 
@@ -54,7 +54,7 @@ def grow_trees(
 ) -> list[Tree]:
     """A tree for each document and, where next tokens are predicted in the document by itself, one more for that.
 
-    A response without advantage moves nothing, unless a KL term does: it is left out.
+    A response without advantage moves nothing, unless a KL term does: it is left out, as one that is not trained on.
     """
     counts = count(answered)
     label_weight = ntp_weight(options.normalization, counts, options.ntp_lambda)
@@ -92,8 +92,10 @@ def _branches(
                 if response.reference_log_probs is None
                 else torch.tensor(response.reference_log_probs, dtype=torch.float32),
             )
-            for response, advantage in zip(scored.group.responses, scored.advantages, strict=True)
-            if len(response.tokens) and (advantage != 0.0 or has_kl)
+            for response, advantage, trained in zip(
+                scored.group.responses, scored.advantages, scored.trained, strict=True
+            )
+            if trained and len(response.tokens) and (advantage != 0.0 or has_kl)
         ]
         if responses:
             instruction = torch.tensor(prompt_source.instruction(spec.budget), dtype=torch.int64)

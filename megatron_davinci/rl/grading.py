@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from megatron_davinci.config.objectives import RolloutOptions
+from megatron_davinci.config.registries import POLICY_LOSSES
 from megatron_davinci.core.losses.policy import group_advantages
 from megatron_davinci.rl.answers import read_response
 from megatron_davinci.rl.difficulty import LEVEL_NAMES, NONE
@@ -28,11 +29,12 @@ class Score:
 
 @dataclass(frozen=True)
 class ScoredGroup:
-    """A group with a score and an advantage for each response."""
+    """A group with a score and an advantage for each response, and which of them are trained on."""
 
     group: Group
     scores: Sequence[Score]
     advantages: Sequence[float]
+    trained: Sequence[bool]
 
 
 def score_group(group: Group, grader: Grader, options: RolloutOptions, texts: TokenBytes) -> ScoredGroup:
@@ -42,10 +44,22 @@ def score_group(group: Group, grader: Grader, options: RolloutOptions, texts: To
     paper = options.paper
     rewards = [scores[number].reward for number in judged]
     advantages = [0.0] * len(scores)  # of a response that was not judged too: it is neither right nor wrong
-    known = group_advantages(rewards, paper.advantage_delta, paper.advantage_ddof)
+    divide = POLICY_LOSSES.get(options.policy.kind).divides_by_deviation
+    known = group_advantages(rewards, paper.advantage_delta, paper.advantage_ddof, divide)
     for number, advantage in zip(judged, known, strict=True):
         advantages[number] = advantage
-    return ScoredGroup(group, scores, advantages)
+    trained = [response.finished or not options.mask_truncated_completions for response in group.responses]
+    return ScoredGroup(group, scores, advantages, trained)
+
+
+def verdicts(group: Group, grader: Grader, options: RolloutOptions, texts: TokenBytes) -> set[bool]:
+    """Which verdicts there are on the responses that were judged."""
+    readings = (
+        (response, read_response(texts.of(response.tokens), options.stop_at_answer))
+        for response in group.responses
+        if response.judged
+    )
+    return {grader(response, reading.answer) for response, reading in readings}
 
 
 def _score(response: Response, budget: int, grader: Grader, options: RolloutOptions, texts: TokenBytes) -> Score:
@@ -77,6 +91,8 @@ def group_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
         found = right | found
     if len(judged) < len(scores):
         found["unjudged_fraction"] = 1 - len(judged) / len(scores)
+    if not all(trained := [each for group in groups for each in group.trained]):
+        found["masked_fraction"] = 1 - _mean(trained)
     if any(response.cut_tokens for response in responses):
         found["cut_tokens"] = _mean([response.cut_tokens for response in responses])
     if any(group.group.spec.budget for group in groups):

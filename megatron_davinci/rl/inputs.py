@@ -13,6 +13,7 @@ from megatron_davinci.config.objectives import RolloutOptions
 from megatron_davinci.config.processes import process_rank
 from megatron_davinci.config.registries import POLICY_LOSSES
 from megatron_davinci.config.rollouts import EngineOptions
+from megatron_davinci.config.section import is_file_name
 from megatron_davinci.data.batches import RunBatches, StageBatches
 from megatron_davinci.data.objective import ObjectiveInputs, SamplePrompt, fingerprint_of
 from megatron_davinci.models.config import ModelConfig
@@ -23,7 +24,7 @@ from megatron_davinci.rl.rollout_files import ROLLOUT_FORMAT
 from megatron_davinci.rl.token_bytes import TokenBytes
 from megatron_davinci.weights.paths import weights_fingerprint
 
-_ONCE_ABSENT = ("stop_at_answer", "kl_all_groups")
+_ONCE_ABSENT = ("stop_at_answer", "kl_all_groups", "chat_template", "dynamic_sampling", "mask_truncated_completions")
 # Fields that change how a step is computed, or from which files, but not which prompts there are.
 _NOT_IDENTITY = {"share_prefix", "rollouts", "component_norms_interval", "reference"}
 
@@ -36,7 +37,7 @@ class RolloutInputs(ObjectiveInputs):
         self.options: RolloutOptions = self.stage.recipe.objective  # type: ignore[assignment]
         tokenizer = self.find_tokenizer()
         self.texts = TokenBytes(tokenizer)
-        self.answer_end = AnswerEnd(self.texts.texts) if self.options.stop_at_answer else None
+        self.answer_end = self.response_end()
         source: type[PromptSource[Any]] = import_path(self.options.prompt_source_class)
         self.prompt_source = source(self.stage, self.options, self.texts)
         check_fits(self.stage, self.options, self.prompt_source)
@@ -48,9 +49,19 @@ class RolloutInputs(ObjectiveInputs):
         has_reference = self.options.scores_reference and reference is not None
         weights = weights_fingerprint(Path(str(reference))) if has_reference else ""
         options = self.options.model_dump(exclude=_NOT_IDENTITY)
+        if options["policy"]["clip_low"] is None:  # as it was written when it had a default
+            options["policy"]["clip_low"] = POLICY_LOSSES.get(self.options.policy.kind).clip_low
+        if is_file_name(self.options.template):
+            options["template"] = self.prompt_source.template_text
+        if self.options.chat_template:  # whose text is the tokenizer's
+            options["chat_template"] = [self.prompt_source.preamble, self.prompt_source.instruction(0)]
         for name in _ONCE_ABSENT:  # a run that began before they were there is the same without them
             options = {key: value for key, value in options.items() if key != name or value}
         self.fingerprint = fingerprint_of(options, self.prompt_source.sources, weights)
+
+    def response_end(self) -> AnswerEnd | None:
+        """Where responses end by themselves; None for a stop token alone."""
+        return AnswerEnd(self.texts.texts) if self.options.stop_at_answer else None
 
     def doubts(self) -> list[str]:
         """See `ObjectiveInputs`."""

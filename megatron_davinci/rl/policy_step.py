@@ -87,5 +87,6 @@ def weighted_losses(options: RolloutOptions, batch: TreeBatch, scores: tuple[Ten
 
 
 def clips_of(policy: Policy, loss: PolicyLoss) -> tuple[float, float]:
-    """(clip_low, clip_high): the recipe's, or the policy loss's own upper one."""
-    return policy.clip_low, loss.clip_high if policy.clip_high is None else policy.clip_high
+    """(clip_low, clip_high): the recipe's, or the policy loss's own."""
+    low = loss.clip_low if policy.clip_low is None else policy.clip_low
+    return low, loss.clip_high if policy.clip_high is None else policy.clip_high

@@ -18,11 +18,11 @@ from megatron_davinci.config.objectives import Rmt, RolloutOptions
 from megatron_davinci.config.registries import GRADERS
 from megatron_davinci.data.batches import StageBatches
 from megatron_davinci.data.documents import Span
+from megatron_davinci.rl.chat_prompt import template_of
 from megatron_davinci.rl.curriculum import Mix, difficulty_mix, token_budget
 from megatron_davinci.rl.difficulty import NONE, candidate_levels, draw_positions, levels_of, quantile_thresholds
 from megatron_davinci.rl.rewards import TokenGrader
 from megatron_davinci.rl.rollout_files import Group, PromptSpec, Response, prompt_hash
-from megatron_davinci.rl.templates import load_template
 from megatron_davinci.rl.token_bytes import TokenBytes
 
 _STRETCH = 1 << 24  # tokens that are looked at together
@@ -54,8 +54,9 @@ class PromptSource(ABC, Generic[Options]):
     def __init__(self, stage: StageBatches, options: Options, texts: TokenBytes) -> None:
         self._stage, self._texts = stage, texts
         self.options: Options = options
-        self._prompt = load_template(options.template, texts.encode, texts.begin)
+        self._prompt = template_of(options, texts)
         self._prompt.check_budget(options.budget is not None)
+        self.template_text = f"{self._prompt.preamble}{{text}}{self._prompt.instruction}"
         self.preamble = self._prompt.preamble_ids()
         self.instruction = lru_cache(maxsize=2)(self._prompt.instruction_ids)  # the same for all prompts of a step
 

@@ -28,8 +28,9 @@ class TokenBytes:
         self._tokenizer, _ = load_tokenizer(tokenizer_file(directory))
         bos = self._tokenizer.bos if self._tokenizer.adds_bos else None
         self.begin: list[int] = [] if bos is None else [bos]
-        named = {**self._tokenizer.control_tokens, **self._tokenizer.markup_tokens}
-        added = set(named.values())
+        self.named = {**self._tokenizer.control_tokens, **self._tokenizer.markup_tokens}
+        """Token -> id, of those that a text cannot spell."""
+        added = set(self.named.values())
         spelled = self._tokenizer.token_bytes([0 if id_ in added else id_ for id_ in range(self._tokenizer.vocab_size)])
         if spelled is None:
             raise InputError(

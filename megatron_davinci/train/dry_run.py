@@ -64,12 +64,15 @@ def _doubts_about_memory(run: RunState) -> list[str]:
 
 
 def _describe_batches(stage: StageBatches) -> dict[str, Any]:
-    tally, epochs = stage.tally_of_an_epoch(), stage.recipe.epochs
+    tally = stage.tally_of_an_epoch()
     return {
         "steps": stage.num_batches,
+        "epochs": round(stage.epochs, 3),
+        "epochs_of_each": {name: round(epochs, 3) for name, epochs in stage.epochs_of_each().items()},
+        "tokens": stage.num_tokens,
         "documents_an_epoch": tally.documents,
         "tokens_an_epoch": tally.tokens,
-        "tokens_a_step": round(tally.tokens * epochs / max(1, stage.num_batches)),
+        "tokens_a_step": round(stage.num_tokens / max(1, stage.num_batches)),
         "document_alignment": stage.alignment,
         "alignment_waste": stage.alignment_waste(),
     }
@@ -82,7 +85,7 @@ def _describe_layout(stage: StageRecipe, model: ModelConfig) -> dict[str, Any]:
     return {
         "name": stage.name,
         "objective": stage.objective.kind,
-        "epochs": stage.epochs,
+        "length": _length(stage),
         "seq_length": stage.seq_length,
         "batch": stage.batch.model_dump(),
         "tensor": layout.tensor,
@@ -95,6 +98,13 @@ def _describe_layout(stage: StageRecipe, model: ModelConfig) -> dict[str, Any]:
         "predicted_peak_bytes": {"one_replica": round(peak.total), "pipeline_rank": peak.rank},
         "pipeline_ranks": [_describe_rank(rank) for rank in pipeline_ranks(model, layout)],
     }
+
+
+def _length(stage: StageRecipe) -> str:
+    """How long a stage is, as its recipe says it."""
+    if stage.train_iters is not None:
+        return f"{stage.train_iters:,} steps"
+    return f"{stage.epochs} epoch(s)" if stage.train_tokens is None else f"{stage.train_tokens:,} tokens"
 
 
 def _describe_rank(rank: PipelineRank) -> dict[str, Any]:
@@ -122,9 +132,15 @@ def _batch_line(stage: Mapping[str, Any]) -> str:
     unit = f"{batch['global_batch_size']:,} {batch['unit']}"
     head, rows = f"stage {stage['name']} ({stage['objective']}): ", f"in sequences of {stage['seq_length']:,}"
     if "steps" not in stage:
-        return f"{head}steps of {unit}, {stage['epochs']} epoch(s), {rows}"
+        return f"{head}steps of {unit}, {stage['length']}, {rows}"
+    if each := stage["epochs_of_each"]:
+        seen = ", ".join(f"{name} {epochs:g} x" for name, epochs in each.items())
+        return (
+            f"{head}{stage['steps']:,} steps of {unit}, {stage['tokens']:,} tokens by weight ({seen}), {rows}; about "
+            f"{stage['tokens_a_step']:,} tokens a step"
+        )
     return (
-        f"{head}{stage['steps']:,} steps of {unit}, {stage['epochs']} x {stage['documents_an_epoch']:,} documents, "
+        f"{head}{stage['steps']:,} steps of {unit}, {stage['epochs']:g} x {stage['documents_an_epoch']:,} documents, "
         f"{stage['tokens_an_epoch']:,} tokens, {rows}; about {stage['tokens_a_step']:,} tokens a step"
     )
 

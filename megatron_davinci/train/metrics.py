@@ -25,6 +25,8 @@ _ROLLOUTS = 50  # responses in a table of Weights & Biases
 _PROGRESS = (
     ("reward", "reward", "{:.3f}"),
     ("accuracy", "accuracy", "{:.1%}"),
+    ("gain", "information_gain", "{:.3f}"),
+    ("helpful", "helpful_fraction", "{:.1%}"),
     ("length", "response_tokens", "{:.1f}"),
     ("truncated", "truncated_fraction", "{:.1%}"),
 )
@@ -149,7 +151,7 @@ class Metrics:
 
 def _progress(values: Mapping[str, Any]) -> str:
     """What a step came to: the loss or, where responses were rewarded, what they were worth."""
-    if "reward" not in values:
+    if not {"reward", "information_gain"} & values.keys():
         return f"loss {values['loss']:.4f}"
     return "  ".join(
         f"{word} {spelled.format(values[metric])}" for word, metric, spelled in _PROGRESS if metric in values

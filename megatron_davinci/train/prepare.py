@@ -24,7 +24,7 @@ from megatron_davinci.weights.checkpoint_files import PROGRESS_FILE
 
 _WHAT_IDENTITY_IS = {
     "another model": "model",
-    "other data, batch size, seed or objective": "order",
+    "other data, length, batch size, seed or objective": "order",
     "another use_distributed_optimizer or bf16": "optimizer",
 }
 

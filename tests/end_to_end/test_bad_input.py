@@ -165,9 +165,9 @@ def test_a_resume_with_another_corpus(recipe: Path, tmp_path: Path) -> None:
     subprocess.run([*DAVINCI, "train", str(recipe)], check=True, capture_output=True)
     write_corpus(tmp_path / "other", [5, 6, 7])
     sentence = refuse_training(recipe, f"data.stages.0.blend.0.corpus={tmp_path / 'other'}")
-    assert "was trained with other data, batch size, seed or objective" in sentence
+    assert "was trained with other data, length, batch size, seed or objective" in sentence
     sentence = refuse_training(recipe, "data.stages.0.loss_mask=false")
-    assert "was trained with other data, batch size, seed or objective" in sentence
+    assert "was trained with other data, length, batch size, seed or objective" in sentence
 
 
 def test_a_missing_corpus(recipe: Path, tmp_path: Path) -> None:

@@ -137,6 +137,31 @@ def test_every_layout_answers_alike(write: Write, tmp_path: Path) -> None:
         assert all(line["rollout_log_prob_diff"] < 1e-5 for line in reported(tmp_path / name))
 
 
+def test_prompts_without_a_difference_are_answered_anew(write: Write, tmp_path: Path) -> None:
+    """On two replicas as on one; a group with both verdicts stays as it was, and what is left is counted."""
+
+    def verdicts(name: str, step: int) -> list[list[bool | None]]:
+        return [[r.correct for r in prompt.responses] for prompt in read_scored(tmp_path / name, step)]
+
+    changes = {"group_size": 2, "dynamic_sampling": 3}
+    finish(start(write("once", objective={"group_size": 2}), 1, "data.stages.0.epochs=1"))
+    finish(start(write("often", objective=changes), 1, "data.stages.0.epochs=2"))
+    finish(start(write("ranks", objective=changes), 2, "data.stages.0.epochs=2"))
+    once, often = verdicts("once", 1), verdicts("often", 1)
+    both = [len(set(group)) == 2 for group in once]
+    assert 0 < sum(both) < len(both) and sum(len(set(group)) == 2 for group in often) > sum(both)
+    assert all(now == before for now, before, kept in zip(often, once, both, strict=True) if kept)
+    line = reported(tmp_path / "often")[0]
+    assert line["resampled_prompts"] >= both.count(False) and "resampled_prompts" not in reported(tmp_path / "once")[0]
+    assert line["zero_accuracy_variance_fraction"] == fmean(len(set(group)) < 2 for group in often)
+    for step in range(2):
+        one, two = (read_rollouts(rollout_file(tmp_path / run / "rollouts", step))[1] for run in ("often", "ranks"))
+        assert [[r.tokens for r in group.responses] for group in one] == [
+            [r.tokens for r in group.responses] for group in two
+        ]
+    assert undescribed(tmp_path / "often") == set()
+
+
 def test_a_model_that_never_closes_its_thought_is_counted(write: Write, taught: Path, tmp_path: Path) -> None:
     """One that has learnt nothing: its answers are cut off, wrong, and no reason to stop."""
     recipe = write("untaught")

@@ -23,8 +23,8 @@ from megatron_davinci.cli.app import app
 from megatron_davinci.config import load_recipe
 from megatron_davinci.config.objectives import Rmt, RolloutOptions
 from megatron_davinci.models.config import load_model_config
-from megatron_davinci.rl.problems import write_problems
-from megatron_davinci.testing.tiny_model import write_model_directory
+from megatron_davinci.rl.problems import ProblemKeys, write_problems
+from megatron_davinci.testing.tiny_model import CHAT_TEMPLATE, write_model_directory
 from megatron_davinci.train.dry_run import describe_run
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +54,7 @@ def corpora(weights: Path, qwen_json: Path) -> Path:
     """The corpora beside them, small: this project's own files; problems; entropies of all levels."""
     for directory in {path.parent for path in weights.rglob("model.safetensors")}:
         (directory / "tokenizer.json").write_bytes(qwen_json.read_bytes())
+        (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": CHAT_TEMPLATE}))
     source = "".join(path.read_text() for path in sorted(ROOT.glob("megatron_davinci/**/*.py")))
     texts = [source[at : at + 250] for at in range(0, len(source), 250)]
     (weights / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -65,7 +66,7 @@ def corpora(weights: Path, qwen_json: Path) -> Path:
         tokens = tokenize(job)["text"]["tokens"]
         if prefix.name == "omni-math":
             annotate(Corpus(prefix), np.linspace(0, 2, tokens))
-    write_problems([weights / "problems.jsonl"], qwen_json, weights / "corpus" / "problems", "problem", "answer")
+    write_problems([weights / "problems.jsonl"], qwen_json, weights / "corpus" / "problems", ProblemKeys())
     return weights
 
 

@@ -89,7 +89,7 @@ def test_an_objective_from_outside(davinci: Callable[..., str], recipe_values: d
     assert resolved["objective"] == section("Scaled")
     for other in ("objective.factor=4.0", "objective={kind: ntp}"):  # its options are part of what the run is
         refused = davinci("train", tmp_path / "scaled.yaml", other, code=2)
-        assert "was trained with other data, batch size, seed or objective" in refused
+        assert "was trained with other data, length, batch size, seed or objective" in refused
 
 
 def test_a_section_of_a_report_from_outside(modules: Path, tmp_path: Path) -> None:

@@ -111,7 +111,9 @@ def test_other_answers_or_another_reference_are_another_run(write: Write, taught
         path.write_bytes(changed)
         refused = start(recipe, 1, "checkpoint.save_interval=1")
         _, error = refused.communicate()
-        assert refused.returncode == 2 and b"was trained with other data, batch size, seed or objective" in error
+        assert (
+            refused.returncode == 2 and b"was trained with other data, length, batch size, seed or objective" in error
+        )
         path.write_bytes(kept)
     finish(start(recipe, 1, "checkpoint.save_interval=1"))
 

@@ -182,7 +182,7 @@ def test_a_run_does_not_go_on_with_other_questions(write: Write, tmp_path: Path)
     recipe = write("run", few)
     finish(start(recipe, 1))
     for change in ("objective.budget.initial=2", "objective.group_size=4", "data.stages.0.epochs=9"):  # the last: T
-        assert "was trained with other data, batch size, seed or objective" in refuse(
+        assert "was trained with other data, length, batch size, seed or objective" in refuse(
             "train", recipe, change, cwd=tmp_path
         )
     assert "step 1 needs rollouts" in refuse("train", recipe, "objective.share_prefix=false", cwd=tmp_path)

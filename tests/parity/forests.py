@@ -35,6 +35,8 @@ STEPS: dict[str, tuple[list[int], dict[str, Any]]] = {
     "suffix, reinforce": ([], {}),
     "suffix, grpo with KL at another temperature": ([], GRPO),
     "wrap, grpo, next tokens in the document": (WRAP, GRPO),
+    "suffix, gspo": ([], {"policy": {"kind": "gspo", "clip_low": 1.5, "clip_high": 1.5}, "kl_beta": 0.1}),
+    "suffix, dr_grpo": ([], {"policy": {"kind": "dr_grpo"}, "mask_truncated_completions": True}),
     "wrap, dapo, next tokens behind the preamble": (WRAP, {**DAPO, "paper": {"ntp_context": "prefix"}}),
 }
 PATHS = {"tree": (WIDE, True), "split": (NARROW, True), "unshared": (NARROW, False)}
@@ -56,8 +58,9 @@ def measure(recipes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return in_their_layouts(recipes, _measure_one)
 
 
-def random_step(seed: int) -> list[ScoredDocument]:
-    """Documents with any number of positions from the first token to the last, and responses of any length."""
+def random_step(seed: int, masks: bool = False) -> list[ScoredDocument]:
+    """Documents with any number of positions from the first token to the last, and responses of any length; where it
+    `masks`, those that were cut off are not trained."""
     draw = random.Random(seed)
 
     def ids(count: int) -> list[int]:
@@ -65,7 +68,7 @@ def random_step(seed: int) -> list[ScoredDocument]:
 
     def respond(count: int) -> Response:
         written, reference = ([-4 * draw.random() for _ in range(count)] for _ in range(2))
-        return Response(ids(count), written, True, reference)
+        return Response(ids(count), written, draw.random() < 0.7, reference)
 
     found = []
     for document in range(6):
@@ -77,7 +80,8 @@ def random_step(seed: int) -> list[ScoredDocument]:
             responses = [respond(draw.choice([0, 1, 4, 9])) for _ in range(draw.choice([2, 4]))]
             score = Score(None, True, 0.5, 0.0, True, 1)
             advantages = [draw.gauss(0, 1) for _ in responses]
-            groups.append(ScoredGroup(Group(spec, responses), [score] * len(responses), advantages))
+            trained = [each.finished or not masks for each in responses]
+            groups.append(ScoredGroup(Group(spec, responses), [score] * len(responses), advantages, trained))
         predicted = torch.ones(length, dtype=torch.bool)
         predicted[0] = False
         document = DocumentPrompts(Span(document, 0, length, 0), np.array(ids(length)), specs, 0, 0)
@@ -93,7 +97,8 @@ def _measure_one(values: dict[str, Any], device: torch.device) -> dict[tuple[str
     for number, (step, (preamble, objective)) in enumerate(STEPS.items()):
         for path, (width, shared) in PATHS.items():
             options = Rmt(kind="rmt", rollouts="-", share_prefix=shared, **objective)
-            trees = grow_trees(random_step(number), options, cast(PromptSource[Any], StandIn(preamble)))
+            answered = random_step(number, options.mask_truncated_completions)
+            trees = grow_trees(answered, options, cast(PromptSource[Any], StandIn(preamble)))
             rows = deal_trees(trees, RowRules(width, 1, 4, 4, 1, 1), shared, size)[rank]
             batches = [pack_row(row.trees, row.width).to(device) for row in rows]
             widths = [row.width for row in rows]

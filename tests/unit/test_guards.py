@@ -86,7 +86,7 @@ def test_a_box_holds_balanced_braces_alone(text: bytes, can: bool) -> None:
 def test_shares_of_responses_are_of_those_that_were_cut_off_or_never_closed() -> None:
     responses = [Response([1], [0.0], finished) for finished in (True, True, True, False)]
     scores = [Score(None, True, 0.0, 1.0, closed, 1) for closed in (True, False, False, False)]
-    group = ScoredGroup(Group(PromptSpec(0, 0, 1, 0, 0, "-"), responses), scores, [0.0] * 4)
+    group = ScoredGroup(Group(PromptSpec(0, 0, 1, 0, 0, "-"), responses), scores, [0.0] * 4, [True] * 4)
     told = group_metrics([group])
     assert (told["truncated_fraction"], told["unclosed_fraction"]) == (0.25, 0.75)
     assert (told["zero_advantage_fraction"], told["zero_accuracy_variance_fraction"]) == (1.0, 1.0)

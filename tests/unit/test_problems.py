@@ -12,7 +12,7 @@ from data_prep import InputError
 from data_prep.corpus import Corpus
 from megatron_davinci.demo.toy_language import write_model
 from megatron_davinci.rl.math_grader import are_equal
-from megatron_davinci.rl.problems import final_answer, read_answers, write_problems
+from megatron_davinci.rl.problems import ProblemKeys, final_answer, read_answers, read_difficulties, write_problems
 
 
 @pytest.fixture(scope="module")
@@ -129,14 +129,14 @@ def test_problems_become_a_corpus_with_answers(tmp_path: Path, tokenizer: Path) 
         {"question": " red opens", "answer": "It says so. #### three"},
         {"question": " blue opens", "answer": 1},
     )
-    told = write_problems([source], tokenizer, tmp_path / "p", "question", "answer")
+    told = write_problems([source], tokenizer, tmp_path / "p", ProblemKeys("question"))
     corpus = Corpus(tmp_path / "p")
     assert told["problems"] == len(corpus) == 2 and read_answers(corpus) == ["three", "1"]
 
 
 def test_gsm8k_as_it_comes(tmp_path: Path, tokenizer: Path, shared_data: Path) -> None:
     source = shared_data / "benchmarks" / "gsm8k" / "test.jsonl"
-    write_problems([source], tokenizer, tmp_path / "p", "question", "answer")
+    write_problems([source], tokenizer, tmp_path / "p", ProblemKeys("question"))
     answers = read_answers(Corpus(tmp_path / "p"))
     assert len(answers) == 1319 and answers[:3] == ["18", "3", "70000"]
     assert all(answer.replace(",", "").lstrip("-").replace(".", "").isdigit() for answer in answers)
@@ -157,13 +157,13 @@ def test_gsm8k_as_it_comes(tmp_path: Path, tokenizer: Path, shared_data: Path) -
 def test_what_is_no_problem_is_named(tmp_path: Path, tokenizer: Path, record: dict[str, object], sentence: str) -> None:
     source = lines(tmp_path / "p.jsonl", {"problem": "a", "answer": "1"}, record)
     with pytest.raises(InputError, match=sentence):
-        write_problems([source], tokenizer, tmp_path / "p", "problem", "answer")
+        write_problems([source], tokenizer, tmp_path / "p", ProblemKeys())
     assert not list(tmp_path.glob("p.*i*"))
 
 
 def test_a_corpus_without_answers_says_how_to_make_them(tmp_path: Path, tokenizer: Path) -> None:
     source = lines(tmp_path / "p.jsonl", {"problem": "a b", "answer": "1"})
-    write_problems([source], tokenizer, tmp_path / "p", "problem", "answer")
+    write_problems([source], tokenizer, tmp_path / "p", ProblemKeys())
     (tmp_path / "p.answers.json").rename(tmp_path / "kept")
     with pytest.raises(InputError, match=r"has no answers \(p.answers.json\): write it with davinci rmt problems"):
         read_answers(Corpus(tmp_path / "p"))
@@ -182,7 +182,7 @@ def test_a_corpus_without_answers_says_how_to_make_them(tmp_path: Path, tokenize
 
 def test_nothing_makes_no_corpus(tmp_path: Path, tokenizer: Path) -> None:
     with pytest.raises(InputError, match=r"p.jsonl: no problem is there; nothing is written"):
-        write_problems([lines(tmp_path / "p.jsonl")], tokenizer, tmp_path / "p", "problem", "answer")
+        write_problems([lines(tmp_path / "p.jsonl")], tokenizer, tmp_path / "p", ProblemKeys())
 
 
 def test_a_problem_of_lost_bytes_shifts_no_answer(tmp_path: Path, tokenizer: Path) -> None:
@@ -191,4 +191,45 @@ def test_a_problem_of_lost_bytes_shifts_no_answer(tmp_path: Path, tokenizer: Pat
     (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
     source = lines(tmp_path / "p.jsonl", {"problem": "a", "answer": "1"}, {"problem": "\x04", "answer": "2"})
     with pytest.raises(InputError, match="record 2: an empty problem or answer"):
-        write_problems([source], tmp_path, tmp_path / "p", "problem", "answer")
+        write_problems([source], tmp_path, tmp_path / "p", ProblemKeys())
+
+
+def test_a_split_is_alike_in_difficulty_and_has_nothing_twice(tokenizer: Path, tmp_path: Path) -> None:
+    sizes = {"1": 60, "2": 30, "10": 11}
+    records = [
+        {"problem": f"one {name} {number}", "answer": number, "level": int(name)}
+        for name, size in sizes.items()
+        for number in range(size)
+    ]
+    source = lines(tmp_path / "p.jsonl", *records, *records[:7])
+    keys = ProblemKeys(difficulty="level")
+    told = write_problems([source], tokenizer, tmp_path / "p", keys, (50, 20))
+    assert told["different problems"] == 101 and told["there twice"] == 7
+    twice = lines(tmp_path / "twice.jsonl", *records[:3], {**records[0], "answer": 5})
+    with pytest.raises(InputError, match=r"problem 4 has the answer '5', and the same problem before it '0'"):
+        write_problems([twice], tokenizer, tmp_path / "twice", keys, (1, 1))
+    parts = [Corpus(tmp_path / f"p-{name}") for name in ("train", "test")]
+    texts = [[corpus[number].tobytes() for number in range(len(corpus))] for corpus in parts]
+    assert [len(set(part)) for part in texts] == [50, 20] and not set(texts[0]) & set(texts[1])
+    for corpus, count in zip(parts, (50, 20), strict=True):
+        found = read_difficulties(corpus)
+        assert found is not None
+        assert all(abs(found.count(name) - count * size / 101) < 1 for name, size in sizes.items())
+    assert told["test"]["difficulties"] == {"1": 12, "10": 2, "2": 6}
+    again = write_problems([source], tokenizer, tmp_path / "again", keys, (50, 20))
+    assert (tmp_path / "again-test.bin").read_bytes() == (tmp_path / "p-test.bin").read_bytes() and again != told
+    other = write_problems([source], tokenizer, tmp_path / "other", keys, (50, 20), seed=1)
+    assert (tmp_path / "other-test.bin").read_bytes() != (tmp_path / "p-test.bin").read_bytes() and other
+    with pytest.raises(InputError, match=r"--split 100 20 needs 120 different problems, 101 are there"):
+        write_problems([source], tokenizer, tmp_path / "q", keys, (100, 20))
+    with pytest.raises(InputError, match=r"record 1, lacks rating as text or a number"):
+        write_problems([source], tokenizer, tmp_path / "q", ProblemKeys(difficulty="rating"))
+    assert not list(tmp_path.glob("q*"))
+
+
+def test_problems_without_a_difficulty_have_none(tokenizer: Path, tmp_path: Path) -> None:
+    source = lines(tmp_path / "p.jsonl", *({"problem": f"one {n}", "answer": n} for n in range(9)))
+    write_problems([source], tokenizer, tmp_path / "p", ProblemKeys(), (6, 3))
+    assert (
+        read_difficulties(Corpus(tmp_path / "p-train")) is None and len(read_answers(Corpus(tmp_path / "p-test"))) == 3
+    )

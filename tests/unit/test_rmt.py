@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_davinci.config.registries import GRADERS
-from megatron_davinci.core.losses.policy import DAPO, GRPO, REINFORCE, PolicyLoss, PolicyTokens, group_advantages, kl_k3
+from megatron_davinci.core.losses.policy import (
+    DAPO,
+    DR_GRPO,
+    GRPO,
+    GSPO,
+    REINFORCE,
+    PolicyLoss,
+    PolicyTokens,
+    group_advantages,
+    kl_k3,
+)
 from megatron_davinci.core.losses.rmt import RmtCounts, ntp_weight, response_token_weight, rmt_loss
 from megatron_davinci.rl.answers import can_be_boxed, last_boxed, read_response
 from megatron_davinci.rl.curriculum import difficulty_mix, over_levels_with_candidates, token_budget
@@ -158,6 +168,32 @@ def test_eq_7_terms_in_numbers() -> None:
     assert policy_terms(DAPO, log_probs, old, advantages, DAPO.clip_high).tolist() == pytest.approx([2.0, 2.56, -0.8])
 
 
+def test_gspo_in_numbers() -> None:
+    """GSPO, Eq. 5 and 7: two responses, of two tokens and of one."""
+    log_probs = torch.tensor([-1.0, -1.0, -2.0], requires_grad=True)
+    tokens = PolicyTokens(
+        log_probs, torch.tensor([-1.3, -0.9, -1.5]), torch.tensor([2.0, 2.0, -1.0]), torch.tensor([0, 0, 1])
+    )
+    # s_1 = exp((0.3 - 0.1) / 2) = 1.10517, above 1.1; s_2 = exp(-0.5) = 0.60653, below 0.8
+    assert GSPO.terms(tokens, 0.2, 0.1).tolist() == pytest.approx([2.2, 2.2, -0.8])
+    assert GSPO.clipped is not None and GSPO.clipped(tokens, 0.2, 0.1).tolist() == [True, True, True]
+    terms = GSPO.terms(tokens, 0.5, 0.5)
+    assert terms.tolist() == pytest.approx([2.21034, 2.21034, -0.60653], abs=1e-5)
+    # the mean over a response's tokens: s A, whose gradient is s A / 2 for each of its two tokens
+    (terms * torch.tensor([0.5, 0.5, 1.0])).sum().backward()
+    assert log_probs.grad is not None and log_probs.grad.tolist() == pytest.approx(
+        [1.10517, 1.10517, -0.60653], abs=1e-5
+    )
+
+
+def test_dr_grpo_in_numbers() -> None:
+    """Dr. GRPO, Section 3.2: rewards 1, 0, 0, 0 less their mean of 1/4; tokens weigh the same in any response."""
+    assert group_advantages([1.0, 0.0, 0.0, 0.0], divide=False) == [0.75, -0.25, -0.25, -0.25]
+    assert not DR_GRPO.divides_by_deviation and GRPO.divides_by_deviation
+    weights = [response_token_weight("paper", DR_GRPO.aggregation, COUNTS, 8, tokens) for tokens in (1, 10)]
+    assert weights == [1 / 40, 1 / 40]
+
+
 def test_on_policy_the_three_have_one_gradient() -> None:
     advantages = torch.tensor([2.0, -1.0, 0.5])
     gradients = []
@@ -204,6 +240,7 @@ def test_a_correct_answer_becomes_likelier() -> None:
         ("paper", REINFORCE, 1 / (5 * 8)),
         ("paper", GRPO, 1 / (5 * 8 * 10)),
         ("paper", DAPO, 1 / 50),
+        ("paper", GSPO, 1 / (5 * 8 * 10)),
         ("per_component_tokens", REINFORCE, 1 / 50),
         ("per_component_tokens", GRPO, 1 / 50),
     ],

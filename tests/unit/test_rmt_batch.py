@@ -15,7 +15,7 @@ from megatron_davinci.data.rows import RowRules
 from megatron_davinci.rl.batch import ScoredDocument, count, deal_trees, grow_trees
 from megatron_davinci.rl.grading import Score, ScoredGroup, group_metrics, score_group
 from megatron_davinci.rl.policy_step import weighted_losses
-from megatron_davinci.rl.prompt_source import DocumentPrompts
+from megatron_davinci.rl.prompt_source import DocumentPrompts, PromptSource
 from megatron_davinci.rl.rollout_files import Group, PromptSpec, Response
 from megatron_davinci.rl.token_bytes import TokenBytes
 from megatron_davinci.rl.tree import Tree, pack_row
@@ -43,7 +43,7 @@ def answered(length: int, asked: dict[int, list[tuple[int, float]]], level: int 
     for spec, responses in zip(specs, asked.values(), strict=True):
         written = [Response([10 + n] * size, [-0.5] * size, True) for n, (size, _) in enumerate(responses)]
         scores = [Score(None, advantage > 0, 0.5, 0.0, True, 1) for _, advantage in responses]
-        groups.append(ScoredGroup(Group(spec, written), scores, [advantage for _, advantage in responses]))
+        groups.append(ScoredGroup(Group(spec, written), scores, [a for _, a in responses], [True] * len(written)))
     predicted = torch.ones(length, dtype=torch.bool)
     predicted[0] = False
     return ScoredDocument(document, predicted, groups)
@@ -174,6 +174,32 @@ def test_a_group_is_scored_by_the_recipes_rules() -> None:
     assert [s.reward for s in both.scores] == [0.5 + 0.75, 1.5]  # Eq. 5
     assert [s.reward for s in right_alone.scores] == [0.5 + 0.75, 0.0]
     assert both.advantages == pytest.approx([-0.125 / 0.625, 0.125 / 0.625])  # Eq. 6 with ddof 0 and delta 0.5
+
+
+def test_a_response_that_was_cut_off_counts_in_the_mean_and_is_not_trained() -> None:
+    texts = SimpleNamespace(of=lambda ids: [b"x" for _ in ids])
+    responses = [Response([0] * length, [-1.0] * length, finished) for length, finished in ((2, True), (3, False))]
+    group = Group(PromptSpec(0, 0, 3, 0, 4, "-"), responses)
+
+    def scored(**chosen: Any) -> tuple[ScoredGroup, list[Tree], int]:
+        rules = options(reward={"length_weight": 0.5}, ntp_lambda=0.0, **chosen)
+        found = score_group(group, lambda _, answer: False, rules, cast(TokenBytes, texts))
+        document = DocumentPrompts(Span(0, 0, 5, 0), np.arange(5), [group.spec], 0, 0)
+        step = [ScoredDocument(document, torch.zeros(5, dtype=torch.bool), [found])]
+        return (
+            found,
+            grow_trees(step, rules, cast(PromptSource[Any], FakePromptSource([]))),
+            count(step).response_tokens,
+        )
+
+    plain, whole, tokens = scored()
+    masked, trees, fewer = scored(mask_truncated_completions=True)
+    assert masked.advantages == plain.advantages and masked.trained == [True, False]
+    assert [len(r.tokens) for r in whole[0].branches[0].responses] == [2, 3] and tokens == 5
+    assert [len(r.tokens) for r in trees[0].branches[0].responses] == [2] and fewer == 2
+    with_kl = scored(mask_truncated_completions=True, kl_beta=1.0)[1]
+    assert [len(r.tokens) for r in with_kl[0].branches[0].responses] == [2]
+    assert group_metrics([masked])["masked_fraction"] == 0.5 and "masked_fraction" not in group_metrics([plain])
 
 
 def test_a_ratio_that_helps_is_not_clipped() -> None:

@@ -35,18 +35,26 @@ class PolicyLoss:
     aggregation: Aggregation
     clipped: Callable[[PolicyTokens, float, float], Tensor] | None = None
     """(tokens, clip_low, clip_high) -> (N,) bool: the tokens whose gradient the clip takes; None where none is."""
+    clip_low: float = 0.2
+    """What clip_low is where the recipe does not say."""
     clip_high: float = 0.2
     """What clip_high is where the recipe does not say."""
+    divides_by_deviation: bool = True
+    """Whether advantages are divided by the deviation of the group's rewards, as Eq. 6 has it."""
     on_policy: bool = False
     """Only rollouts of the very same policy may be trained on."""
 
 
-def group_advantages(rewards: Sequence[float], delta: float = 1e-6, ddof: int = 1) -> list[float]:
-    """Eq. 6: A_i = (r_i - mean) / (std + delta) within a group; all 0 where the rewards do not differ."""
+def group_advantages(rewards: Sequence[float], delta: float = 1e-6, ddof: int = 1, divide: bool = True) -> list[float]:
+    """Eq. 6: A_i = (r_i - mean) / (std + delta) within a group; all 0 where the rewards do not differ.
+
+    Not `divide`: A_i = r_i - mean (Dr. GRPO: Liu et al. 2025, arXiv:2503.20783, Section 3.2).
+    """
     if len(set(rewards)) < 2:
         return [0.0] * len(rewards)
     values = torch.tensor(rewards, dtype=torch.float64)
-    return ((values - values.mean()) / (values.std(correction=ddof) + delta)).tolist()
+    centred = values - values.mean()
+    return (centred / (values.std(correction=ddof) + delta) if divide else centred).tolist()
 
 
 def reinforce_terms(tokens: PolicyTokens, clip_low: float, clip_high: float) -> Tensor:
@@ -72,8 +80,34 @@ def policy_ratio(tokens: PolicyTokens) -> Tensor:
     return (tokens.log_probs - tokens.old_log_probs).clamp(-20.0, 20.0).exp()
 
 
+def clipped_sequence_terms(tokens: PolicyTokens, clip_low: float, clip_high: float) -> Tensor:
+    """min(s A, clip(s, 1 - low, 1 + high) A), where s is the geometric mean of a response's ratios, for each of its
+    tokens (Zheng et al. 2025, arXiv:2507.18071, Eq. 5 and 7)."""
+    return clipped_ratio_terms(_as_sequences(tokens), clip_low, clip_high)
+
+
+def sequence_is_clipped(tokens: PolicyTokens, clip_low: float, clip_high: float) -> Tensor:
+    """The tokens (N,) whose gradient `clipped_sequence_terms` takes: all of a response, or none."""
+    return ratio_is_clipped(_as_sequences(tokens), clip_low, clip_high)
+
+
+def _as_sequences(tokens: PolicyTokens) -> PolicyTokens:
+    """Tokens with the mean log-probabilities of their responses, whose tokens lie one behind the other."""
+    lengths = torch.unique_consecutive(tokens.responses, return_counts=True)[1].tolist()
+
+    def means(values: Tensor) -> Tensor:
+        # in an order that is always the same, which sums by index are not on a GPU
+        return torch.cat([values[:0], *(part.mean().expand(len(part)) for part in values.split(lengths))])
+
+    return tokens._replace(log_probs=means(tokens.log_probs), old_log_probs=means(tokens.old_log_probs))
+
+
 REINFORCE = PolicyLoss(reinforce_terms, "response_sum", on_policy=True)
 GRPO = PolicyLoss(clipped_ratio_terms, "response_mean", ratio_is_clipped)
+# Liu et al. 2025, arXiv:2503.20783, Section 3.2: neither a response's length nor its group's deviation divides.
+DR_GRPO = PolicyLoss(clipped_ratio_terms, "response_sum", ratio_is_clipped, divides_by_deviation=False)
+# Zheng et al. 2025, arXiv:2507.18071; the clips are those of its Section 5.1.
+GSPO = PolicyLoss(clipped_sequence_terms, "response_mean", sequence_is_clipped, clip_low=3e-4, clip_high=4e-4)
 # Yu et al. 2025, arXiv:2503.14476, Eq. 8: the upper clip is higher, and every token of the batch weighs the same.
 DAPO = PolicyLoss(clipped_ratio_terms, "batch_mean", ratio_is_clipped, clip_high=0.28)
 

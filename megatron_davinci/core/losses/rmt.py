@@ -38,9 +38,9 @@ def response_token_weight(
     """What one token of a response of `tokens`, one of `responses` at its position, weighs in J_RL (Eq. 7).
 
     paper: the mean over positions and over the responses of each, with the policy loss's `aggregation` inside a
-    response: the sum for reinforce (the logarithm of the response's probability), the mean for grpo, and for dapo the
-    mean over all tokens of the batch instead of all that. per_component_tokens: that last one for every policy loss,
-    tokens of groups without advantage included.
+    response: the sum for reinforce (the logarithm of the response's probability) and dr_grpo, the mean for grpo and
+    gspo, and for dapo the mean over all tokens of the batch instead of all that. per_component_tokens: that last one
+    for every policy loss, tokens of groups without advantage included.
     """
     if normalization == "per_component_tokens" or aggregation == "batch_mean":
         return 1.0 / max(1, counts.response_tokens)

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from data_prep import InputError
 from megatron_davinci.config.objectives import RolloutOptions
@@ -24,6 +25,7 @@ from megatron_davinci.rl.grading import group_metrics, score_group
 from megatron_davinci.rl.inputs import RolloutInputs
 from megatron_davinci.rl.objectives.sampler import Sampled, Sampler
 from megatron_davinci.rl.policy_step import REPORTS, policy_forward_step
+from megatron_davinci.rl.prompt_source import DocumentPrompts
 from megatron_davinci.rl.rollout_files import read_header, remove_after
 from megatron_davinci.rl.scored_rollouts import scored_directory, write_scored
 from megatron_davinci.rl.tree import Tree, TreeBatch, pack_row, unshare
@@ -136,10 +138,14 @@ class RolloutObjective(Objective):
         for document in documents:
             graders = [self._source.grader(document, spec) for spec in document.specs]
             scored = [score_group(next(groups), grader, self._options, self.inputs.texts) for grader in graders]
-            predicted = torch.zeros(len(document.ids), dtype=torch.bool)
-            predicted[1:] = torch.from_numpy(self.stage.documents.predicted(document.span))
-            found.append(ScoredDocument(document, predicted, scored))
+            found.append(ScoredDocument(document, self._predicted(document), scored))
         return found
+
+    def _predicted(self, document: DocumentPrompts) -> Tensor:
+        """(tokens,): what of a document its next-token loss is of."""
+        predicted = torch.zeros(len(document.ids), dtype=torch.bool)
+        predicted[1:] = torch.from_numpy(self.stage.documents.predicted(document.span))
+        return predicted
 
     def _write_scored(self, step: int, scored: Sequence[ScoredDocument]) -> None:
         """For people: what this step trains on, under the number that metrics.jsonl gives the step.
@@ -206,11 +212,12 @@ class RolloutObjective(Objective):
         return {"rewards": found} if found else {}
 
     def _origin(self, step: int) -> dict[str, Any]:
-        """Which weights have answered, where an engine has its own."""
+        """Which weights have answered, where an engine has its own, and how many prompts were answered anew."""
         at = self.inputs.first_step + step
         header = read_header(self.inputs.replay.file(at))
-        weights = header.get("weights")
-        return {} if weights is None else {"rollout_weights": weights, "rollout_lag": at - header["policy_step"]}
+        weights, resampled = header.get("weights"), header.get("resampled")
+        found = {} if weights is None else {"rollout_weights": weights, "rollout_lag": at - header["policy_step"]}
+        return found if resampled is None else {**found, "resampled_prompts": resampled}
 
     def _facts(self, step: int, scored: Sequence[ScoredDocument], trees: Sequence[Tree]) -> dict[str, Any]:
         """What is known before the step, for its metrics."""

@@ -9,7 +9,8 @@ is, so that a run that goes on from it trains on the same.
 
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from megatron_davinci.rl.engines.base import (
     flatten,
 )
 from megatron_davinci.rl.engines.reference import Reference
+from megatron_davinci.rl.grading import verdicts
 from megatron_davinci.rl.inputs import RolloutInputs
 from megatron_davinci.rl.prompt_source import DocumentPrompts
 from megatron_davinci.rl.rollout_files import Group, PromptSpec, read_header, write_rollouts
@@ -100,7 +102,7 @@ class Sampler:
             started = time.monotonic()
             with self._timers("rollout"):
                 found = self._engine.generate_all(*self._requests(step), self._sampling)
-            sampled = self._write(step, self._at(step), weights, found, time.monotonic() - started)
+            sampled = self._write(step, self._at(step), weights, found, started)
         if self._max_lag and step + 1 < self._inputs.stage.num_batches and not self._is_there(step + 1, step):
             self._start(step + 1)
         return sampled
@@ -114,7 +116,7 @@ class Sampler:
             found = self._engine.finish()
         if found is None:  # a server failed: the step is sampled when it comes, by the policy of then
             return Sampled()
-        return self._write(ahead.step, ahead.policy_step, ahead.weights, found, time.monotonic() - ahead.started)
+        return self._write(ahead.step, ahead.policy_step, ahead.weights, found, ahead.started)
 
     def close(self) -> None:
         """End the engine. All ranks call it together."""
@@ -159,28 +161,85 @@ class Sampler:
             path.unlink()
         return False
 
-    def _write(self, step: int, policy_step: int, weights: str | None, found: Responses, seconds: float) -> Sampled:
+    def _write(self, step: int, policy_step: int, weights: str | None, found: Responses, started: float) -> Sampled:
         source, documents = self._inputs.prompt_source, self._inputs.prompt_source.prompts(step)
         specs = list(chain.from_iterable(document.specs for document in documents))
-        end = self._inputs.answer_end
-        responses = flatten(found)
-        if end is not None:  # an engine of another's may not look for it
-            responses = [[end.cut(response) for response in branch] for branch in responses]
-        groups = [Group(spec, branch) for spec, branch in zip(specs, responses, strict=True)]
+        groups = self._groups(specs, found)
+        tokens = _tokens_of(groups)
+        resampled = 0
+        for round_ in range(1, self._inputs.options.dynamic_sampling + 1):
+            groups, again = self._without_difference(documents, groups)
+            if not again:
+                break
+            anew = self._answer_anew(step, documents, [groups[number].spec for number in again], round_)
+            for number, group in zip(again, anew, strict=True):
+                groups[number] = group
+            tokens, resampled = tokens + _tokens_of(anew), resampled + len(again)
+        seconds = time.monotonic() - started
         if self._reference is not None:
             with self._timers("reference"):
                 groups = self._reference.score(source, documents, groups)
         with sync_errors():
             if is_main_rank():
-                self._write_file(step, policy_step, weights, groups)
-        return Sampled(sum(len(each.tokens) + each.cut_tokens for group in groups for each in group.responses), seconds)
+                self._write_file(step, policy_step, weights, groups, resampled)
+        return Sampled(tokens, seconds)
 
-    def _write_file(self, step: int, policy_step: int, weights: str | None, groups: list[Group]) -> None:
-        if self._inputs.options.graded_when_sampled:
-            with self._timers("grading"):
-                groups = self._inputs.prompt_source.grade(groups)
+    def _groups(self, specs: Sequence[PromptSpec], found: Responses) -> list[Group]:
+        end = self._inputs.answer_end
+        responses = flatten(found)
+        if end is not None:  # an engine of another's may not look for it
+            responses = [[end.cut(response) for response in branch] for branch in responses]
+        return [Group(spec, branch) for spec, branch in zip(specs, responses, strict=True)]
+
+    def _without_difference(
+        self, documents: Sequence[DocumentPrompts], groups: list[Group]
+    ) -> tuple[list[Group], list[int]]:
+        """The groups, on the main rank graded, and the numbers of those whose responses are all right or all wrong."""
+        again: list[int] = []
+        with sync_errors():
+            if is_main_rank():
+                groups = self._graded(groups)
+                by_number = {document.span.document: document for document in documents}
+                again = [
+                    number
+                    for number, group in enumerate(groups)
+                    if len(self._verdicts(by_number[group.spec.document], group)) < 2
+                ]
+        return groups, broadcast_object(again)
+
+    def _verdicts(self, document: DocumentPrompts, group: Group) -> set[bool]:
+        inputs = self._inputs
+        return verdicts(group, inputs.prompt_source.grader(document, group.spec), inputs.options, inputs.texts)
+
+    def _answer_anew(
+        self, step: int, documents: Sequence[DocumentPrompts], specs: Sequence[PromptSpec], round_: int
+    ) -> list[Group]:
+        """New responses to some of a step's prompts."""
+        wanted = set(specs)
+        asked = [replace(each, specs=[spec for spec in each.specs if spec in wanted]) for each in documents]
+        asked = [document for document in asked if document.specs]
+        rank, size = data_rank()
+        requests = [self._request(document, self._at(step), round_) for document in asked[rank::size]]
+        with self._timers("rollout"):
+            return self._groups(specs, self._engine.generate_all(requests, len(asked), self._sampling))
+
+    def _graded(self, groups: list[Group]) -> list[Group]:
+        """The groups with `correct` set, where the document cannot tell."""
+        ungraded = [number for number, group in enumerate(groups) if any(r.correct is None for r in group.responses)]
+        if not self._inputs.options.graded_when_sampled or not ungraded:
+            return groups
+        with self._timers("grading"):
+            graded = dict(zip(ungraded, self._inputs.prompt_source.grade([groups[n] for n in ungraded]), strict=True))
+        return [graded.get(number, group) for number, group in enumerate(groups)]
+
+    def _write_file(
+        self, step: int, policy_step: int, weights: str | None, groups: list[Group], resampled: int
+    ) -> None:
+        groups = self._graded(groups)
         at, engine = self._at(step), self._inputs.options.rollouts.engine
         header: dict[str, Any] = {"step": at, "policy_step": policy_step, "tokenizer": self._inputs.replay.tokenizer}
+        if self._inputs.options.dynamic_sampling:
+            header["resampled"] = resampled
         sampled = {"temperature": self._sampling.temperature, "top_p": self._sampling.top_p}
         sampled["stop_at_answer"] = self._inputs.answer_end is not None
         described = self._engine.describe() if weights is None else {**self._engine.describe(), "weights": weights}
@@ -193,22 +252,27 @@ class Sampler:
             documents = self._inputs.prompt_source.prompts(step)
             return [self._request(document, self._at(step)) for document in documents[rank::size]], len(documents)
 
-    def _request(self, document: DocumentPrompts, step: int) -> GenerationRequest:
+    def _request(self, document: DocumentPrompts, step: int, round_: int = 0) -> GenerationRequest:
         source = self._inputs.prompt_source
         branches = [
             RequestBranch(
                 len(source.preamble) + spec.position,
                 source.instruction(spec.budget),
-                self._uniforms(spec, step),
+                self._uniforms(spec, step, round_),
             )
             for spec in document.specs
         ]
         return GenerationRequest([*source.preamble, *document.ids.tolist()], branches)
 
-    def _uniforms(self, spec: PromptSpec, step: int) -> Any:
+    def _uniforms(self, spec: PromptSpec, step: int, round_: int) -> Any:
         options, inputs = self._inputs.options, self._inputs
         key = [inputs.recipe.seed, inputs.index, step, spec.epoch, spec.document, spec.position]
+        key += [round_] if round_ else []
         return np.random.default_rng(key).random((options.group_size, options.max_tokens))
+
+
+def _tokens_of(groups: Sequence[Group]) -> int:
+    return sum(len(each.tokens) + each.cut_tokens for group in groups for each in group.responses)
 
 
 def _header_of(path: Path) -> dict[str, Any] | None:

@@ -1,0 +1,65 @@
+"""The project's own commands, each in a process of its own, skipped where what it makes is there."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Took:
+    """Seconds by the clock, and of all processors."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+def davinci(*arguments: str | Path) -> Took:
+    """Run a command to its end; what it says goes to the log of whoever calls. SystemExit where it fails."""
+    before, started = os.times(), time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "megatron_davinci", *map(str, arguments)], check=False)
+    if done.returncode:
+        sys.exit(f"davinci {arguments[0]} ended with {done.returncode}")
+    after = os.times()
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    return Took(time.perf_counter() - started, spent)
+
+
+def train(recipe: Mapping[str, Any]) -> Took:
+    """Run a recipe, which is kept beside its run; one that was interrupted goes on, and says less time than it took."""
+    directory = Path(recipe["checkpoint"]["dir"])
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory.with_name(f"{directory.name}.yaml")
+    path.write_text(yaml.safe_dump(dict(recipe), sort_keys=False))
+    return davinci("train", path)
+
+
+def tokenize(texts: Path, tokenizer: Path, prefix: Path) -> None:
+    """JSON Lines to a corpus."""
+    if not prefix.with_name(f"{prefix.name}.idx").is_file():
+        davinci("data", "tokenize", texts, "--tokenizer", tokenizer, "--append-eod", "--out", prefix)
+
+
+def annotate(prefix: Path, model: Path, *fields: str) -> None:
+    """Difficulties of a corpus."""
+    if not prefix.with_name(f"{prefix.name}.entropy.json").is_file():
+        davinci("rmt", "annotate", prefix, "--model", model, *fields)
+
+
+def traces(
+    prefix: Path, tokenizer: Path, out: Path, template: Path, thoughts: tuple[int, int], longest: int, each: int
+) -> None:
+    """Prompts about next tokens with answers in the right form, `each` of a document; budgets are drawn as the lengths
+    of `thoughts` are."""
+    if out.with_name(f"{out.name}.idx").is_file():
+        return
+    low, high = map(str, thoughts)
+    bounds = ("--thoughts", low, high, "--budgets", "10", high, "--max-tokens", str(longest))
+    named = ("--tokenizer", tokenizer, "--out", out, "--template", template, "--per-document", str(each))
+    davinci("rmt", "traces", prefix, *named, *bounds)
