@@ -35,7 +35,7 @@ STEPS: dict[str, tuple[list[int], dict[str, Any]]] = {
     "suffix, reinforce": ([], {}),
     "suffix, grpo with KL at another temperature": ([], GRPO),
     "wrap, grpo, next tokens in the document": (WRAP, GRPO),
-    "suffix, gspo": ([], {"policy": {"kind": "gspo", "clip_low": 1.5, "clip_high": 1.5}, "kl_beta": 0.1}),
+    "suffix, gspo": ([], {"policy": {"kind": "gspo", "clip_low": 0.9, "clip_high": 1.5}, "kl_beta": 0.1}),
     "suffix, dr_grpo": ([], {"policy": {"kind": "dr_grpo"}, "mask_truncated_completions": True}),
     "wrap, dapo, next tokens behind the preamble": (WRAP, {**DAPO, "paper": {"ntp_context": "prefix"}}),
 }
