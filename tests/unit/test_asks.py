@@ -175,7 +175,12 @@ def test_without_budget_and_curriculum_nobody_says_how_long(folder: Path) -> Non
     asks = [ask for step in range(2) for about in free.prompts(step) for ask in about.specs]
     assert asks and {ask.budget for ask in asks} == {0} and free.budget(1) == 0
     assert free.instruction(0) == free.instruction(5)
-    with pytest.raises(InputError, match=r"template suffix_1 names a budget, objective.budget is null"):
+    with pytest.raises(
+        InputError, match=r"template suffix_1 has {budget}, and the objective has no budget: take a template with free"
+    ):
         prompt_source(folder, budget=None)
-    with pytest.raises(InputError, match=r"template suffix_free_1 names no budget, by which length would be rewarded"):
+    with pytest.raises(
+        InputError,
+        match=r"template suffix_free_1 lacks {budget}, by which length is rewarded: set objective.budget to null",
+    ):
         prompt_source(folder, template="suffix_free_1")

@@ -125,7 +125,7 @@ def test_a_corpus_is_found_by_its_prefix_and_what_is_written_stays_here(beside: 
         ("learning_rate=1", "schedule.lr"),
         ("schedule.learning_rate=1", "schedule.lr"),
         ("num_train_epochs=1", "data.stages.0.epochs"),
-        ("train_iters=1", "data.stages.0.epochs"),
+        ("train_iters=1", "data.stages.0.train_iters"),
         ("per_device_train_batch_size=1", "batch.micro_batch_size"),
         ("global-batch-size=1", "batch.global_batch_size"),
         ("tensor-model-parallel-size=1", "megatron.tensor_model_parallel_size"),
