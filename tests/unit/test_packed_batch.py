@@ -127,7 +127,7 @@ def test_every_document_comes_once_per_epoch_in_another_order(tmp_path: Path) ->
     assert sorted(_drawn(batches)) == list(range(50)) and batches.num_steps == 3
     stage = batches.stages[0]
     assert sorted(stage._stream._order(1)) == list(range(50))
-    assert stage._stream._order(1).tolist() != stage._epoch_order(0).tolist()
+    assert stage._stream._order(1).tolist() != stage._stream._order(0).tolist()
 
 
 def test_a_batch_over_the_end_of_an_epoch_names_both(tmp_path: Path) -> None:
