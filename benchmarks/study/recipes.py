@@ -11,7 +11,7 @@ _FIRST_SEED = 1000
 
 @dataclass(frozen=True)
 class Scale:
-    """What all methods share: optimizer `steps` of so many `documents`, of each of which `positions` are asked for;
+    """What all methods share: optimizer `steps`, `documents` in a step, `positions` of each that are asked for;
     `quantiles` and `budget` as in the recipe; `corpora`, by name, are what is trained on."""
 
     steps: int
@@ -28,7 +28,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class PostTraining:
-    """Steps of reinforcement on so many problems each."""
+    """Steps of reinforcement, and problems in a step."""
 
     steps: int
     problems: int

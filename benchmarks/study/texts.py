@@ -18,7 +18,7 @@ SHARES = (("pretrain", 60), ("format", 8), ("train", 16), ("tune", 6), ("test", 
 CHARACTERS = range(250, 701)  # of a function that is asked about
 NUM_LEVELS = 4
 SEED = 1234
-# Sums of each level. Those that pre-training reads are what is left of a level, so many at most.
+# Sums of each level, at most: a level has what it has, and pre-training reads what the others leave.
 SUMS = {"test": 150, "problems": 256, "format": 96, "train": 64, "pretrain": 4000}
 
 

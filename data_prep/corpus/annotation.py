@@ -46,7 +46,7 @@ class Annotation:
             raise InputError(
                 f"{files['json']} annotates other contents than {corpus.prefix} has: remove it, and annotate again"
             )
-        self._corpus = corpus
+        self.corpus = corpus
         types: dict[int, np.dtype[Any]] = {_FLOAT32: np.dtype(np.float32)}
         self.entropies: Float32s = map_elements(files["bin"], files["idx"], types)[0]
         if len(self.entropies) != len(corpus.tokens):
@@ -54,12 +54,12 @@ class Annotation:
 
     def of(self, document: int) -> Float32s:
         """Entropies (tokens,) of one document."""
-        start = int(self._corpus.starts[document])
-        return np.asarray(self.entropies[start : start + int(self._corpus.lengths[document])])
+        start = int(self.corpus.starts[document])
+        return np.asarray(self.entropies[start : start + int(self.corpus.lengths[document])])
 
     def damage(self) -> list[str]:
         """One sentence for each thing that was altered since the annotation was written."""
-        path = _files(self._corpus.prefix)["bin"]
+        path = _files(self.corpus.prefix)["bin"]
         found = block_checksums(path, _BLOCK_BYTES)
         return [] if found == self.description.get("checksum") else [f"{path} is altered: annotate again"]
 

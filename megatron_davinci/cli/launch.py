@@ -38,11 +38,12 @@ def launch(
     ] = None,
     warning: Annotated[int, typer.Option(min=30, help="Slurm: seconds before the limit at which a run saves.")] = 600,
     chain: Annotated[
-        int, typer.Option(min=1, help="Slurm: so many jobs one after the other, where a job must not requeue itself.")
+        int, typer.Option(min=1, help="Slurm: number of jobs in a chain, where a job must not requeue itself.")
     ] = 1,
     sbatch: Annotated[list[str] | None, typer.Option(help="Slurm: another option, as --sbatch=--qos=high.")] = None,
     rollout_nodes: Annotated[
-        int, typer.Option(min=0, help="Slurm: so many nodes more, each with a rollout server of the recipe's vllm.")
+        int,
+        typer.Option(min=0, help="Slurm: number of further nodes, each with a rollout server (vllm)."),
     ] = 0,
     max_restarts: Annotated[int, typer.Option(min=0, help="torchrun: how often failed ranks are started again.")] = 3,
     port: Annotated[int, typer.Option(min=1, max=65535, help="torchrun on several nodes: where ranks meet.")] = 29500,

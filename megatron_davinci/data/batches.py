@@ -44,7 +44,7 @@ class StageBatches:
             self._drawn = self._drawable(held_out.mark(self.documents))
             self._kept_plan = Path(recipe.checkpoint.dir) / f"plan-{index}-{self._rules()}.safetensors"
             self.plan = None if stage.batch.unit == "samples" else self._keep_or_make_plan()
-        if not len(self._drawn):
+        if not (len(self._drawn) if self.plan is None else len(self.plan)):
             raise InputError(
                 f"stage {self.name} has no documents: all are held out, or longer than its seq_length and dropped"
             )
@@ -90,8 +90,7 @@ class StageBatches:
 
     def epochs_of_each(self) -> dict[str, float]:
         """How many times each corpus of a blend by weight is seen; nothing of another blend."""
-        epochs = self._stream.epochs_of_each if isinstance(self._stream, WeightedStream) else []
-        return dict(zip(self.corpus_names, epochs, strict=False))
+        return dict(zip(self.corpus_names, self._stream.epochs_of_each, strict=False))
 
     @property
     def num_tokens(self) -> int:

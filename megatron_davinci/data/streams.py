@@ -57,6 +57,11 @@ class Stream(ABC):
         """How often the whole has been seen after `stop` units, by tokens."""
         return self.tokens_after(stop) / max(1, int(self.tokens.sum()))
 
+    @property
+    def epochs_of_each(self) -> list[float]:
+        """How often each corpus is seen, where they are not seen equally often."""
+        return []
+
     @abstractmethod
     def at(self, start: int, stop: int) -> tuple[Int64s, Int64s]:
         """(units, epochs) of the stream, each (stop - start,)."""
@@ -131,7 +136,7 @@ class WeightedStream(Stream):
     for one unit. The whole's epoch is over when every corpus has finished its own.
 
     Fair queueing (Demers, Keshav, Shenker 1989): a unit comes when its corpus has given so many tokens for its weight;
-    of those that come together, that of the first corpus. Nothing is kept but where the last step has ended.
+    of those that come together, that of the first corpus. Each corpus keeps the order of one epoch.
     """
 
     def __init__(self, tokens: Int64s, corpora: Int64s, weights: Sequence[float], length: Length, key: Key) -> None:
@@ -170,7 +175,7 @@ class WeightedStream(Stream):
 
     @property
     def epochs_of_each(self) -> list[float]:
-        """How often each corpus is seen."""
+        """See Stream."""
         counts = self._given_by(self.total)
         return [count / corpus.size for corpus, count in zip(self._corpora, counts, strict=True)]
 

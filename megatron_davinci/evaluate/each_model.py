@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from data_prep.io.registry import import_path
 from megatron_davinci.config import Recipe, StageRecipe
 from megatron_davinci.config.objectives import RolloutOptions
@@ -66,13 +68,13 @@ def _engine_with(
     recipe: Recipe,
     stage: StageRecipe,
     model: ModelConfig,
-    device: object,
+    device: torch.device,
     stop_token_ids: frozenset[int],
     directory: Path,
 ) -> Engine:
     """The recipe's engine with the weights of its init_from."""
     assert isinstance(stage.objective, RolloutOptions)
-    config, chunks = build_model(recipe, stage, model, device)  # type: ignore[arg-type]
+    config, chunks = build_model(recipe, stage, model, device)
     rollouts = stage.objective.rollouts if stage.objective.has_engine else MegatronRollouts()
     engine_class: type[Engine] = import_path(rollouts.engine_class)
     engine = engine_class.of(

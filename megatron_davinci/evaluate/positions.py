@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 from data_prep import InputError
 from data_prep.corpus import Annotation, Corpus
 from megatron_davinci.config.objectives import Difficulty
-from megatron_davinci.rl.difficulty import LEVEL_NAMES, NUM_LEVELS, candidate_levels, levels_of, quantile_thresholds
+from megatron_davinci.rl.difficulty import (
+    LEVEL_NAMES,
+    NUM_LEVELS,
+    askable_entropies,
+    candidate_levels,
+    levels_of,
+    quantile_thresholds,
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -43,9 +50,8 @@ def choose_positions(
         )
     thresholds = difficulty.thresholds
     if difficulty.quantiles is not None:
-        askable = answerable[corpus.tokens[:]]
-        askable[corpus.starts[corpus.lengths > 0]] = False
-        thresholds = quantile_thresholds(annotation.entropies[askable], difficulty.quantiles)
+        askable = np.concatenate(list(askable_entropies(annotation, answerable)))
+        thresholds = quantile_thresholds(askable, difficulty.quantiles)
     found: list[list[Position]] = [[] for _ in range(NUM_LEVELS)]
     for document in (number for number in range(len(corpus)) if number not in left_out):
         ids = corpus[document]

@@ -103,8 +103,8 @@ class _Asked:
         self.trained_on = len(trained)
         self._documents = [number for number in range(len(corpus)) if number not in trained]
         self.stop_token_ids = read_stop_token_ids(directory, corpus.manifest["tokenizer"]["eod"])
-        ends = AnswerEnd(self._texts.texts) if self._options.stop_at_answer else None
-        self._sampling = Sampling(temperature, ends=ends)
+        self._end = AnswerEnd(self._texts.texts) if self._options.stop_at_answer else None
+        self._sampling = Sampling(temperature, ends=self._end)
         longest = int(corpus.lengths[self._documents].max()) + len(self._preamble) + len(self._instruction)
         if longest + self._options.max_tokens > stage.seq_length:
             raise InputError(
@@ -132,7 +132,7 @@ class _Asked:
         return GenerationRequest(ids, [RequestBranch(len(ids), self._instruction, draws)])
 
     def _cut(self, response: Response) -> Response:
-        return response if self._sampling.ends is None else self._sampling.ends.cut(response)  # type: ignore[attr-defined]
+        return response if self._end is None else self._end.cut(response)
 
     def outcomes(self, responses: Sequence[Response]) -> list[ProblemOutcome]:
         """What became of each problem."""

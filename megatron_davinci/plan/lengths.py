@@ -31,8 +31,8 @@ _LOG_MEAN, _LOG_DEVIATION, _SHORTEST = 8.52, 1.25, 64
 class DocumentLengths:
     """Lengths (documents,) in tokens of what a stage draws, and where they are from.
 
-    `complete`: they are those of the whole corpus, so that steps can be counted; `dropped`, `dropped_tokens`: documents
-    that are too long for the stage, and the tokens in them.
+    `complete`: they are those of whole corpora, or drawn from them by weight, so that steps can be counted; `dropped`,
+    `dropped_tokens`: documents that are too long for the stage, and the tokens in them.
     """
 
     lengths: Int64s

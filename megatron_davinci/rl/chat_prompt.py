@@ -37,10 +37,11 @@ class ChatPrompt:
     def after(self, words: str) -> list[int]:
         """Ids behind the text: the message's own `words`, the end of the message, and the answer's opened <think>."""
         found = self._rendered(f"{_TEXT}{words.removesuffix(OPENING)}")[1]
-        marks = {mark: token for mark, token in self._template.marks.token_of.items() if token == OPENING.strip()}
-        ends = (OPENING.strip(), *marks)
-        if (text := found.rstrip()).endswith(ends):  # some open the thought themselves, and end the line or not
-            found = text.removesuffix(OPENING.strip()).rstrip("".join(marks))
+        opened = OPENING.strip()
+        marks = [mark for mark, token in self._template.marks.token_of.items() if token == opened]
+        for spelled in (opened, *marks):  # some open the thought themselves, and end the line or not
+            if (text := found.rstrip()).endswith(spelled):
+                found = text.removesuffix(spelled)
         return [*self._encode(found), *self._encode(OPENING)]
 
     def _rendered(self, content: str) -> tuple[str, str]:

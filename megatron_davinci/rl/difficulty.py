@@ -3,16 +3,18 @@
 A position's difficulty is the entropy, in nats, of an annotating model's prediction of the token there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.corpus import Annotation
 from data_prep.io.arrays import Float32s
 from megatron_davinci.rl.curriculum import Mix, over_levels_with_candidates
 
 Levels = npt.NDArray[np.int8]
+_STRETCH = 1 << 24  # tokens that are looked at together
 NONE = -1
 LEVEL_NAMES = ("easy", "medium", "hard")
 NUM_LEVELS = len(LEVEL_NAMES)
@@ -32,9 +34,23 @@ def levels_of(entropies: Float32s, thresholds: tuple[float, float, float]) -> Le
 
 
 def quantile_thresholds(entropies: Float32s, quantiles: tuple[float, float, float]) -> tuple[float, float, float]:
-    """Thresholds that leave the given shares of positions below them."""
+    """Thresholds that leave the given shares of positions below them; 0 where there are no positions."""
+    if not len(entropies):
+        return 0.0, 0.0, 0.0
     easy, medium, hard = np.quantile(entropies.astype(np.float64), quantiles).tolist()
     return easy, medium, hard
+
+
+def askable_entropies(annotation: Annotation, answerable: npt.NDArray[np.bool_]) -> Iterator[Float32s]:
+    """Entropies of a corpus's tokens that can be asked for, a stretch at a time: those that an answer can name
+    (`answerable` (ids,)), without the first of each document."""
+    corpus = annotation.corpus
+    for begin in range(0, len(corpus.tokens), _STRETCH):
+        end = min(begin + _STRETCH, len(corpus.tokens))
+        askable = answerable[corpus.tokens[begin:end]]
+        first, stop = np.searchsorted(corpus.starts, (begin, end))
+        askable[corpus.starts[first:stop][corpus.lengths[first:stop] > 0] - begin] = False
+        yield annotation.entropies[begin:end][askable]
 
 
 def candidate_levels(levels: Levels, answerable: npt.NDArray[np.bool_]) -> Levels:

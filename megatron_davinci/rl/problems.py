@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from data_prep import InputError
 from data_prep.corpus import Corpus, CorpusWriter
@@ -211,10 +211,10 @@ def _read_answers_file(corpus: Corpus) -> tuple[list[str], list[str] | None]:
         or not (difficulties is None or _are_texts(difficulties, len(corpus)))
     ):
         raise InputError(f"{path} is damaged, or of another version: write both again with davinci rmt problems")
-    return answers, difficulties  # type: ignore[return-value]
+    return answers, difficulties
 
 
-def _are_texts(values: Any, count: int) -> bool:
+def _are_texts(values: Any, count: int) -> TypeGuard[list[str]]:
     return isinstance(values, list) and len(values) == count and all(isinstance(value, str) for value in values)
 
 

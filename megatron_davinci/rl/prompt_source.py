@@ -20,12 +20,18 @@ from megatron_davinci.data.batches import StageBatches
 from megatron_davinci.data.documents import Span
 from megatron_davinci.rl.chat_prompt import template_of
 from megatron_davinci.rl.curriculum import Mix, difficulty_mix, token_budget
-from megatron_davinci.rl.difficulty import NONE, candidate_levels, draw_positions, levels_of, quantile_thresholds
+from megatron_davinci.rl.difficulty import (
+    NONE,
+    askable_entropies,
+    candidate_levels,
+    draw_positions,
+    levels_of,
+    quantile_thresholds,
+)
 from megatron_davinci.rl.rewards import TokenGrader
 from megatron_davinci.rl.rollout_files import Group, PromptSpec, Response, prompt_hash
 from megatron_davinci.rl.token_bytes import TokenBytes
 
-_STRETCH = 1 << 24  # tokens that are looked at together
 CONTINUATION = 64  # tokens that byte_prefix may compare an answer with
 Grader = Callable[[Response, bytes | None], bool]
 Options = TypeVar("Options", bound=RolloutOptions)
@@ -194,8 +200,7 @@ class NextTokenPrompts(PromptSource[Rmt]):
         difficulty = self.options.difficulty
         if difficulty.quantiles is None:
             return difficulty.thresholds
-        entropies = np.concatenate(list(self._askable_entropies()))
-        return quantile_thresholds(entropies, difficulty.quantiles) if len(entropies) else (0.0, 0.0, 0.0)
+        return quantile_thresholds(np.concatenate(list(self._askable_entropies())), difficulty.quantiles)
 
     def _refuse_nothing_to_ask(self) -> None:
         """Raise InputError where every token is too easy: next tokens would be trained under the name of RMT."""
@@ -211,12 +216,6 @@ class NextTokenPrompts(PromptSource[Rmt]):
         )
 
     def _askable_entropies(self) -> Iterator[Float32s]:
-        """Of the tokens that can be asked for, a stretch of a corpus at a time."""
-        for corpus in {corpus.prefix: corpus for corpus in self._stage.documents.corpora}.values():
-            entropies = self._annotations[corpus.prefix].entropies
-            for begin in range(0, len(corpus.tokens), _STRETCH):
-                end = min(begin + _STRETCH, len(corpus.tokens))
-                askable = self._answerable[corpus.tokens[begin:end]]
-                first, stop = np.searchsorted(corpus.starts, (begin, end))
-                askable[corpus.starts[first:stop][corpus.lengths[first:stop] > 0] - begin] = False
-                yield entropies[begin:end][askable]
+        """Of all corpora, each once, however often the blend repeats it."""
+        for annotation in self._annotations.values():
+            yield from askable_entropies(annotation, self._answerable)

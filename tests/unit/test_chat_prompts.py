@@ -66,6 +66,24 @@ def test_a_prompt_is_what_transformers_renders(
     assert ids[0] in texts.named.values()  # a control token is one, not its letters
 
 
+@pytest.mark.parametrize("end", ["<think>", "<think>\\n\\n", "<think>\\n", ""])
+@pytest.mark.parametrize("as_token", [False, True])
+def test_a_thought_is_opened_once(qwen_json: Path, tmp_path: Path, end: str, as_token: bool) -> None:
+    source = f"{{% for m in messages %}}<|im_start|>{{{{ m.content }}}}{{% endfor %}}{{{{ '<|im_end|>\\n{end}' }}}}"
+    folder = tokenizer_with(qwen_json, tmp_path / "model", source)
+    if as_token:
+        described = json.loads((folder / "tokenizer.json").read_text())
+        last = described["added_tokens"][-1]
+        described["added_tokens"].append({**last, "id": last["id"] + 1, "content": "<think>", "special": False})
+        (folder / "tokenizer.json").write_text(json.dumps(described))
+    texts = TokenBytes(folder)
+    assert ("<think>" in texts.named) == as_token
+    ids = template_of(Rmt(chat_template=True), texts).instruction_ids(32)
+    named = {id_: token.encode() for token, id_ in texts.named.items()}
+    text = b"".join(named.get(id_) or texts.texts[id_] for id_ in ids).decode()
+    assert text.endswith("<|im_end|>\n<think>\n") and text.count("<think>") == 1
+
+
 def test_a_template_that_does_not_show_the_message_is_refused(qwen_json: Path, tmp_path: Path) -> None:
     texts = TokenBytes(tokenizer_with(qwen_json, tmp_path / "model", "<|im_start|>hello"))
     with pytest.raises(InputError, match="the chat template shows a message 0 times: take another template"):

@@ -46,6 +46,24 @@ def test_positions_are_candidates_of_their_level_and_no_more_than_wanted(folder:
     assert all(each.position <= 1 for each in choose_positions(corpus, difficulty, texts.answerable, 10**6, 1, seed=0))
 
 
+def test_quantiles_are_those_of_tokens_that_can_be_asked_for(folder: Path) -> None:
+    corpus, texts, quantiles = Corpus(folder / "docs"), TokenBytes(folder / "model"), (0.2, 0.5, 0.8)
+    found = choose_positions(corpus, Difficulty(quantiles=quantiles), texts.answerable, 10**6, 100, seed=0)
+    annotation = Annotation(corpus)
+    askable = [
+        float(annotation.of(document)[position])
+        for document in range(DOCUMENTS)
+        for position in range(1, len(corpus[document]))
+        if texts.answerable[corpus[document][position]]
+    ]
+    assert 0 < len(askable) < len(corpus.tokens)
+    easy, medium, hard = np.quantile(np.array(askable, np.float64), quantiles).tolist()
+    for each in found:
+        entropy = float(annotation.of(each.document)[each.position])
+        assert each.level == (entropy >= easy) + (entropy >= medium) + (entropy >= hard) - 1
+    assert len(found) == sum(entropy >= easy for entropy in askable)
+
+
 def test_documents_that_were_trained_on_are_left_out(tmp_path: Path) -> None:
     held_out, trained = write_corpus(tmp_path / "held-out", [9, 9, 9, 9]), tmp_path / "trained"
     corpus = Corpus(held_out)

@@ -186,6 +186,11 @@ def test_gspo_in_numbers() -> None:
     )
 
 
+def test_gspo_of_nothing_is_nothing() -> None:
+    nothing = PolicyTokens(torch.zeros(0), torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    assert GSPO.terms(nothing, 0.1, 0.1).shape == (0,)
+
+
 def test_dr_grpo_in_numbers() -> None:
     """Dr. GRPO, Section 3.2: rewards 1, 0, 0, 0 less their mean of 1/4; tokens weigh the same in any response."""
     assert group_advantages([1.0, 0.0, 0.0, 0.0], divide=False) == [0.75, -0.25, -0.25, -0.25]

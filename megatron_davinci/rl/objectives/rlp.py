@@ -130,8 +130,6 @@ class RlpPrompts(PromptSource[Rlp]):
 class RlpObjective(RolloutObjective):
     """Rewards by the policy itself: it scores the true token behind each thought, and without one."""
 
-    _options: Rlp
-
     def _score(self, step: int) -> list[ScoredDocument]:
         """See RolloutObjective."""
         documents = self._source.prompts(step)
