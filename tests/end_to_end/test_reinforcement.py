@@ -158,7 +158,7 @@ def test_what_does_not_fit_is_refused(write: Write, recorded: Path, tmp_path: Pa
         ("objective.template=suffix_9",): "template 'suffix_9' is unknown; known: ",
         ("objective.difficulty.entropy=full",): "annotated with entropies of kind top16",
         ("objective.difficulty.thresholds=[9, 10, 11]",): "no token can be asked for: difficulty begins at 9 nats",
-        ("objective.template=suffix_free_1",): "template suffix_free_1 names no budget",
+        ("objective.template=suffix_free_1",): "template suffix_free_1 lacks {budget}, by which length is rewarded",
         ("data.stages.0.blend.0.corpus=" + str(recorded / "lessons"),): "lessons has no annotation of difficulty",
         ("objective.difficulty.thresholds=[1, 0.5, 2]",): "they must rise from easy to hard",
         ("objective.curriculum.early=[1, 1, 0]",): "which adds up to 2: it must be 1",
