@@ -84,10 +84,10 @@ def test_a_finished_run_does_nothing_and_refuses_another_recipe(three_epochs: di
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.distcp")} == before
     write_model(tmp_path / "other", hidden_size=32)
     for change, message in (
-        ("seed=5", "trained with other data, batch size, seed or objective"),
+        ("seed=5", "trained with other data, length, batch size, seed or objective"),
         (f"model={tmp_path / 'other'}", "trained with another model"),
         ("megatron.bf16=true", "trained with another use_distributed_optimizer or bf16"),
-        ("data.stages.0.name=renamed", "trained with other data, batch size, seed or objective"),
+        ("data.stages.0.name=renamed", "trained with other data, length, batch size, seed or objective"),
     ):
         command = [sys.executable, "-m", "megatron_davinci", "train", str(recipe), change]
         refused = subprocess.run(command, capture_output=True, text=True, check=False)
