@@ -23,6 +23,7 @@ class Scale:
     longest_response: int
     temperature: float = 1.0
     length_only_if_correct: bool = False
+    normalization: str = "paper"
     corpora: tuple[str, ...] = ("train",)
 
 
@@ -60,6 +61,7 @@ def _objective(scale: Scale, method: str) -> dict[str, Any]:
         "group_size": 8,
         "max_tokens": scale.longest_response,
         "temperature": scale.temperature,
+        "normalization": scale.normalization,
         "difficulty": {"quantiles": list(scale.quantiles)},
         "budget": dict(scale.budget) if has_budget else None,
         "reward": {

@@ -29,15 +29,16 @@ THOUGHTS = (8, 32)  # tokens of a trace's thought
 LONGEST = 160  # tokens of a trace
 # Chosen on the functions of the split "tune": see README.md.
 SCALE = Scale(
-    steps=60,
-    documents=8,
-    positions=2,
+    steps=40,
+    documents=16,
+    positions=4,
     lr=1e-4,
     quantiles=(0.02, 0.12, 0.3),
     budget={"initial": 24, "gamma": 0.4, "min": 10},
     longest_response=48,
     temperature=0.7,
     length_only_if_correct=True,
+    normalization="per_component_tokens",
     corpora=("train", "train-sums"),
 )
 POST = PostTraining(steps=40, problems=16, lr=3e-4, longest_response=96)
@@ -87,7 +88,7 @@ def _write_texts(folder: Path) -> None:
     for name, lines in texts.items():
         _write_jsonl(folder / f"{name}.jsonl", ({"text": text} for text in lines))
     if not (folder / "traces-sums.idx").exists():
-        _write_sum_traces(folder / "model", numbers["format"], folder / "traces-sums")
+        _write_sum_traces(folder / "model", [*numbers["format"], *numbers["pretrain"]], folder / "traces-sums")
     for name, split in (("problems-held-out", "test"), ("problems", "problems")):
         lines_of_sums = [{"problem": s.question, "answer": s.answer, "level": s.level} for s in numbers[split]]
         _write_jsonl(folder / f"{name}.jsonl", lines_of_sums)
@@ -130,7 +131,7 @@ def _pretraining(folder: Path) -> dict[str, Any]:
 
 def _format(folder: Path) -> dict[str, Any]:
     blend: list[dict[str, Any]] = [{"corpus": str(folder / f"traces-{name}")} for name in ("next", "next_free")]
-    blend.append({"corpus": str(folder / "traces-sums"), "repeat": 4})
+    blend.append({"corpus": str(folder / "traces-sums"), "repeat": 2})
     return {
         "model": str(folder / "model"),
         "init_from": str(folder / "base"),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from megatron_davinci.config import Recipe, StageRecipe
+from megatron_davinci.config.objectives import RolloutOptions
 from megatron_davinci.core import device
 from megatron_davinci.core.build import transformer_config
 from megatron_davinci.data.batches import StageBatches
@@ -12,6 +13,7 @@ from megatron_davinci.models.layout import PipelineRank, pipeline_ranks
 from megatron_davinci.models.memory import GIB, state_bytes
 from megatron_davinci.plan.memory import MARGIN
 from megatron_davinci.plan.peak import doubts_about_memory, predicted_peak
+from megatron_davinci.rl.templates import load_template
 from megatron_davinci.train.prepare import MissingInput, RunState, doubts_about, inspect_run, missing_inputs
 
 
@@ -29,6 +31,8 @@ def describe_run(recipe: Recipe) -> dict[str, Any]:
     run = None if unknown else inspect_run(_without_tokenizer(recipe, missing))
     for stage in stages:
         transformer_config(model, stage.megatron)
+        if isinstance(stage.objective, RolloutOptions):
+            load_template(stage.objective.template, lambda _: ()).check_budget(stage.objective.budget is not None)
     described = [_describe_layout(stage, model) for stage in stages]
     facts = {"model": recipe.model, "parameters": model.num_parameters(), "missing": list(map(str, missing))}
     if run is None:

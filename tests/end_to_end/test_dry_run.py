@@ -53,3 +53,14 @@ def test_it_says_what_lies_where(recipe: Path, tmp_path: Path) -> None:
 def test_it_refuses_what_training_would(recipe: Path, override: str, sentence: str) -> None:
     result = dry_run(recipe, override)
     assert result.returncode == 2 and sentence in result.stderr and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "template, sentence",
+    [("suffix_free_1", "template suffix_free_1 lacks {budget}"), ("suffix_0", "template 'suffix_0' is unknown")],
+)
+def test_a_prompt_template_is_checked_before_its_corpora_are_there(recipe: Path, template: str, sentence: str) -> None:
+    overrides = ("data.stages.0.blend=[{corpus: nowhere}]", "batch.unit=samples", "objective.kind=rmt")
+    assert "nowhere" in dry_run(recipe, *overrides).stdout
+    result = dry_run(recipe, *overrides, f"objective.template={template}")
+    assert result.returncode == 2 and sentence in result.stderr and result.stderr.count("\n") == 1
