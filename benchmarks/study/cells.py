@@ -2,7 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -10,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from measure import machine
+from xxhash import xxh3_64_hexdigest
 
 from data_prep.corpus import Corpus
 from data_prep.io.files import read_jsonl, write_json
 from megatron_davinci.report.metrics_file import read_metrics
-from study.commands import Took, davinci, train
+from megatron_davinci.rl.answers import read_response
+from study.commands import davinci, train
 
 Recipe = dict[str, Any]
 METHODS = ("base", "format", "format-free", "ntp", "rpt", "rmt", "rmt-no-budget", "rmt-no-curriculum", "rmt-no-ntp")
@@ -24,14 +28,18 @@ ASKED_FREELY = ("format-free", "rpt", "rmt-no-budget")
 TEMPERATURES = (0.0, 0.7)
 """The likeliest tokens, and as in training."""
 DOCUMENTS = 64  # whose positions are answered together; the time of that is a batch's
-CURVES = ("reward", "accuracy", "thought_tokens", "budget", "zero_accuracy_variance_fraction", "unclosed_fraction")
+CURVES = (
+    "loss", "reward", "accuracy", "accuracy_easy", "accuracy_medium", "accuracy_hard", "thought_tokens", "budget",
+    "zero_accuracy_variance_fraction", "unclosed_fraction", "policy_entropy", "seconds",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Setting:
     """What all cells of a model share. `recipe`: (method, seed, directory of the run) -> a recipe to train, or to ask
     by; `problems`: (weights, seed, directory of the run) -> one of reinforcement on problems, for the checkpoints of
-    `post_trained`; `positions` of each difficulty in the corpus `held_out`; `folder` has what `prepare` makes."""
+    `post_trained`; `positions` of each difficulty in the corpus `held_out`; `source`, a field of its JSON Lines, tells
+    which of its texts belong together; `folder` has what `prepare` makes."""
 
     name: str
     folder: Path
@@ -43,6 +51,7 @@ class Setting:
     post_trained: Sequence[str] = ()
     problems: Callable[[Path, int, Path], Recipe] | None = None
     held_out: str = "test"
+    source: str | None = None
 
 
 def run_cell(setting: Setting, method: str, seed: int, results: Path) -> None:
@@ -52,14 +61,16 @@ def run_cell(setting: Setting, method: str, seed: int, results: Path) -> None:
         return
     run = setting.folder / "runs" / f"{method}-{seed}"
     recipe = setting.recipe(method, seed, run)
-    took = train(recipe) if method not in UNTRAINED else None
-    weights = setting.folder / method.removesuffix("-free") if method in UNTRAINED else run
+    weights = setting.folder / method.removesuffix("-free")
+    if method not in UNTRAINED:
+        train(recipe)
+        weights = run
     asked = setting.recipe(_asks(method), 0, setting.folder / "runs/asked")
     found = {
         f"{temperature:g}": _next_tokens(setting, asked, weights, temperature, run) for temperature in TEMPERATURES
     }
     facts = {"method": method, "seed": seed, "recipe": recipe, "asked_by": asked["objective"], "next_token": found}
-    _write(path, setting, facts, run, took)
+    _write(path, setting, facts, recipe, run)
 
 
 def run_post_training(setting: Setting, method: str, seed: int, results: Path) -> None:
@@ -67,16 +78,20 @@ def run_post_training(setting: Setting, method: str, seed: int, results: Path) -
     path = results / f"grpo-{method}-{seed}.json"
     if path.exists():
         return
-    start = setting.folder / "format" if method == "format" else setting.folder / "runs" / f"{method}-{seed}"
+    start = setting.folder / "format"
+    if method not in UNTRAINED:
+        if not (results / f"{method}-{seed}.json").exists():
+            sys.exit(f"error: grpo-{method}:{seed} starts from {method}:{seed}: run that cell first")
+        start = setting.folder / "runs" / f"{method}-{seed}"
     run = setting.folder / "runs" / f"grpo-{method}-{seed}"
     assert setting.problems is not None
     recipe = setting.problems(start, seed, run)
-    took = train(recipe)
+    train(recipe)
     found = {
         f"{temperature:g}": _solved(setting, recipe, {"before": start, "after": run}, temperature, run)
         for temperature in TEMPERATURES
     }
-    _write(path, setting, {"method": method, "seed": seed, "recipe": recipe, "problems": found}, run, took)
+    _write(path, setting, {"method": method, "seed": seed, "recipe": recipe, "problems": found}, recipe, run)
 
 
 def _asks(method: str) -> str:
@@ -102,17 +117,47 @@ def _next_tokens(setting: Setting, recipe: Recipe, weights: Path, temperature: f
     lines = list(read_jsonl(out / "cell.jsonl.zst"))
     summary = json.loads((out / "results.json").read_text())["models"]["cell"]
     shutil.rmtree(out)
+    documents = [line["position"]["document"] for line in lines]
     return {
         "corpus": Corpus(held_out).checksum,
-        "documents": " ".join(str(line["position"]["document"]) for line in lines),
-        "levels": "".join(str(line["position"]["level"]) for line in lines),
-        "direct": "".join(str(int(line["direct"])) for line in lines),
-        "reasoned": "".join(str(int(line["reasoned"])) for line in lines),
-        "thought_tokens": " ".join(str(line["thought_tokens"]) for line in lines),
-        "response_tokens": summary["response_tokens"],
-        "unclosed_fraction": summary["unclosed_fraction"],
+        "documents": _numbers(documents),
+        "positions": _numbers(line["position"]["position"] for line in lines),
+        "sources": _numbers(_sources(setting)[document] for document in documents),
+        "levels": _bits(line["position"]["level"] for line in lines),
+        **{name: _bits(line[name] for line in lines) for name in ("direct", "reasoned", "closed")},
+        "answered": _bits(_answer(line) is not None for line in lines),
+        "copied": _bits(_is_copied(line) for line in lines),
+        "thought_tokens": _numbers(line["thought_tokens"] for line in lines),
+        "response_tokens": _numbers(line["response_tokens"] for line in lines),
         "seconds_per_batch": summary["seconds_per_batch"],
     }
+
+
+def _answer(line: Mapping[str, Any]) -> bytes | None:
+    return read_response([line["response"].encode()], first=True).answer
+
+
+def _is_copied(line: Mapping[str, Any]) -> bool:
+    """Whether the answer is what the thought begins with."""
+    answer = _answer(line)
+    return bool(answer) and line["response"].encode().startswith(answer)
+
+
+def _sources(setting: Setting) -> list[int]:
+    """The source of each held-out text, by number; texts that name none are sources of their own."""
+    lines = list(read_jsonl(setting.folder / f"{setting.held_out}.jsonl"))
+    if setting.source is None:
+        return list(range(len(lines)))
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(line[setting.source], len(numbers)) for line in lines]
+
+
+def _numbers(values: Iterable[int]) -> str:
+    return " ".join(map(str, values))
+
+
+def _bits(values: Iterable[int]) -> str:
+    return "".join(str(int(value)) for value in values)
 
 
 def _solved(
@@ -126,9 +171,9 @@ def _solved(
         lines = list(read_jsonl(out / f"{name}.jsonl.zst"))
         found["difficulties"] = "".join(str(line["difficulty"]) for line in lines)
         found[name] = {
-            "correct": "".join(str(int(bool(line["correct"]))) for line in lines),
-            "tokens": " ".join(str(line["tokens"]) for line in lines),
-            "finished": "".join(str(int(line["finished"])) for line in lines),
+            "correct": _bits(bool(line["correct"]) for line in lines),
+            "finished": _bits(line["finished"] for line in lines),
+            "tokens": _numbers(line["tokens"] for line in lines),
         }
     shutil.rmtree(out)
     return found
@@ -147,18 +192,19 @@ def _ask(
     return out
 
 
-def _write(path: Path, setting: Setting, facts: dict[str, Any], run: Path, took: Took | None) -> None:
+def _write(path: Path, setting: Setting, facts: dict[str, Any], recipe: Recipe, run: Path) -> None:
     """Keep a cell's result; the paths of this machine stay out of it."""
-    curves = {}
-    if (run / "metrics.jsonl").exists():
-        steps = read_metrics(run / "metrics.jsonl")
-        curves = {name: [_rounded(step[name]) for step in steps] for name in (*CURVES, "loss") if name in steps[0]}
-        curves["seconds"] = [_rounded(step["seconds"]) for step in steps]
+    steps = read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
+    names = [name for name in CURVES if any(name in step for step in steps)]
+    blend = [Path(entry["corpus"]) for stage in recipe["data"]["stages"] for entry in stage["blend"]]
     facts = {
         "setting": setting.name,
         **facts,
-        "curves": curves,
-        "time": None if took is None else {"seconds": took.seconds, "cpu_seconds": took.cpu_seconds},
+        "curves": {name: [_rounded(step.get(name)) for step in steps] for name in names},
+        "training_seconds": round(sum(step["seconds"] for step in steps), 1) if steps else None,
+        "format": xxh3_64_hexdigest((setting.folder / "format/model.safetensors").read_bytes()),
+        "corpora": {corpus.name: Corpus(corpus).checksum for corpus in blend},
+        "commit": _commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
         "versions": {name: version(name) for name in ("torch", "megatron-core", "megatron-davinci")},
@@ -166,6 +212,12 @@ def _write(path: Path, setting: Setting, facts: dict[str, Any], run: Path, took:
     text = json.dumps(facts).replace(str(setting.folder.resolve()), "WORK").replace(str(Path.cwd()), "PROJECT")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, json.loads(text))
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
 
 
 def _rounded(value: Any) -> Any:

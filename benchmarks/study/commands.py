@@ -1,43 +1,28 @@
 """The project's own commands, each in a process of its own, skipped where what it makes is there."""
 
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 
-@dataclass(frozen=True)
-class Took:
-    """Seconds by the clock, and of all processors."""
-
-    seconds: float
-    cpu_seconds: float
-
-
-def davinci(*arguments: str | Path) -> Took:
+def davinci(*arguments: str | Path) -> None:
     """Run a command to its end; what it says goes to the log of whoever calls. SystemExit where it fails."""
-    before, started = os.times(), time.perf_counter()
     done = subprocess.run([sys.executable, "-m", "megatron_davinci", *map(str, arguments)], check=False)
     if done.returncode:
         sys.exit(f"davinci {arguments[0]} ended with {done.returncode}")
-    after = os.times()
-    spent = after.children_user + after.children_system - before.children_user - before.children_system
-    return Took(time.perf_counter() - started, spent)
 
 
-def train(recipe: Mapping[str, Any]) -> Took:
-    """Run a recipe, which is kept beside its run; one that was interrupted goes on, and says less time than it took."""
+def train(recipe: Mapping[str, Any]) -> None:
+    """Run a recipe, which is kept beside its run; one that was interrupted goes on."""
     directory = Path(recipe["checkpoint"]["dir"])
     directory.mkdir(parents=True, exist_ok=True)
     path = directory.with_name(f"{directory.name}.yaml")
     path.write_text(yaml.safe_dump(dict(recipe), sort_keys=False))
-    return davinci("train", path)
+    davinci("train", path)
 
 
 def tokenize(texts: Path, tokenizer: Path, prefix: Path) -> None:

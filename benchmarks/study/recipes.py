@@ -12,13 +12,13 @@ _FIRST_SEED = 1000
 @dataclass(frozen=True)
 class Scale:
     """What all methods share: optimizer `steps`, `documents` in a step, `positions` of each that are asked for;
-    `quantiles` and `budget` as in the recipe; `corpora`, by name, are what is trained on."""
+    `difficulty` and `budget` as in the recipe; `corpora`, by name, are what is trained on."""
 
     steps: int
     documents: int
     positions: int
     lr: float
-    quantiles: tuple[float, float, float]
+    difficulty: Mapping[str, Any]
     budget: Mapping[str, float]
     longest_response: int
     temperature: float = 1.0
@@ -35,6 +35,7 @@ class PostTraining:
     problems: int
     lr: float
     longest_response: int
+    temperature: float = 1.0
 
 
 def mid_training(scale: Scale, folder: Path, method: str, seed: int, run: Path) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def _objective(scale: Scale, method: str) -> dict[str, Any]:
         "max_tokens": scale.longest_response,
         "temperature": scale.temperature,
         "normalization": scale.normalization,
-        "difficulty": {"quantiles": list(scale.quantiles)},
+        "difficulty": dict(scale.difficulty),
         "budget": dict(scale.budget) if has_budget else None,
         "reward": {
             "length_weight": 0.1 if has_budget else 0.0,
@@ -91,6 +92,7 @@ def post_training(scale: PostTraining, folder: Path, start: Path, seed: int, run
             "template": str(TEMPLATES / "sum.txt"),
             "group_size": 8,
             "max_tokens": scale.longest_response,
+            "temperature": scale.temperature,
             "stop_at_answer": True,
         },
         **_run(seed, run),

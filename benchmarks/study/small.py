@@ -1,8 +1,10 @@
 """The small model: 5.5 million parameters, pre-trained here on Python's standard library and on sums."""
 
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ MODEL: dict[str, Any] = {
     "max_position_embeddings": 1024,
     "tie_word_embeddings": True,
 }
+FORMS, PROMPTS = ("format", "format-sums"), ("next", "next_free")
+"""Corpora whose next tokens the form of answers is learnt on, and templates that it is learnt with."""
 THOUGHTS = (8, 32)  # tokens of a trace's thought
 LONGEST = 160  # tokens of a trace
 # Chosen on the functions of the split "tune": see README.md.
@@ -33,7 +37,7 @@ SCALE = Scale(
     documents=16,
     positions=4,
     lr=1e-4,
-    quantiles=(0.02, 0.12, 0.3),
+    difficulty={"thresholds": [0.1, 0.9, 1.9]},
     budget={"initial": 24, "gamma": 0.4, "min": 10},
     longest_response=48,
     temperature=0.7,
@@ -52,6 +56,7 @@ def setting(folder: Path, seeds: int = 3) -> Setting:
         prepare=partial(prepare, folder),
         recipe=partial(mid_training, SCALE, folder),
         positions=350,
+        source="file",
         seeds=seeds,
         post_trained=("format", "ntp", "rpt", "rmt"),
         problems=partial(post_training, POST, folder),
@@ -63,30 +68,29 @@ def prepare(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _write_texts(folder)
     model = folder / "model"
-    for name in ("pretrain", "pretrain-sums", "format", "train", "train-sums", "tune", "test"):
+    for name in ("pretrain", "pretrain-sums", "format", "format-sums", "train", "train-sums", "tune", "test"):
         tokenize(folder / f"{name}.jsonl", model, folder / name)
     _train_to(folder, "base", _pretraining(folder))
     for name in ("train", "train-sums", "tune", "test"):
         annotate(folder / name, folder / "base")
-    for name in ("next", "next_free"):
-        traces(folder / "format", model, folder / f"traces-{name}", TEMPLATES / f"{name}.txt", THOUGHTS, LONGEST, 3)
+    for corpus, template in product(FORMS, PROMPTS):
+        out = folder / f"traces-{corpus}-{template}"
+        traces(folder / corpus, model, out, TEMPLATES / f"{template}.txt", THOUGHTS, LONGEST, 3)
     _train_to(folder, "format", _format(folder))
 
 
 def _write_texts(folder: Path) -> None:
-    if (folder / "problems.answers.json").is_file():
+    if (folder / "problems.idx").is_file():  # what is written last
         return
     code, numbers = functions(), sums()
-    told = [f"{each.question}{each.steps}\n" for each in numbers["pretrain"]]
-    if not (folder / "model").exists():
-        write_model_directory([*code["pretrain"], *told], folder / "model", **MODEL)
-    texts = {
-        **code,
-        "pretrain-sums": told,
-        "train-sums": [f"{each.question}{each.steps}\n" for each in numbers["train"]],
-    }
-    for name, lines in texts.items():
-        _write_jsonl(folder / f"{name}.jsonl", ({"text": text} for text in lines))
+    if not (folder / "model/config.json").exists():
+        shutil.rmtree(folder / "model", ignore_errors=True)
+        pretrained = [*(each.text for each in code["pretrain"]), *_told(numbers["pretrain"])]
+        write_model_directory(pretrained, folder / "model", **MODEL)
+    for split, functions_of in code.items():
+        _write_jsonl(folder / f"{split}.jsonl", (each._asdict() for each in functions_of))
+    for split in ("pretrain", "format", "train"):
+        _write_jsonl(folder / f"{split}-sums.jsonl", ({"text": text} for text in _told(numbers[split])))
     if not (folder / "traces-sums.idx").exists():
         _write_sum_traces(folder / "model", [*numbers["format"], *numbers["pretrain"]], folder / "traces-sums")
     for name, split in (("problems-held-out", "test"), ("problems", "problems")):
@@ -94,6 +98,10 @@ def _write_texts(folder: Path) -> None:
         _write_jsonl(folder / f"{name}.jsonl", lines_of_sums)
         if not (folder / f"{name}.idx").exists():
             write_problems([folder / f"{name}.jsonl"], folder / "model", folder / name, ProblemKeys(difficulty="level"))
+
+
+def _told(numbers: Iterable[Sum]) -> list[str]:
+    return [f"{each.question}{each.steps}\n" for each in numbers]
 
 
 def _write_jsonl(path: Path, lines: Iterable[dict[str, Any]]) -> None:
@@ -130,7 +138,8 @@ def _pretraining(folder: Path) -> dict[str, Any]:
 
 
 def _format(folder: Path) -> dict[str, Any]:
-    blend: list[dict[str, Any]] = [{"corpus": str(folder / f"traces-{name}")} for name in ("next", "next_free")]
+    names = [f"traces-{corpus}-{template}" for corpus, template in product(FORMS, PROMPTS)]
+    blend: list[dict[str, Any]] = [{"corpus": str(folder / name)} for name in names]
     blend.append({"corpus": str(folder / "traces-sums"), "repeat": 2})
     return {
         "model": str(folder / "model"),

@@ -16,22 +16,31 @@ LEFT_OUT = {"test", "tests", "site-packages", "lib2to3", "encodings", "turtledem
 SHARES = (("pretrain", 60), ("format", 8), ("train", 16), ("tune", 6), ("test", 10))
 """Of files, in percent."""
 CHARACTERS = range(250, 701)  # of a function that is asked about
-NUM_LEVELS = 4
 SEED = 1234
 # Sums of each level, at most: a level has what it has, and pre-training reads what the others leave.
-SUMS = {"test": 150, "problems": 256, "format": 96, "train": 64, "pretrain": 4000}
+SUMS = {"test": 150, "problems": 256, "format": 96, "train": 64, "pretrain": 2500}
+_ONE, _TWO, _THREE = range(1, 10), range(10, 100), range(100, 1000)
+SHAPES = (((_TWO, _ONE), (_ONE, _TWO)), ((_TWO, _TWO),), ((_THREE, _TWO), (_TWO, _THREE)), ((_THREE, _THREE),))
+"""Of each level: what the terms are."""
+
+
+class Source(NamedTuple):
+    """A text, and the file that it is in."""
+
+    text: str
+    file: str
 
 
 class Sum(NamedTuple):
     """Numbers to add up; the more digits, the harder."""
 
-    terms: tuple[int, ...]
+    terms: tuple[int, int]
     level: int
 
     @property
     def question(self) -> str:
         """As a text begins."""
-        return f"# {' + '.join(map(str, self.terms))}\n"
+        return f"# {self.terms[0]} + {self.terms[1]}\n"
 
     @property
     def answer(self) -> str:
@@ -40,16 +49,8 @@ class Sum(NamedTuple):
 
     @property
     def steps(self) -> str:
-        """How it is found: column by column, from the right, or term by term where all have one digit."""
-        lines = _chain(self.terms) if max(self.terms) < 10 else _columns(*self.terms)
-        return "\n".join([*lines, f"{' + '.join(map(str, self.terms))} = {self.answer}"])
-
-
-def _chain(terms: tuple[int, ...]) -> Iterator[str]:
-    total = terms[0]
-    for term in terms[1:-1]:
-        yield f"{total} + {term} = {total + term}"
-        total += term
+        """How it is found: column by column, from the right."""
+        return "\n".join([*_columns(*self.terms), f"{self.terms[0]} + {self.terms[1]} = {self.answer}"])
 
 
 def _columns(first: int, second: int) -> Iterator[str]:
@@ -63,34 +64,38 @@ def _columns(first: int, second: int) -> Iterator[str]:
 
 
 def sums() -> dict[str, list[Sum]]:
-    """Split -> sums, as many of each level; none is in two splits."""
-    one, two, three = range(1, 10), range(10, 100), range(100, 1000)
+    """Split -> sums, as many of each level; none is in two splits, nor are its terms the other way round."""
     found: dict[str, list[Sum]] = {split: [] for split in SUMS}
-    for level, ranges in enumerate(((one, one, one), (two, one), (two, two), (three, two)), 1):
-        every = list(product(*ranges))
-        order = iter(random.Random(SEED + level).sample(every, min(len(every), sum(SUMS.values()))))
-        for split, count in SUMS.items():
-            found[split] += [Sum(terms, level) for terms, _ in zip(order, range(count), strict=False)]
+    for level, shapes in enumerate(SHAPES, 1):
+        every = [terms for shape in shapes for terms in product(*shape)]
+        room, home = dict(SUMS), dict[tuple[int, int], str]()
+        for first, second in random.Random(SEED + level).sample(every, min(len(every), 3 * sum(SUMS.values()))):
+            terms = (min(first, second), max(first, second))
+            split = home.setdefault(terms, next((name for name in room if room[name]), ""))
+            if split and room[split]:
+                room[split] -= 1
+                found[split].append(Sum((first, second), level))
     return found
 
 
-def functions() -> dict[str, list[str]]:
+def functions() -> dict[str, list[Source]]:
     """Split -> texts: whole files to pre-train on, and functions of other files; in an order that mixes files."""
     root = Path(sysconfig.get_path("stdlib"))
-    found: dict[str, dict[str, None]] = {split: {} for split, _ in SHARES}
+    found: dict[str, dict[str, str]] = {split: {} for split, _ in SHARES}
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root)
         if LEFT_OUT.isdisjoint(name.parts):
             split = _split_of(name.as_posix())
             text = path.read_text(errors="replace")
-            found[split].update(dict.fromkeys([text] if split == "pretrain" else _functions_of(text)))
-            if split == "pretrain":  # the form of answers is learnt on what is known
-                found["format"].update(dict.fromkeys(_functions_of(text)))
+            found[split].update(dict.fromkeys([text] if split == "pretrain" else _functions_of(text), name.as_posix()))
+            if split == "pretrain":  # the form of answers is learnt on what is known, and on some more
+                found["format"].update(dict.fromkeys(_functions_of(text), name.as_posix()))
     seen = set(found["pretrain"])
     for split, _ in SHARES[1:]:
-        found[split] = {text: None for text in found[split] if text not in seen}
+        found[split] = {text: name for text, name in found[split].items() if text not in seen}
         seen.update(found[split])
-    return {split: random.Random(SEED).sample(list(texts), len(texts)) for split, texts in found.items()}
+    shuffled = {split: random.Random(SEED).sample(list(texts), len(texts)) for split, texts in found.items()}
+    return {split: [Source(text, found[split][text]) for text in texts] for split, texts in shuffled.items()}
 
 
 def _split_of(name: str) -> str:

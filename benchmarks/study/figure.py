@@ -1,0 +1,50 @@
+"""Figure 3 in shape: how long thoughts are over mid-training, what becomes of accuracy, and lengths over GRPO."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # after the backend is chosen
+import numpy as np
+
+from study.analysis import GRPO, Cells, Floats
+
+WIDTH = 5
+"""Steps that are averaged."""
+LEVELS = ("accuracy_easy", "accuracy_medium", "accuracy_hard")
+
+
+def draw(cells: Cells, path: Path) -> None:
+    """Means over seeds; accuracy is the mean of the levels', whose mix the curriculum changes."""
+    figure, (of_mid, of_accuracy, of_post) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    for name, found in cells.items():
+        curves = [cell["curves"] for cell in found.values() if "thought_tokens" in cell["curves"]]
+        if not curves:
+            continue
+        is_post = name.startswith(GRPO)
+        (of_post if is_post else of_mid).plot(*_smooth(curves, "thought_tokens"), label=name.removeprefix(GRPO))
+        if not is_post:
+            steps, levels = zip(*(_smooth(curves, level) for level in LEVELS), strict=True)
+            of_accuracy.plot(steps[0], np.mean(levels, axis=0), label=name)
+        if name == "rmt":
+            of_mid.plot(curves[0]["budget"], "k--", linewidth=0.8, label="budget")
+    of_mid.set(title="mid-training", xlabel="step", ylabel="tokens of a thought")
+    of_accuracy.set(title="mid-training", xlabel="step", ylabel="accuracy of rollouts, mean of levels")
+    of_post.set(title="GRPO on sums", xlabel="step", ylabel="tokens of a thought")
+    for axes in (of_mid, of_accuracy, of_post):
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _smooth(curves: Sequence[dict[str, Any]], key: str) -> tuple[Floats, Floats]:
+    """Steps, and means over seeds and so many steps; a step without a value counts not."""
+    values = np.array([[np.nan if value is None else value for value in curve[key]] for curve in curves], np.float64)
+    known = np.convolve(np.isfinite(values).sum(axis=0), np.ones(WIDTH), mode="same")
+    total = np.convolve(np.nansum(values, axis=0), np.ones(WIDTH), mode="same")
+    return np.arange(1.0, values.shape[1] + 1), np.where(known > 0, total / np.maximum(known, 1), np.nan)
