@@ -45,7 +45,7 @@ SCALE = Scale(
     normalization="per_component_tokens",
     corpora=("train", "train-sums"),
 )
-POST = PostTraining(steps=40, problems=16, lr=3e-4, longest_response=96)
+POST = PostTraining(steps=80, problems=32, lr=1e-5, longest_response=96, temperature=0.7)
 
 
 def setting(folder: Path, seeds: int = 3) -> Setting:
