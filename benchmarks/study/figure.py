@@ -45,6 +45,7 @@ def draw(cells: Cells, path: Path) -> None:
 def _smooth(curves: Sequence[dict[str, Any]], key: str) -> tuple[Floats, Floats]:
     """Steps, and means over seeds and so many steps; a step without a value counts not."""
     values = np.array([[np.nan if value is None else value for value in curve[key]] for curve in curves], np.float64)
-    known = np.convolve(np.isfinite(values).sum(axis=0), np.ones(WIDTH), mode="same")
-    total = np.convolve(np.nansum(values, axis=0), np.ones(WIDTH), mode="same")
-    return np.arange(1.0, values.shape[1] + 1), np.where(known > 0, total / np.maximum(known, 1), np.nan)
+    steps = range(values.shape[1])
+    windows = [values[:, max(0, step - WIDTH // 2) : step + WIDTH // 2 + 1] for step in steps]
+    means = [float(np.nanmean(window)) if np.isfinite(window).any() else np.nan for window in windows]
+    return np.array(steps) + 1.0, np.array(means)

@@ -118,6 +118,7 @@ def minutes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> cells.Setting:
     numbers = {name: found[:: max(1, len(found) // 24)] for name, found in texts.sums().items()}
     monkeypatch.setattr(small, "functions", lambda: code)
     monkeypatch.setattr(small, "sums", lambda: numbers)
+    monkeypatch.setattr(small, "FORMS", ("format",))
     monkeypatch.setattr(
         small,
         "SCALE",
