@@ -43,7 +43,7 @@ def draw(cells: Cells, path: Path) -> None:
 
 
 def _smooth(curves: Sequence[dict[str, Any]], key: str) -> tuple[Floats, Floats]:
-    """Steps, and means over seeds and so many steps; a step without a value counts not."""
+    """Step numbers (steps,), and a moving average (steps,) of all seeds; steps without a value are left out."""
     values = np.array([[np.nan if value is None else value for value in curve[key]] for curve in curves], np.float64)
     steps = range(values.shape[1])
     windows = [values[:, max(0, step - WIDTH // 2) : step + WIDTH // 2 + 1] for step in steps]

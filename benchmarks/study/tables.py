@@ -20,9 +20,8 @@ from study.analysis import (
     problems_of,
     read_cells,
     solved,
-    start_of,
 )
-from study.cells import METHODS
+from study.cells import METHODS, UNTRAINED
 from study.figure import draw
 from study.hypotheses import CLAIMS
 
@@ -85,7 +84,7 @@ def _accuracies(cells: Cells, temperature: str, name: str, label: str) -> Iterat
         right = outcomes(cells, method, temperature, name)
         shown = [f"{100 * at_level(right, units, number).mean:.1f}" for number in range(len(LEVELS))]
         differences = [""] * (len(LEVELS) + 1)
-        if method != start_of(method):
+        if method not in UNTRAINED:
             gained = gain(cells, method, temperature, name)
             by_level = [at_level(gained, units, number) for number in range(len(LEVELS))]
             differences = [_shown(each) for each in (*by_level, estimate(gained, units))]

@@ -64,7 +64,7 @@ def _columns(first: int, second: int) -> Iterator[str]:
 
 
 def sums() -> dict[str, list[Sum]]:
-    """Split -> sums, as many of each level; none is in two splits, nor are its terms the other way round."""
+    """Split -> sums; none is in two splits, nor are its terms the other way round. See SUMS for how many there are."""
     found: dict[str, list[Sum]] = {split: [] for split in SUMS}
     for level, shapes in enumerate(SHAPES, 1):
         every = [terms for shape in shapes for terms in product(*shape)]

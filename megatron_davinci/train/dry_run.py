@@ -31,7 +31,7 @@ def describe_run(recipe: Recipe) -> dict[str, Any]:
     run = None if unknown else inspect_run(_without_tokenizer(recipe, missing))
     for stage in stages:
         transformer_config(model, stage.megatron)
-        if isinstance(stage.objective, RolloutOptions):
+        if isinstance(stage.objective, RolloutOptions):  # prompts themselves need corpora and a tokenizer
             load_template(stage.objective.template, lambda _: ()).check_budget(stage.objective.budget is not None)
     described = [_describe_layout(stage, model) for stage in stages]
     facts = {"model": recipe.model, "parameters": model.num_parameters(), "missing": list(map(str, missing))}

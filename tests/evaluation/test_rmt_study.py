@@ -102,6 +102,29 @@ def test_a_gain_is_above_what_the_method_began_with(tmp_path: Path) -> None:
     assert claims["NTP of rmt is above rmt-no-ntp's"] is None
 
 
+@pytest.mark.parametrize(
+    "text, low, high, holds",
+    [
+        ("NTR of rmt is above format's (sampled)", 0.001, 0.1, True),
+        ("NTR of rmt is above format's (sampled)", -0.001, 0.1, False),
+        ("NTP of rmt is not below ntp's", -0.019, 0.0, True),
+        ("NTP of rmt is not below ntp's", -0.021, 0.1, False),
+        ("thoughts of rmt are shorter than rpt's (sampled; tokens)", -2.0, -0.1, True),
+        ("thoughts of rmt are shorter than rpt's (sampled; tokens)", -2.0, 0.1, False),
+    ],
+)
+def test_a_claim_holds_for_all_of_its_interval(text: str, low: float, high: float, holds: bool) -> None:
+    [claim] = [claim for claim in CLAIMS if claim.text == text]
+    assert claim.holds(analysis.Estimate((low + high) / 2, low, high, ())) == holds
+
+
+def test_an_answer_is_copied_where_the_thought_begins_with_it() -> None:
+    for response, copied in (
+        (" foo bar</think>\\boxed{ foo}", True), (" foo bar</think>\\boxed{ bar}", False), (" foo bar", False),
+    ):  # fmt: skip
+        assert cells._is_copied({"response": response}) == copied
+
+
 LEVELS = {"quantiles": [0.02, 0.12, 0.3]}  # so small a model is sure of nothing
 
 
