@@ -9,6 +9,8 @@ import warnings
 from importlib import import_module
 from typing import Any
 
+from megatron_davinci.first_import import import_megatron_without_unused_parts
+
 __version__ = "0.1.0"
 
 # What is said when upstream is imported or built, and a person can do nothing about.
@@ -32,6 +34,7 @@ def _leave_out(logger: str, text: str) -> None:
 
 for _logger, _text in _LOGGED.items():
     _leave_out(_logger, _text)
+import_megatron_without_unused_parts()
 
 # name -> where it is: "module", or "module:other name".
 _PUBLIC = {

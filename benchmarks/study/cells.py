@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -80,9 +79,8 @@ def run_post_training(setting: Setting, method: str, seed: int, results: Path) -
         return
     start = setting.folder / "format"
     if method not in UNTRAINED:
-        if not (results / f"{method}-{seed}.json").exists():
-            sys.exit(f"error: grpo-{method}:{seed} starts from {method}:{seed}: run that cell first")
         start = setting.folder / "runs" / f"{method}-{seed}"
+        train(setting.recipe(method, seed, start))  # nothing, where it is kept
     run = setting.folder / "runs" / f"grpo-{method}-{seed}"
     assert setting.problems is not None
     recipe = setting.problems(start, seed, run)

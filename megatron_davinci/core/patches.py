@@ -1,8 +1,9 @@
 """Every change that this project makes to objects and modules of other packages, each with the symptom it cures.
 
-Nothing outside this file assigns to them (`tests/architecture/test_patches.py`), but for the worker of
-`rl/math_grader.py`, which must not import torch: there sympy may not compile what it parses. Tried with Megatron-Core
-0.16.1 and 0.19.2. Each patch is a public function, and the caller says when.
+Nothing outside this file assigns to them (`tests/architecture/test_patches.py`), but for `first_import.py` while
+Megatron is imported, and for the worker of `rl/math_grader.py`, which must not import torch: there sympy may not
+compile what it parses. Tried with Megatron-Core 0.16.1 and 0.19.2. Each patch is a public function, and the caller
+says when.
 """
 
 import ctypes

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "torchgen", "functorch", "megatron", "transformers")
-MEGATRON_ALLOWED = ("core", "testing", "rl", "train", "evaluate")
+MEGATRON_ALLOWED = ("core", "testing", "rl", "train", "evaluate", "first_import")
 
 
 def imports(path: Path) -> set[str]:
@@ -126,10 +126,29 @@ def test_a_command_imports_nothing_of_the_product_before_it_runs() -> None:
     show = "import sys, megatron_davinci.cli.app; print(*sys.modules)"
     loaded = run([sys.executable, "-c", show]).split()
     assert "megatron_davinci.cli.doctor" in loaded
-    beside = ("data_prep.cli", "data_prep.io", "data_prep.samples", "megatron_davinci.cli")
+    beside = ("data_prep.cli", "data_prep.io", "data_prep.samples", "megatron_davinci.cli", "megatron_davinci.first_")
     ours = [module for module in loaded if module.count(".") and module.startswith(("data_prep.", "megatron_davinci."))]
     assert [module for module in ours if not module.startswith(beside)] == []
     assert not roots(set(loaded)) & {*HEAVY, "numpy", "pydantic"}
+
+
+UNUSED = ("wandb", "torch._dynamo", "torch._inductor")
+
+
+@pytest.mark.parametrize("first", ["megatron.core", "megatron_davinci.rl.annotate", "megatron_davinci.train.loop"])
+def test_megatron_is_imported_without_what_is_not_used(first: str) -> None:
+    """As `first_import.py` says; both can be imported afterwards."""
+    show = f"import sys, megatron_davinci, {first}, megatron.core.fusions.fused_bias_swiglu; print(*sys.modules)"
+    loaded = set(run([sys.executable, "-c", show]).split())
+    assert "megatron.core.parallel_state" in loaded
+    assert not loaded & set(UNUSED)
+    run([sys.executable, "-c", f"import megatron_davinci, {first}, {', '.join(UNUSED)}"])
+
+
+def test_megatron_alone_imports_what_is_left_out() -> None:
+    """Otherwise `first_import.py` has nothing to do and can go."""
+    loaded = set(run([sys.executable, "-c", "import sys, megatron.core; print(*sys.modules)"]).split())
+    assert set(UNUSED) <= loaded
 
 
 def test_recipes_are_checked_without_torch(without_torch: list[str], recipe_values: dict[str, Any]) -> None:
