@@ -97,7 +97,7 @@ def train(
         typer.echo(orjson.dumps(facts).decode() if as_json else as_text(facts))
         return
     if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
-        typer.echo("loading torch and Megatron-Core: some ten seconds", err=True)
+        typer.echo("loading torch and Megatron-Core: a few seconds", err=True)
     gc.disable()  # it would take a fifth of the time that importing Megatron takes
     from megatron_davinci.train.loop import train as run
 

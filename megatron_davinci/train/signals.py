@@ -29,14 +29,17 @@ class StopRequest:
 
     @contextmanager
     def install_handlers(self) -> Iterator[None]:
-        """Signals are noted in the block, and do nothing else; also one that has waited for it."""
+        """Signals are noted in the block, and do nothing else; also one that has waited for it.
+
+        A rank that was asked to stop is ending when the block does: what torchrun passes on so late does nothing.
+        """
         before = {number: signal.signal(number, self._note) for number in SIGNALS}
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         try:
             yield
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_IGN if self._launched and self._signal else handler)
 
     def on_any_rank(self) -> int:
         """The signal that some rank got, 0 for none; the same on every rank, all of which call this together."""

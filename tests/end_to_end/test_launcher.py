@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,19 +74,25 @@ def test_a_worker_that_dies_is_started_again_and_nothing_changes(recipe_values: 
 
 
 def test_ctrl_c_saves_and_leaves_nobody_behind(recipe_values: dict[str, Any], tmp_path: Path) -> None:
-    """A terminal sends it to its whole foreground group."""
+    """A terminal sends it to its whole foreground group; torchrun passes it on to ranks, which may be ending by then."""
     recipe_values["data"]["stages"][0]["epochs"] = 1000
     recipe_values["checkpoint"]["save_interval"] = 10_000
     launched = launch(write_recipe(recipe_values, tmp_path, "launched"))
     run = tmp_path / "launched"
     wait_for_steps(run, 2, launched)
-    ranks = psutil.Process(launched.pid).children(recursive=True)
+    children = psutil.Process(launched.pid).children(recursive=True)
+    ranks = [each for each in children if "RANK" in each.environ() and "megatron_davinci" in each.cmdline()]
+    assert len(ranks) == 2
     os.killpg(launched.pid, signal.SIGINT)
+    while psutil.wait_procs(ranks, timeout=0.01)[1]:
+        for rank in ranks:
+            with suppress(psutil.NoSuchProcess):
+                rank.send_signal(signal.SIGINT)
     _, said = launched.communicate(timeout=60)
     assert launched.returncode == 130, said
     assert b"step" in said and b"Traceback" not in said and b"death signal" not in said, said
     assert said.count(b"Ctrl-C: saving after this step") == 1 and b"stopped by Ctrl-C" in said, said
-    assert psutil.wait_procs(ranks, timeout=10)[1] == []
+    assert psutil.wait_procs(children, timeout=10)[1] == []
     assert progress(run)["step"] >= 2
 
 
