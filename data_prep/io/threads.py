@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 Item = TypeVar("Item")
+_WAKE_SECONDS = 0.5
+"""A wait without end is not woken by a signal that came just before it, or that the kernel gave to another thread."""
 
 
 def run_in_threads(do: Callable[[Item], None], items: Iterable[Item], count: int) -> None:
@@ -32,7 +34,8 @@ def run_in_threads(do: Callable[[Item], None], items: Iterable[Item], count: int
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            while thread.is_alive():
+                thread.join(_WAKE_SECONDS)
     finally:
         stopped.set()
     if failed:
