@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,9 @@ def test_killed_rollouts_end_as_undisturbed_ones(shapes_envs: Path, tmp_path: Pa
 def test_ctrl_c_does_not_wait_for_a_server(shapes_envs: Path, tmp_path: Path) -> None:
     with agent_server(worker, lambda place, attempt, right: Answer(right, after=60)) as server:
         words = ["environments", "run", shapes_envs, "--server", server.url, "--model", "m", "--out", tmp_path / "out"]
-        process = subprocess.Popen(davinci_words(*words), stderr=subprocess.PIPE, text=True)
+        # tests that a shell runs in its background ignore Ctrl-C
+        listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen(davinci_words(*words), stderr=subprocess.PIPE, text=True, preexec_fn=listening)
         while len(server.requests) < 2:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
