@@ -74,7 +74,7 @@ def test_a_worker_that_dies_is_started_again_and_nothing_changes(recipe_values: 
 
 
 def test_ctrl_c_saves_and_leaves_nobody_behind(recipe_values: dict[str, Any], tmp_path: Path) -> None:
-    """A terminal sends it to its whole foreground group; torchrun passes it on to ranks, which may be ending by then."""
+    """A terminal sends it to a whole group, and torchrun passes it on to its ranks, which may be ending by then."""
     recipe_values["data"]["stages"][0]["epochs"] = 1000
     recipe_values["checkpoint"]["save_interval"] = 10_000
     launched = launch(write_recipe(recipe_values, tmp_path, "launched"))
