@@ -53,6 +53,7 @@ def _tables(cells: Cells) -> Iterator[str]:
     yield from _hypotheses(cells)
     for temperature, name, label in ASKED:
         yield from _accuracies(trained, temperature, name, label)
+    yield from _what_parts_add(trained)
     yield from _thinking(trained)
     yield from _lengths(trained)
     if any(name.startswith(GRPO) for name in cells):
@@ -89,6 +90,20 @@ def _accuracies(cells: Cells, temperature: str, name: str, label: str) -> Iterat
             by_level = [at_level(gained, units, number) for number in range(len(LEVELS))]
             differences = [_shown(each) for each in (*by_level, estimate(gained, units))]
         yield _row(method, *shown, _with_seeds(estimate(right, units)), *differences)
+
+
+def _what_parts_add(cells: Cells) -> Iterator[str]:
+    """Table 4 as differences: the gain of RMT less that of RMT without one of its parts, or without all of them."""
+    units = positions_of(cells)
+    without = [method for method in cells if method.startswith("rmt-no-") or method == "rpt"]
+    if "rmt" not in cells or not without:
+        return
+    yield from ("", "## What the parts of RMT add: rmt less each of these (points; thoughts: tokens, sampled)", "")
+    yield from _table("", *(label.partition(":")[0] for _, _, label in ASKED), "thoughts")
+    for method in without:
+        gains = (less(gain(cells, "rmt", *asked), gain(cells, method, *asked)) for *asked, _ in ASKED)
+        longer = less(*(outcomes(cells, each, SAMPLED, "thought_tokens") for each in ("rmt", method)))
+        yield _row(method, *(_shown(estimate(each, units)) for each in gains), _shown(estimate(longer, units), 1))
 
 
 def _thinking(cells: Cells) -> Iterator[str]:

@@ -100,6 +100,8 @@ def test_a_gain_is_above_what_the_method_began_with(tmp_path: Path) -> None:
     between = claims["the gain in NTR of rmt is not below rpt's (sampled)"]
     assert between is not None and between.seeds == (0.5,)  # seed 1 alone has both: 0.75 - 0.25
     assert claims["NTP of rmt is above rmt-no-ntp's"] is None
+    [*_, of_parts] = tables._what_parts_add(found)
+    assert of_parts.startswith("| rpt | +50.0 (") and of_parts.count("+0.0 (+0.0 to +0.0)") == 2  # NTP, thoughts
 
 
 @pytest.mark.parametrize(
