@@ -84,7 +84,9 @@ def test_ctrl_c_saves_and_leaves_nobody_behind(recipe_values: dict[str, Any], tm
     ranks = [each for each in children if "RANK" in each.environ() and "megatron_davinci" in each.cmdline()]
     assert len(ranks) == 2
     os.killpg(launched.pid, signal.SIGINT)
+    deadline = time.monotonic() + 60
     while psutil.wait_procs(ranks, timeout=0.01)[1]:
+        assert time.monotonic() < deadline
         for rank in ranks:
             with suppress(psutil.NoSuchProcess):
                 rank.send_signal(signal.SIGINT)
