@@ -17,7 +17,7 @@ def import_megatron_without_unused_parts() -> None:
     """Leave out, when Megatron-Core is imported, Weights & Biases and, where there is no GPU, torch's compiler.
 
     Symptom: to import `train.loop`, torch and all, takes 8.5 s of a CPU core in each rank; with this patch 3.9 s.
-    Megatron's inference engine imports wandb where it is installed. Functions that Megatron fuses for GPUs are given to
+    Megatron's timers and inference engine import wandb where it is. Functions that Megatron fuses for GPUs are given to
     torch.compile, which imports the compiler; without a GPU they stay as they are written. A run that reports to wandb,
     and code that compiles, import theirs later.
     """
