@@ -20,11 +20,12 @@ SCALE = Scale(
     documents=8,
     positions=2,
     lr=3e-5,
-    difficulty={"quantiles": [0.02, 0.12, 0.3]},
-    budget={"initial": 24, "gamma": 0.4},
+    difficulty={"thresholds": [0.1, 0.9, 1.9]},
+    budget={"initial": 24, "gamma": 0.4, "min": 10},
     longest_response=48,
     temperature=0.7,
     length_only_if_correct=True,
+    normalization="per_component_tokens",
 )
 THOUGHTS = (8, 32)
 LONGEST = 256
@@ -54,7 +55,7 @@ def prepare(folder: Path, problems: Path | None) -> None:
     for name in ("train", "tune", "test"):
         annotate(folder / name, base)
     for name in ("next", "next_free"):
-        traces(folder / "format", base, folder / f"traces-{name}", TEMPLATES / f"{name}.txt", THOUGHTS, LONGEST, 1)
+        traces(folder / "format", base, folder / f"traces-{name}", TEMPLATES / f"{name}.txt", THOUGHTS, LONGEST, 3)
     if (folder / "format" / "config.json").exists():
         return
     blend = [{"corpus": str(folder / f"traces-{name}")} for name in ("next", "next_free")]
