@@ -16,10 +16,10 @@ from study.texts import SEED
 SPLITS = {"format": 160, "train": 320, "tune": 40, "test": 200}
 CHARACTERS = range(120, 640)  # of a problem and its solution
 SCALE = Scale(
-    steps=40,
-    documents=8,
+    steps=16,
+    documents=16,
     positions=2,
-    lr=3e-5,
+    lr=1e-4,
     difficulty={"thresholds": [0.1, 0.9, 1.9]},
     budget={"initial": 24, "gamma": 0.4, "min": 10},
     longest_response=48,
