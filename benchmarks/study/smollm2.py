@@ -15,13 +15,14 @@ from study.texts import SEED
 
 SPLITS = {"format": 160, "train": 320, "tune": 40, "test": 200}
 CHARACTERS = range(120, 640)  # of a problem and its solution
+# Chosen on the problems of the split "tune": see README.md.
 SCALE = Scale(
     steps=16,
     documents=16,
     positions=2,
-    lr=1e-4,
+    lr=3e-5,
     difficulty={"thresholds": [0.1, 0.9, 1.9]},
-    budget={"initial": 24, "gamma": 0.4, "min": 10},
+    budget={"initial": 16, "gamma": 0.625, "min": 10},
     longest_response=48,
     temperature=0.7,
     length_only_if_correct=True,
