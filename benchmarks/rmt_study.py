@@ -47,11 +47,15 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="say which cells there are")
     parser.add_argument("--only", nargs="+", default=[], metavar="METHOD:SEED")
     arguments = parser.parse_args()
+    folder = arguments.folder.resolve()
+    settings = {
+        "small": small.setting(folder / "small"),
+        "smollm2": smollm2.setting(folder / "smollm2", arguments.problems),
+    }
     if arguments.what == "tables":
-        print(write_tables(RESULTS / "study"))
+        print(write_tables(RESULTS / "study", {setting.name: list(cells(setting)) for setting in settings.values()}))
         return
-    folder = (arguments.folder / arguments.what).resolve()
-    setting = small.setting(folder) if arguments.what == "small" else smollm2.setting(folder, arguments.problems)
+    setting = settings[arguments.what]
     every = list(cells(setting))
     if arguments.list:
         done = [(RESULTS / "study" / setting.name / f"{method}-{seed}.json").exists() for method, seed in every]

@@ -1,6 +1,6 @@
 """What the cells say together: the hypotheses, and the paper's Tables 1 to 4 in shape."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -33,24 +33,27 @@ ASKED = (
 )
 
 
-def write_tables(results: Path) -> str:
-    """Write RESULTS/tables.md, and RESULTS/NAME.png of each setting; gives the tables."""
+def write_tables(results: Path, grids: Mapping[str, Collection[tuple[str, int]]]) -> str:
+    """Write RESULTS/tables.md, and RESULTS/NAME.png of each setting; gives the tables. `grids`: by setting, methods and
+    seeds of all of its cells."""
     parts: list[str] = []
     for folder in sorted(path for path in results.iterdir() if path.is_dir()):
         cells = read_cells(folder)
-        parts += [f"# {folder.name}", "", f"Cells: {sum(map(len, cells.values()))}.", *_tables(cells)]
+        grid = grids[folder.name]
+        count = f"Cells: {sum(map(len, cells.values()))} of {len(grid)}."
+        parts += [f"# {folder.name}", "", count, *_tables(cells, {method for method, _ in grid})]
         draw(cells, results / f"{folder.name}.png")
     text = "\n".join(parts) + "\n"
     (results / "tables.md").write_text(text)
     return text
 
 
-def _tables(cells: Cells) -> Iterator[str]:
+def _tables(cells: Cells, methods: set[str]) -> Iterator[str]:
     trained = {name: cells[name] for name in METHODS if name in cells}
     if not {"format", "format-free"} <= trained.keys():
         yield from ("", "No table yet: format or format-free has no cell.")
         return
-    yield from _hypotheses(cells)
+    yield from _hypotheses(cells, methods)
     for temperature, name, label in ASKED:
         yield from _accuracies(trained, temperature, name, label)
     yield from _what_parts_add(trained)
@@ -60,10 +63,10 @@ def _tables(cells: Cells) -> Iterator[str]:
         yield from _problems(cells)
 
 
-def _hypotheses(cells: Cells) -> Iterator[str]:
+def _hypotheses(cells: Cells, methods: set[str]) -> Iterator[str]:
     yield from ("", "## Hypotheses", "")
     yield from _table("", "claim", "difference (95% interval)", "of each seed", "")
-    for claim in CLAIMS:
+    for claim in (claim for claim in CLAIMS if methods.issuperset(claim.needs)):
         found = claim.found(cells)
         if found is None:
             yield _row(str(claim.number), claim.text, "no cell yet", "", "")

@@ -175,6 +175,8 @@ def test_the_grid_at_a_size_for_minutes(
     assert all(str(tmp_path) not in text and str(Path.home()) not in text for text in written.values())
     shutil.rmtree(minutes.folder)
     cells.run_cell(minutes, "rmt", 0, results)  # nothing to do, and nothing to do it with
-    text = tables.write_tables(tmp_path / "results")
-    assert "| rmt |" in text and "Sums solved before and after GRPO" in text and "no cell yet" in text
+    grid = [("format", 0), ("format-free", 0), ("rmt", 0), ("rmt", 1), ("rpt", 0), ("grpo-rmt", 0)]
+    text = tables.write_tables(tmp_path / "results", {"small": grid})
+    assert "Cells: 4 of 6." in text and "| rmt |" in text and "Sums solved before and after GRPO" in text
+    assert "NTP of rmt is above rpt's | no cell yet" in text and "rmt-no-ntp" not in text  # is in no cell of this grid
     assert (tmp_path / "results/small.png").stat().st_size > 10_000
