@@ -30,7 +30,8 @@ def draw(cells: Cells, path: Path) -> None:
             steps, levels = zip(*(_smooth(curves, level) for level in LEVELS), strict=True)
             of_accuracy.plot(steps[0], np.mean(levels, axis=0), label=name)
         if name == "rmt":
-            of_mid.plot(curves[0]["budget"], "k--", linewidth=0.8, label="budget")
+            budgets = curves[0]["budget"]
+            of_mid.plot(range(1, len(budgets) + 1), budgets, "k--", linewidth=0.8, label="budget")
     of_mid.set(title="mid-training", xlabel="step", ylabel="tokens of a thought")
     of_accuracy.set(title="mid-training", xlabel="step", ylabel="accuracy of rollouts, mean of levels")
     of_post.set(title="GRPO on sums", xlabel="step", ylabel="tokens of a thought")
@@ -38,7 +39,9 @@ def draw(cells: Cells, path: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize=7)
-    figure.savefig(path, dpi=110)
+        else:
+            axes.remove()
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
 
 
