@@ -8,6 +8,9 @@ from typing import Any
 
 import yaml
 
+from data_prep.io.files import read_jsonl
+from megatron_davinci.report.metrics_file import read_metrics
+
 
 def davinci(*arguments: str | Path) -> None:
     """Run a command to its end; what it says goes to the log of whoever calls. SystemExit where it fails."""
@@ -23,6 +26,15 @@ def train(recipe: Mapping[str, Any]) -> None:
     path = directory.with_name(f"{directory.name}.yaml")
     path.write_text(yaml.safe_dump(dict(recipe), sort_keys=False))
     davinci("train", path)
+    exit_unless_done(directory)
+
+
+def exit_unless_done(run: Path) -> None:
+    """SystemExit where a run was stopped: by SIGTERM, `davinci train` saves and ends with 0."""
+    *_, start = read_jsonl(run / "starts.jsonl")
+    done = read_metrics(run / "metrics.jsonl")[-1]["step"]
+    if done < start["num_steps"]:
+        sys.exit(f"{run} was stopped after step {done} of {start['num_steps']}: the same command goes on")
 
 
 def tokenize(texts: Path, tokenizer: Path, prefix: Path) -> None:

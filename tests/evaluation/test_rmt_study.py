@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from study import analysis, cells, small, tables, texts  # it is no package of the project
+from study import analysis, cells, commands, small, tables, texts  # it is no package of the project
 from study.hypotheses import CLAIMS
 from study.recipes import PostTraining
 
@@ -125,6 +125,15 @@ def test_an_answer_is_copied_where_the_thought_begins_with_it() -> None:
         (" foo bar</think>\\boxed{ foo}", True), (" foo bar</think>\\boxed{ bar}", False), (" foo bar", False),
     ):  # fmt: skip
         assert cells._is_copied({"response": response}) == copied
+
+
+def test_a_stopped_run_is_no_cell(tmp_path: Path) -> None:
+    (tmp_path / "starts.jsonl").write_text('{"num_steps": 3}\n{"num_steps": 2}\n')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    commands.exit_unless_done(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(SystemExit, match="was stopped after step 1 of 2"):
+        commands.exit_unless_done(tmp_path)
 
 
 LEVELS = {"quantiles": [0.02, 0.12, 0.3]}  # so small a model is sure of nothing
