@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from data_prep.io.files import read_jsonl
 from megatron_davinci.report.metrics_file import read_metrics
+from megatron_davinci.report.starts_file import read_starts
 
 
 def davinci(*arguments: str | Path) -> None:
@@ -31,10 +31,9 @@ def train(recipe: Mapping[str, Any]) -> None:
 
 def exit_unless_done(run: Path) -> None:
     """SystemExit where a run was stopped: by SIGTERM, `davinci train` saves and ends with 0."""
-    *_, start = read_jsonl(run / "starts.jsonl")
-    done = read_metrics(run / "metrics.jsonl")[-1]["step"]
-    if done < start["num_steps"]:
-        sys.exit(f"{run} was stopped after step {done} of {start['num_steps']}: the same command goes on")
+    done, planned = read_metrics(run / "metrics.jsonl")[-1]["step"], read_starts(run)[-1].num_steps
+    if done < planned:
+        sys.exit(f"{run} was stopped after step {done} of {planned}: the same command goes on")
 
 
 def tokenize(texts: Path, tokenizer: Path, prefix: Path) -> None:

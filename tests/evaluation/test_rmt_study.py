@@ -128,7 +128,18 @@ def test_an_answer_is_copied_where_the_thought_begins_with_it() -> None:
 
 
 def test_a_stopped_run_is_no_cell(tmp_path: Path) -> None:
-    (tmp_path / "starts.jsonl").write_text('{"num_steps": 3}\n{"num_steps": 2}\n')
+    start = {
+        "time": "",
+        "step": 0,
+        "command": "",
+        "ranks": 1,
+        "device": "cpu",
+        "versions": {},
+        "stages": [],
+        "recipe": {},
+    }
+    starts = [json.dumps({**start, "num_steps": planned}) for planned in (3, 2)]
+    (tmp_path / "starts.jsonl").write_text("\n".join(starts) + "\n")
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
     commands.exit_unless_done(tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
