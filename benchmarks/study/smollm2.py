@@ -40,6 +40,7 @@ def setting(folder: Path, problems: Path | None) -> Setting:
         prepare=partial(prepare, folder, problems),
         recipe=partial(mid_training, SCALE, folder),
         positions=350,
+        seeds=2,
         methods=("base", "format", "format-free", "ntp", "rpt", "rmt"),
     )
 
