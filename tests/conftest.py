@@ -21,6 +21,10 @@ if "DAVINCI_TEST_GPU" not in os.environ:
         [
             "megatron_davinci.core.build_trainer",
             "megatron_davinci.core.optimizer",
+            "megatron_davinci.cli.app",
+            "megatron_davinci.train.loop",
+            "megatron_davinci.train.prepare",
+            "torch._dynamo",
             "data_prep.tokenize.worker_process",
         ]
     )

@@ -20,10 +20,9 @@ def run_on_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> l
     The function must be importable, and opens its process group itself. Raises RuntimeError with the traceback of the
     first rank that failed. What multiprocessing.set_forkserver_preload names is imported once for all ranks.
     """
-    meeting = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     with ProcessPoolExecutor(world_size, mp_context=multiprocessing.get_context("forkserver")) as pool:
-        ranks = [{**os.environ, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
-        jobs = [pool.submit(_run_rank, rank, function, args) for rank in ranks]
+        ranks = rank_environments(world_size)
+        jobs = [pool.submit(_run_rank, {**os.environ, **rank}, function, args) for rank in ranks]
         finished, others = wait(jobs, TIMEOUT_SECONDS, FIRST_EXCEPTION)
         failed = next((job for job in finished if job.exception() is not None), None)
         if others:  # they wait for one that has failed, some without end
@@ -35,6 +34,12 @@ def run_on_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> l
     if others:
         raise RuntimeError(f"no rank of {world_size} had failed, or all ended, in {TIMEOUT_SECONDS} seconds")
     return [job.result() for job in jobs]
+
+
+def rank_environments(world_size: int) -> list[dict[str, str]]:
+    """What torchrun adds to the environment of each rank of a new world on this machine."""
+    meeting = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    return [{**meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
 
 
 def _run_rank(environment: dict[str, str], function: Callable[..., Any], args: tuple[Any, ...]) -> Any:

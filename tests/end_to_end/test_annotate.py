@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import EFFORT
+from forked import run_davinci_on_ranks
 from test_bad_input import refuse
+from training import DAVINCI
 from transformers import AutoModelForCausalLM
 
 from data_prep.corpus import Annotation, Corpus, CorpusWriter
@@ -20,13 +21,6 @@ LAYOUTS = {
     "PP2": ["pipeline_model_parallel_size=2"],
     "DP2": [],
 }
-# What `davinci rmt annotate` does, in blocks small enough to be killed between them.
-IN_SMALL_BLOCKS = [
-    sys.executable,
-    "-c",
-    "from megatron_davinci.rl import annotate; annotate.BLOCK_TOKENS = 6000; "
-    "from megatron_davinci.cli import main; main()",
-]
 
 
 @pytest.fixture
@@ -43,12 +37,16 @@ def some_of(source: Path, prefix: Path, count: int) -> Path:
     return prefix
 
 
-def annotate(prefix: Path, model: Path, *more: str, ranks: int = 1, command: list[str] | None = None) -> np.ndarray:
-    start = command or [sys.executable, "-m", "megatron_davinci"]
-    if ranks > 1:
-        start[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    subprocess.run([*start, "rmt", "annotate", str(prefix), "--model", str(model), *more], check=True, timeout=300)
+def annotate(prefix: Path, model: Path, *more: str, ranks: int = 1) -> np.ndarray:
+    for ended in run_davinci_on_ranks(ranks, "rmt", "annotate", prefix, "--model", model, *more):
+        assert ended.returncode == 0, ended.stderr
     return np.array(Annotation(Corpus(prefix)).entropies)
+
+
+def in_small_blocks(prefix: Path, model: Path) -> list[str]:
+    """`davinci rmt annotate`, in blocks small enough to be killed between them."""
+    program = "from megatron_davinci.rl import annotate; annotate.BLOCK_TOKENS = 6000; " + DAVINCI[-1]
+    return [*DAVINCI[:-1], program, "rmt", "annotate", str(prefix), "--model", str(model)]
 
 
 @torch.no_grad()
@@ -84,10 +82,9 @@ def test_layouts_find_the_same_entropies(taught: Path, corpus: Path, tmp_path: P
 def test_a_killed_run_ends_in_the_same_bytes(taught: Path, tmp_path: Path) -> None:
     whole = some_of(taught / "lessons", tmp_path / "whole", 1500)
     killed = some_of(taught / "lessons", tmp_path / "killed", 1500)
-    annotate(whole, taught / "hf", command=[*IN_SMALL_BLOCKS])
+    subprocess.run(in_small_blocks(whole, taught / "hf"), check=True)
     part = killed.with_name("killed.entropy.bin.part")
-    command = [*IN_SMALL_BLOCKS, "rmt", "annotate", str(killed), "--model", str(taught / "hf")]
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(in_small_blocks(killed, taught / "hf"))
     while not (part.is_file() and part.stat().st_size):
         assert process.poll() is None
         time.sleep(0.002)
@@ -95,7 +92,7 @@ def test_a_killed_run_ends_in_the_same_bytes(taught: Path, tmp_path: Path) -> No
     process.wait()
     written = part.stat().st_size
     assert 0 < written < 4 * len(Corpus(killed).tokens)
-    annotate(killed, taught / "hf", command=[*IN_SMALL_BLOCKS])
+    subprocess.run(in_small_blocks(killed, taught / "hf"), check=True)
     for name in ("bin", "idx"):
         ours, expected = (prefix.with_name(f"{prefix.name}.entropy.{name}") for prefix in (killed, whole))
         assert ours.read_bytes() == expected.read_bytes()

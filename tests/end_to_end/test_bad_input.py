@@ -1,18 +1,14 @@
 """Property: wrong input ends with exit code 2 and one sentence, and leaves nothing half-written."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from conftest import write_corpus, write_model
-
-DAVINCI = [sys.executable, "-c", "from megatron_davinci.cli import main; main()"]
-
+from forked import run_davinci
 
 # The first of two ranks, whose fellow never comes: a process group that were opened would wait for it in vain.
 FIRST_OF_TWO = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29555"}
@@ -21,15 +17,7 @@ FIRST_OF_TWO = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR"
 def refuse(*arguments: object, cwd: Path, **environment: str) -> str:
     """Run a command that must be refused; returns its sentence. Nothing may appear in the folder."""
     before = sorted(cwd.rglob("*"))
-    result = subprocess.run(
-        [*DAVINCI, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        check=False,
-        env={**os.environ, **environment},
-        timeout=60,
-    )
+    result = run_davinci(*arguments, cwd=cwd, **environment)
     assert result.returncode == 2, result.stderr
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
     assert sorted(cwd.rglob("*")) == before
@@ -39,11 +27,8 @@ def refuse(*arguments: object, cwd: Path, **environment: str) -> str:
 def refuse_training(recipe: Path, *overrides: str) -> str:
     """What training says on rank 0, before any process group is up; the other ranks say nothing."""
     sentence = refuse("train", recipe, *overrides, cwd=recipe.parent, **FIRST_OF_TWO)
-    command = [*DAVINCI, "train", str(recipe), *overrides]
-    other = {**os.environ, **FIRST_OF_TWO, "RANK": "1", "LOCAL_RANK": "1"}
-    result = subprocess.run(
-        command, capture_output=True, text=True, cwd=recipe.parent, env=other, check=False, timeout=60
-    )
+    other = {**FIRST_OF_TWO, "RANK": "1", "LOCAL_RANK": "1"}
+    result = run_davinci("train", recipe, *overrides, cwd=recipe.parent, **other)
     assert (result.returncode, result.stderr) == (2, "")
     return sentence
 
@@ -102,8 +87,7 @@ def test_a_loss_that_is_not_finite_is_one_sentence_and_saves_nothing(recipe: Pat
         "data.stages.0.epochs=4",
         "checkpoint.save_interval=10",
     ]
-    command = [*DAVINCI, "train", str(recipe), *changes]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = run_davinci("train", recipe, *changes)
     assert result.returncode == 1
     assert "nothing of this one is saved" in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "run" / "latest").exists()
@@ -111,7 +95,7 @@ def test_a_loss_that_is_not_finite_is_one_sentence_and_saves_nothing(recipe: Pat
 
 def test_damaged_progress_and_metrics(recipe: Path, tmp_path: Path) -> None:
     changes = ["data.stages.0.epochs=2", "checkpoint.save_interval=1"]
-    subprocess.run([*DAVINCI, "train", str(recipe), *changes], check=True, capture_output=True)
+    run_davinci("train", recipe, *changes).check_returncode()
     (tmp_path / "run" / "latest").write_text("step_0000001\n")
     metrics = tmp_path / "run" / "metrics.jsonl"
     whole = metrics.read_text()
@@ -162,7 +146,7 @@ def test_a_plan_with_held_out_documents(recipe: Path) -> None:
 
 
 def test_a_resume_with_another_corpus(recipe: Path, tmp_path: Path) -> None:
-    subprocess.run([*DAVINCI, "train", str(recipe)], check=True, capture_output=True)
+    run_davinci("train", recipe).check_returncode()
     write_corpus(tmp_path / "other", [5, 6, 7])
     sentence = refuse_training(recipe, f"data.stages.0.blend.0.corpus={tmp_path / 'other'}")
     assert "was trained with other data, length, batch size, seed or objective" in sentence
@@ -224,8 +208,8 @@ def test_text_that_is_missing_from_a_record(tmp_path: Path) -> None:
     arguments = ["in.jsonl", "--tokenizer", "tokenizer.json", "--out"]
     sentence = refuse("data", "tokenize", *arguments, "strict", "--strict", cwd=tmp_path)
     assert "record 2" in sentence and "body" in sentence
-    command = [*DAVINCI, "data", "tokenize", *arguments, "corpus"]
-    kept = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    kept = run_davinci("data", "tokenize", *arguments, "corpus", cwd=tmp_path)
+    kept.check_returncode()
     assert "1 broken records were left out: in.jsonl, record 2" in kept.stderr
 
 
@@ -233,7 +217,7 @@ def test_a_tokenizer_that_is_not_the_corpus_one(recipe_values: dict[str, Any], t
     write_tokenizer(tmp_path / "tokenizer.json")
     (tmp_path / "in.jsonl").write_text('{"text": "some text"}\n')
     arguments = ["in.jsonl", "--tokenizer", "tokenizer.json", "--out", "text"]
-    subprocess.run([*DAVINCI, "data", "tokenize", *arguments], cwd=tmp_path, check=True, capture_output=True)
+    run_davinci("data", "tokenize", *arguments, cwd=tmp_path).check_returncode()
     recipe_values["data"]["stages"][0]["blend"] = [{"corpus": "text"}]
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe_values))
     assert "absent does not exist" in refuse("train", "recipe.yaml", "tokenizer=absent", cwd=tmp_path)

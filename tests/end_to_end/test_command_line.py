@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 import typer
-from test_bad_input import DAVINCI
-from training import progress, write_recipe
+from training import DAVINCI, progress, write_recipe
 
 from megatron_davinci.cli.app import app
 

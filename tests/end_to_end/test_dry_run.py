@@ -1,13 +1,12 @@
 """Property: a dry run says what a run would do, refuses what it would refuse, and leaves nothing behind."""
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from test_bad_input import DAVINCI
+from forked import Ended, run_davinci
 
 
 @pytest.fixture
@@ -18,9 +17,8 @@ def recipe(recipe_values: dict[str, Any], tmp_path: Path) -> Path:
     return path
 
 
-def dry_run(recipe: Path, *more: str) -> "subprocess.CompletedProcess[str]":
-    command = [*DAVINCI, "train", str(recipe), *more, "--dry-run"]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=recipe.parent)
+def dry_run(recipe: Path, *more: str) -> Ended:
+    return run_davinci("train", recipe, *more, "--dry-run", cwd=recipe.parent)
 
 
 def test_it_says_what_lies_where(recipe: Path, tmp_path: Path) -> None:

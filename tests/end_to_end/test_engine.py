@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import EFFORT, of_acceptance
 from language import write_recipe
-from training import finish, kill_after, kill_when, progress, reported, same_weights, start, undescribed
+from training import kill_after, kill_when, progress, reported, same_weights, start, train, undescribed
 
 from data_prep.corpus import AnnotationWriter, Corpus
 from megatron_davinci.demo.reinforce import toy_recipe
@@ -62,7 +62,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(
     write: Write, varied: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     """On two replicas; curriculum and budget go on where they were."""
-    finish(start(write("whole", **varied), 2))
+    train(write("whole", **varied), 2)
     killed, run = write("killed", **varied), tmp_path / "killed"
     written = [rollout_file(run / "rollouts", step) for step in range(STEPS)]
     kill_after(start(killed, 2), run, 1)  # what follows a step without a checkpoint is the engine, answering
@@ -71,7 +71,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(
     assert len(reported(run)) == 2
     for step in sorted(random.Random(1).sample(range(3, STEPS - 1), min(EFFORT - 1, 2))):
         kill_after(start(killed, 2), run, step)
-    finish(start(killed, 2))
+    train(killed, 2)
     lines = reported(tmp_path / "killed")
     assert len({line["budget"] for line in lines}) > 2 and any(line["empty_levels"] for line in lines)
     assert len({(line["positions_easy"], line["positions_hard"]) for line in lines}) > 1
@@ -90,7 +90,7 @@ def test_scored_rollouts_say_what_was_trained_on(
     write: Write, varied: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     recipe, run = write("run", **varied), tmp_path / "run"
-    said = finish(start(recipe, 1, "data.stages.0.epochs=2"))
+    said = train(recipe, 1, "data.stages.0.epochs=2")
     lines = read_metrics(run / "metrics.jsonl")
     assert re.search(r"step 1/2  reward 0\.\d+  accuracy \d+\.\d%  length \d+\.\d  truncated \d+\.\d%  lr ", said)
     assert scored_steps(run) == [1, 2]
@@ -120,14 +120,14 @@ def test_every_layout_answers_alike(write: Write, tmp_path: Path) -> None:
 
     A small cache changes nothing either: documents then wait for their turn.
     """
-    finish(start(write("one"), 1))
+    train(write("one"), 1)
     _, expected = read_rollouts(rollout_file(tmp_path / "one" / "rollouts", 0))
     objective = yaml.safe_load((tmp_path / "one.yaml").read_text())["objective"]
     small = {"objective": {**objective, "rollouts": {"cache_tokens": 300}}}
     wanted = LAYOUTS if EFFORT > 1 else {"DP2": LAYOUTS["DP2"]}  # the parity tests have the others
     changes = {name: (ranks, {"megatron": megatron}) for name, (ranks, megatron) in wanted.items()}
     for name, (ranks, change) in {**changes, "small cache": (1, small)}.items():
-        finish(start(write(name, **change), ranks))
+        train(write(name, **change), ranks)
         _, found = read_rollouts(rollout_file(tmp_path / name / "rollouts", 0))
         for group, right in zip(found, expected, strict=True):
             assert group.spec == right.spec
@@ -144,9 +144,9 @@ def test_prompts_without_a_difference_are_answered_anew(write: Write, tmp_path: 
         return [[r.correct for r in prompt.responses] for prompt in read_scored(tmp_path / name, step)]
 
     changes = {"group_size": 2, "dynamic_sampling": 3}
-    finish(start(write("once", objective={"group_size": 2}), 1, "data.stages.0.epochs=1"))
-    finish(start(write("often", objective=changes), 1, "data.stages.0.epochs=2"))
-    finish(start(write("ranks", objective=changes), 2, "data.stages.0.epochs=2"))
+    train(write("once", objective={"group_size": 2}), 1, "data.stages.0.epochs=1")
+    train(write("often", objective=changes), 1, "data.stages.0.epochs=2")
+    train(write("ranks", objective=changes), 2, "data.stages.0.epochs=2")
     once, often = verdicts("once", 1), verdicts("often", 1)
     both = [len(set(group)) == 2 for group in once]
     assert 0 < sum(both) < len(both) and sum(len(set(group)) == 2 for group in often) > sum(both)
@@ -168,7 +168,7 @@ def test_a_model_that_never_closes_its_thought_is_counted(write: Write, taught: 
     values = yaml.safe_load(recipe.read_text())
     values.pop("init_from")
     recipe.write_text(yaml.safe_dump({**values, "model": str(taught / "model")}))
-    finish(start(recipe, 1, "data.stages.0.epochs=2"))
+    train(recipe, 1, "data.stages.0.epochs=2")
     lines = reported(tmp_path / "untaught")
     assert [line["unclosed_fraction"] for line in lines] == [1.0, 1.0]
     assert all(line["accuracy"] == 0.0 and line["truncated_fraction"] > 0.9 for line in lines)

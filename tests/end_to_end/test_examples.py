@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import yaml
 from conftest import EFFORT, of_acceptance, write_model
+from forked import run_davinci
 from test_asks import annotate
-from test_bad_input import DAVINCI
-from training import reported
+from training import DAVINCI, reported
 from typer.testing import CliRunner
 
 from data_prep.corpus import Corpus
@@ -160,7 +160,7 @@ def test_a_tiny_one_trains(taught: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "out" / "demo").mkdir(parents=True)
     (tmp_path / "out" / "demo" / "toy_language").symlink_to(taught)
     recipe = EXAMPLES / name / "tiny.yaml"
-    subprocess.run([*DAVINCI, "train", str(recipe), "data.stages.0.epochs=3"], cwd=tmp_path, check=True)
+    run_davinci("train", recipe, "data.stages.0.epochs=3", cwd=tmp_path).check_returncode()
     lines = reported(tmp_path / "out" / "tiny" / name)
     assert len(lines) == (384 if name == "format-sft" else 3) and ("policy_loss" in lines[0]) == (
         name not in ("ntp-only", "format-sft")

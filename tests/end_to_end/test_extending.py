@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from forked import run_davinci
 from language import write_recipe
 from training import reported
 
@@ -59,11 +60,7 @@ def modules(tmp_path: Path) -> Path:
 @pytest.fixture
 def davinci(modules: Path) -> Callable[..., str]:
     def run(*arguments: Any, code: int = 0) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "megatron_davinci", *map(str, arguments)],
-            env={**os.environ, "PYTHONPATH": f"{modules}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = run_davinci(*arguments, PYTHONPATH=str(modules))
         assert done.returncode == code, done.stderr
         return done.stdout or done.stderr
 

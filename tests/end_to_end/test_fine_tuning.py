@@ -17,7 +17,7 @@ from conftest import write_corpus, write_model
 from huggingface import gradients
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
-from training import finish, reported, same_weights, start, write_recipe
+from training import reported, same_weights, train, write_recipe
 
 from data_prep.corpus import Corpus
 from megatron_davinci.report.metrics_file import read_metrics
@@ -90,7 +90,7 @@ def test_mid_training_then_fine_tuning_is_one_recipe(corpora: Path, tmp_path: Pa
         "megatron": {"tensor_model_parallel_size": 2, "sequence_parallel": True},
         "batch": {"global_batch_size": 8},
     }
-    finish(start(write_recipe(values, tmp_path, "both", **layout), 2))
+    train(write_recipe(values, tmp_path, "both", **layout), 2)
     lines = reported(tmp_path / "both")
     stages = {name: [line for line in lines if line["stage"] == name] for name in ("mid-training", "fine-tuning")}
     for name, steps in stages.items():
@@ -112,12 +112,12 @@ def test_the_handoff_is_that_of_two_runs(corpora: Path, tmp_path: Path) -> None:
     values.pop("evaluation")
     values["data"]["stages"][1]["epochs"] = 1
     kept = {"batch": {"global_batch_size": 8}}
-    finish(start(write_recipe(values, tmp_path, "both", **kept), 1))
+    train(write_recipe(values, tmp_path, "both", **kept), 1)
     first, second = values["data"]["stages"]
-    finish(start(write_recipe({**values, "data": {**values["data"], "stages": [first]}}, tmp_path, "one", **kept), 1))
+    train(write_recipe({**values, "data": {**values["data"], "stages": [first]}}, tmp_path, "one", **kept), 1)
     export_to_hf(tmp_path / "one", tmp_path / "between")
     alone = {**values, "init_from": str(tmp_path / "between"), "data": {**values["data"], "stages": [second]}}
-    finish(start(write_recipe(alone, tmp_path, "two", **kept), 1))
+    train(write_recipe(alone, tmp_path, "two", **kept), 1)
     assert same_weights(tmp_path / "both", tmp_path / "two")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import EFFORT
 from language import write_recipe
-from training import finish, kill_after, reported, same_weights, start
+from training import kill_after, reported, same_weights, start, train
 
 from data_prep.corpus import Corpus
 from megatron_davinci.demo.reinforce import toy_recipe
@@ -44,7 +44,7 @@ def files_of(run: Path) -> list[list[Group]]:
 
 
 def test_verdicts_and_reference_are_those_of_the_responses(write: Write, taught: Path, tmp_path: Path) -> None:
-    finish(start(write("one"), 1))
+    train(write("one"), 1)
     steps, texts = files_of(tmp_path / "one"), TokenBytes(taught / "hf")
     toy_language = {" red": b"three", " blue": b"one", " green": b"four", " white": b"two"}
     tokens = {colour: texts.encode(colour) for colour in toy_language}
@@ -84,16 +84,16 @@ def check_reference(write: Write, tmp_path: Path, run: str) -> None:
     header, _ = read_rollouts(rollout_file(tmp_path / run / "rollouts", 0))
     write_rollouts(rollout_file(tmp_path / f"{run}-again", 0), header, groups)
     replayed = {"rollouts": str(tmp_path / f"{run}-again"), "kl_beta": 0.0}
-    finish(start(write(f"{run}-replayed", replayed), 1))
+    train(write(f"{run}-replayed", replayed), 1)
     [line] = reported(tmp_path / f"{run}-replayed")
     assert line["policy_tokens"] > 0 and line["rollout_log_prob_diff"] < 1e-5
 
 
 def test_a_killed_run_ends_as_an_uninterrupted_one(write: Write, tmp_path: Path) -> None:
-    finish(start(write("whole"), 1))
+    train(write("whole"), 1)
     killed = write("killed")
     kill_after(start(killed, 1), tmp_path / "killed", 1)
-    finish(start(killed, 1))
+    train(killed, 1)
     assert reported(tmp_path / "killed") == reported(tmp_path / "whole")
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
     assert same_weights(tmp_path / "whole", tmp_path / "killed")
@@ -115,19 +115,19 @@ def test_other_answers_or_another_reference_are_another_run(write: Write, taught
             refused.returncode == 2 and b"was trained with other data, length, batch size, seed or objective" in error
         )
         path.write_bytes(kept)
-    finish(start(recipe, 1, "checkpoint.save_interval=1"))
+    train(recipe, 1, "checkpoint.save_interval=1")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS if EFFORT > 1 else ["DP2"])
 def test_every_layout_scores_alike(write: Write, tmp_path: Path, layout: str) -> None:
     ranks, megatron = LAYOUTS[layout]
-    finish(start(write("several", megatron=megatron), ranks))
+    train(write("several", megatron=megatron), ranks)
     check_reference(write, tmp_path, "several")
     assert all(line["rollout_log_prob_diff"] < 1e-5 for line in reported(tmp_path / "several"))
 
 
 def test_rollouts_without_verdicts_are_refused(write: Write, tmp_path: Path) -> None:
-    finish(start(write("one"), 1))
+    train(write("one"), 1)
     header, groups = read_rollouts(rollout_file(tmp_path / "one" / "rollouts", 0))
     silent = [replace(g, responses=[replace(each, correct=None) for each in g.responses]) for g in groups]
     write_rollouts(rollout_file(tmp_path / "silent", 0), header, silent)

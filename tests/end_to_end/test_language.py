@@ -1,7 +1,5 @@
 """Property: a policy finds out what only the reward tells, by trees as without them."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import EFFORT, of_acceptance
+from forked import run_davinci, run_davinci_on_ranks
 from test_bad_input import refuse
 
 from data_prep.io.files import read_json, read_jsonl
@@ -75,10 +74,8 @@ def test_evaluation_shows_what_was_learnt(taught: Path, curves: dict[str, list[f
     assert "docs holds nothing but documents that the recipe trains on" in said
     values["data"]["stages"][0]["blend"][0]["corpus"] = "elsewhere"
     recipe.write_text(yaml.safe_dump(values))
-    command = ["-m", "megatron_davinci", "eval", "next-token", str(recipe), *given, "--out"]
-    done = subprocess.run(
-        [sys.executable, *command, str(tmp_path / "eval")], capture_output=True, check=True, text=True
-    )
+    command = ("eval", "next-token", recipe, *given, "--out")
+    done = run_davinci(*command, tmp_path / "eval")
     results = read_json(tmp_path / "eval" / "results.json")
     asked = sum(results["positions"].values())
     assert asked >= DOCUMENTS // 2 and (tmp_path / "eval" / "tables.md").read_text() in done.stdout
@@ -91,9 +88,7 @@ def test_evaluation_shows_what_was_learnt(taught: Path, curves: dict[str, list[f
     # replicas answer different numbers of batches, and none waits for another's weights
     shared = dict.fromkeys(("use_distributed_optimizer", "overlap_grad_reduce", "overlap_param_gather"), True)
     recipe.write_text(yaml.safe_dump({**values, "megatron": shared}))
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    more = [str(tmp_path / "both"), "--documents", "6"]
-    subprocess.run([sys.executable, *torchrun, *command, *more], capture_output=True, check=True, timeout=120)
+    run_davinci_on_ranks(2, *command, tmp_path / "both", "--documents", "6")
     for name in ("base", "rmt"):
         alone, both = (list(read_jsonl(tmp_path / out / f"{name}.jsonl.zst")) for out in ("eval", "both"))
         assert [line["response"] for line in alone] == [line["response"] for line in both]

@@ -11,8 +11,7 @@ from typing import Any
 
 import psutil
 from conftest import of_acceptance
-from test_bad_input import DAVINCI
-from training import finish, progress, reported, same_weights, start, write_recipe
+from training import DAVINCI, finish, progress, reported, same_weights, start, write_recipe
 
 from megatron_davinci.launch.state import state_of
 from megatron_davinci.report.metrics_file import read_metrics

@@ -22,6 +22,7 @@ from training import (
     reported,
     same_weights,
     start,
+    train,
     undescribed,
     uninterrupted,
     whole,
@@ -73,7 +74,7 @@ def test_a_signal_saves_and_ends(write: Write, whole: Path, tmp_path: Path, numb
     step = progress(tmp_path / "stopped")["step"]
     assert f"After step {step} of {STEPS}" in (tmp_path / "stopped" / "report.html").read_text()
     assert 4 <= step < STEPS and f"stopped by {number.name}: step {step} is done and saved" in said
-    finish(start(stopped, 1))
+    train(stopped, 1)
     equal(tmp_path / "stopped", whole)
 
 
@@ -95,7 +96,7 @@ def blocked_signals(process: int) -> int:
 @of_acceptance
 def test_a_launchers_signal_reaches_ranks_that_have_saved_before(write: Write, tmp_path: Path) -> None:
     """torchrun signals whole process groups, and so the processes that help a rank to save."""
-    finish(start(write("whole", megatron=LAYOUTS["PP2"][1]), 2))
+    train(write("whole", megatron=LAYOUTS["PP2"][1]), 2)
     stopped = write("stopped", {"save_interval": 1, "async_save": True}, megatron=LAYOUTS["PP2"][1])
     process = start(stopped, 2)
     while len(read_metrics(tmp_path / "stopped" / "metrics.jsonl")) < 4:
@@ -106,7 +107,7 @@ def test_a_launchers_signal_reaches_ranks_that_have_saved_before(write: Write, t
     assert f"After step {step} of {STEPS}" in (tmp_path / "stopped" / "report.html").read_text()
     assert step == len(read_metrics(tmp_path / "stopped" / "metrics.jsonl")) < STEPS
     assert f"step {step} is done and saved".encode() in said and b"could not be written" not in said
-    finish(start(stopped, 2))
+    train(stopped, 2)
     equal(tmp_path / "stopped", tmp_path / "whole")
 
 
@@ -114,12 +115,12 @@ def test_a_launchers_signal_reaches_ranks_that_have_saved_before(write: Write, t
 @pytest.mark.parametrize("layout", LAYOUTS if EFFORT > 1 else ["DP2"])
 def test_written_while_training_goes_on(write: Write, tmp_path: Path, layout: str) -> None:
     ranks, megatron = LAYOUTS[layout]
-    finish(start(write("whole", megatron=megatron), ranks))
+    train(write("whole", megatron=megatron), ranks)
     recipe, run = write("run", {"async_save": True, "save_total_limit": 9}, megatron=megatron), tmp_path / "run"
     for step in (4,) if EFFORT == 1 else range(3, STEPS - 1, 2):
         kill_after(start(recipe, ranks), run, step)
         assert (run / "latest").is_file() == any(run.glob("step_*[0-9]"))
-    finish(start(recipe, ranks))
+    train(recipe, ranks)
     equal(run, tmp_path / "whole")
     assert [path.name for path in sorted(run.glob("step_*"))] == [f"step_{step:07d}" for step in (3, 6, 9, 12, 14)]
 
@@ -149,7 +150,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
         (newest / "manifest.json").write_text("[")
     else:
         malicious(newest, tmp_path / "told")
-    said = finish(start(recipe, 1))
+    said = train(recipe, 1)
     assert newest.name in said and ("going on from step_0000003" in said or "altered: going back" in said)
     assert "resuming" in said and "after step 3" in said and not (tmp_path / "told").exists()
     equal(run, whole)
@@ -167,7 +168,7 @@ def malicious(checkpoint: Path, told: Path) -> None:
 
 def test_no_whole_checkpoint_is_one_sentence(write: Write, tmp_path: Path) -> None:
     recipe, run = write("run", {"save_total_limit": 1}), tmp_path / "run"
-    finish(start(recipe, 1))
+    train(recipe, 1)
     next(run.glob("step_*/progress.json")).unlink()
     refused = start(recipe, 1)
     _, error = refused.communicate()
@@ -175,7 +176,7 @@ def test_no_whole_checkpoint_is_one_sentence(write: Write, tmp_path: Path) -> No
 
 
 def test_checkpoints_that_stay(write: Write, tmp_path: Path) -> None:
-    finish(start(write("run", {"save_interval": 2, "save_total_limit": 1, "save_retain_interval": 4}), 1))
+    train(write("run", {"save_interval": 2, "save_total_limit": 1, "save_retain_interval": 4}), 1)
     left = sorted(path.name for path in (tmp_path / "run").glob("step_*"))
     assert left == [f"step_{step:07d}" for step in (4, 8, 12, 14)]
 
@@ -194,14 +195,14 @@ def with_poison(folder: Path, corpus: Path) -> Path:
 def test_steps_that_are_not_finite_are_skipped_and_counted(write: Write, tmp_path: Path) -> None:
     poisoned = with_poison(tmp_path, tmp_path / "corpus")
     changes = {"model": str(poisoned), "init_from": str(poisoned)}
-    finish(start(write("run", fault_tolerance={"max_skipped_steps": 2}, **changes), 1))
+    train(write("run", fault_tolerance={"max_skipped_steps": 2}, **changes), 1)
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     skipped = [line for line in lines if line.get("skipped")]
     assert len(lines) == STEPS and len(skipped) == 3 and all(line["loss"] is None for line in skipped)
     assert all(line["loss"] is not None for line in lines if not line.get("skipped"))
     killed = write("killed", fault_tolerance={"max_skipped_steps": 2}, **changes)
     kill_after(start(killed, 1), tmp_path / "killed", 7)
-    finish(start(killed, 1))
+    train(killed, 1)
     assert reported(tmp_path / "killed") == reported(tmp_path / "run")
     assert progress(tmp_path / "killed") == progress(tmp_path / "run")
     assert differences(tmp_path / "killed", tmp_path / "run") == []  # bit for bit, the poison too: nothing converts it
@@ -222,7 +223,7 @@ def test_a_run_that_has_made_no_step_yet_is_saved_and_resumed(write: Write, tmp_
     changes = {"model": str(source), "init_from": str(source), "megatron": megatron}
     run = write("run", fault_tolerance={"max_skipped_steps": 100}, **changes)
     kill_after(start(run, ranks), tmp_path / "run", 7)
-    assert "resuming" in finish(start(run, ranks))
+    assert "resuming" in train(run, ranks)
     assert progress(tmp_path / "run")["step"] == progress(tmp_path / "run")["skipped"] == STEPS
 
 
@@ -284,7 +285,7 @@ def test_a_full_disk_is_one_sentence_and_the_last_good_checkpoint_stays(
     assert failed.returncode == 1 and b"Traceback" not in said
     assert b"the disk is full: the last good checkpoint is step_0000003; mend that" in said
     disk(size * 20)
-    assert "after step 3" in finish(start(recipe, 1))
+    assert "after step 3" in train(recipe, 1)
     equal(tmp_path / "disk" / "run", whole)
 
 
@@ -301,7 +302,7 @@ def test_weights_and_biases_gets_what_tensorboard_gets(
 ) -> None:
     """Kept on this machine: WANDB_MODE=offline writes the file that `wandb sync` would send."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    finish(start(write("run", wandb={"project": "trial"}), 1))
+    train(write("run", wandb={"project": "trial"}), 1)
     [record] = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     written = record.read_bytes()
     assert b"trial" in written and written.count(b"optimizer/grad_norm") >= STEPS and b"optimizer/lr" in written

@@ -2,7 +2,6 @@
 
 import random
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +11,10 @@ import language
 import pytest
 import yaml
 from conftest import EFFORT
+from forked import run_davinci
 from language import write_recipe
-from test_bad_input import DAVINCI, refuse, refuse_training
-from training import finish, kill_after, progress, reported, same_weights, start, uninterrupted, whole
+from test_bad_input import refuse, refuse_training
+from training import kill_after, progress, reported, same_weights, start, train, uninterrupted, whole
 
 from data_prep.io.files import read_jsonl
 from megatron_davinci.demo.reinforce import RESPONSES, toy_recipe
@@ -55,7 +55,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(write: Write, whole: Path, tm
     killed = write("killed")
     for step in sorted(random.Random(0).sample(range(1, STEPS - 1), min(2 * EFFORT, STEPS - 2))):
         kill_after(start(killed, 1), tmp_path / "killed", step)
-    finish(start(killed, 1))
+    train(killed, 1)
     lines = reported(tmp_path / "killed")
     assert lines == reported(whole) and len(lines) == STEPS
     assert progress(tmp_path / "killed") == progress(whole)
@@ -67,10 +67,10 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(write: Write, whole: Path, tm
 def test_layouts_and_the_unshared_path_take_the_same_steps(write: Write, tmp_path: Path) -> None:
     """Three steps: a policy this sharp soon makes much of rounding."""
     few = rollouts_up_to(3, write("x"), tmp_path / "few")
-    finish(start(write("one", few), 1))
-    finish(start(write("alone", few, objective=objective(write("x"), share_prefix=False, rollouts=str(few))), 1))
+    train(write("one", few), 1)
+    train(write("alone", few, objective=objective(write("x"), share_prefix=False, rollouts=str(few))), 1)
     for name, (ranks, megatron) in LAYOUTS.items():
-        finish(start(write(name, few, megatron=megatron), ranks))
+        train(write(name, few, megatron=megatron), ranks)
     expected = reported(tmp_path / "one")
     for name in ("alone", *LAYOUTS):
         lines = reported(tmp_path / name)
@@ -89,7 +89,7 @@ def test_the_papers_template_trains_too_with_trees_as_without(recorded: Path, tm
     run_on_ranks(language.learn, 1, values)
     for name, tree in names.items():
         change = {**values["objective"], "share_prefix": tree, "rollouts": str(recorded / "wrapped" / "rollouts")}
-        finish(start(write(name, recorded / "wrapped" / "rollouts", objective=change, data={"seq_length": 1024}), 1))
+        train(write(name, recorded / "wrapped" / "rollouts", objective=change, data={"seq_length": 1024}), 1)
     tree, alone = (reported(tmp_path / name) for name in names)
     assert len(tree) == len(alone) == STEPS
     for key in ("loss", "policy_loss", "ntp_loss", "grad_norm", "grad_norm_policy", "grad_norm_ntp"):
@@ -100,13 +100,11 @@ def test_the_papers_template_trains_too_with_trees_as_without(recorded: Path, tm
 def test_a_run_goes_as_far_as_its_rollouts_and_then_further(write: Write, whole: Path, tmp_path: Path) -> None:
     some = rollouts_up_to(4, write("whole"), tmp_path / "some")
     recipe = write("piecewise", some)
-    said = finish(start(recipe, 1))
+    said = train(recipe, 1)
     assert "step 4 is done and saved; step 4 needs rollouts" in said and "step_0000004.jsonl.zst" in said
     assert "step 4 needs rollouts that are not there" in refuse("train", recipe, cwd=tmp_path)
     prompts = tmp_path / "prompts.jsonl.zst"
-    told = subprocess.run(
-        [*DAVINCI, "rmt", "prompts", str(recipe), "--out", str(prompts)], capture_output=True, check=True, text=True
-    ).stdout
+    told = run_davinci("rmt", "prompts", recipe, "--out", prompts).stdout
     header, *specs = read_jsonl(prompts)
     recorded_file = rollout_file(Path(yaml.safe_load(write("whole").read_text())["objective"]["rollouts"]), 4)
     known, groups = read_rollouts(recorded_file)
@@ -114,7 +112,7 @@ def test_a_run_goes_as_far_as_its_rollouts_and_then_further(write: Write, whole:
     assert [{k: v for k, v in ask.items() if k != "prompt_ids"} for ask in specs] == [vars(g.spec) for g in groups]
     for step in range(4, STEPS):
         shutil.copy(rollout_file(recorded_file.parent, step), rollout_file(some, step))
-    finish(start(recipe, 1))
+    train(recipe, 1)
     assert reported(tmp_path / "piecewise") == reported(whole)
     assert same_weights(tmp_path / "piecewise", whole)
 
@@ -124,7 +122,7 @@ def test_a_step_with_nothing_to_learn_is_a_step_all_the_same(write: Write, tmp_p
     header, groups = read_rollouts(rollout_file(few, 0))
     alike = [replace(group, responses=[group.responses[0]] * RESPONSES) for group in groups]
     write_rollouts(rollout_file(few, 0), header, alike)
-    finish(start(write("idle", few, objective=objective(write("x"), ntp_lambda=0.0, rollouts=str(few))), 1))
+    train(write("idle", few, objective=objective(write("x"), ntp_lambda=0.0, rollouts=str(few))), 1)
     [line] = reported(tmp_path / "idle")
     assert line["loss"] == line["grad_norm"] == line["labels"] == 0
     assert line["zero_advantage_fraction"] == 1 and line["response_tokens"] > 0
@@ -141,7 +139,7 @@ def test_reinforcement_follows_mid_training_in_one_recipe(write: Write, tmp_path
     values["data"]["long_documents"] = "split"  # as mid-training has it, which comes first
     values["data"]["stages"] = [{"name": "reading", "blend": toy_language["blend"]}, toy_language]
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(values))
-    finish(start(tmp_path / "two.yaml", 1))
+    train(tmp_path / "two.yaml", 1)
     lines = reported(tmp_path / "two")
     assert [line["stage"] for line in lines] == ["reading", *["doors"] * STEPS]
     assert "policy_loss" not in lines[0] and all("policy_loss" in line for line in lines[1:])
@@ -180,7 +178,7 @@ def test_what_does_not_fit_is_refused(write: Write, recorded: Path, tmp_path: Pa
 def test_a_run_does_not_go_on_with_other_questions(write: Write, tmp_path: Path) -> None:
     few = rollouts_up_to(1, write("x"), tmp_path / "few")
     recipe = write("run", few)
-    finish(start(recipe, 1))
+    train(recipe, 1)
     for change in ("objective.budget.initial=2", "objective.group_size=4", "data.stages.0.epochs=9"):  # the last: T
         assert "was trained with other data, length, batch size, seed or objective" in refuse(
             "train", recipe, change, cwd=tmp_path
@@ -193,7 +191,7 @@ def test_what_was_done_before_damaged_rollouts_is_kept(write: Write, tmp_path: P
     header, groups = read_rollouts(rollout_file(some, 1))
     write_rollouts(rollout_file(some, 1), header, groups[1:])
     recipe = write("run", some)
-    result = subprocess.run([*DAVINCI, "train", str(recipe)], capture_output=True, text=True, check=False)
+    result = run_davinci("train", recipe)
     assert result.returncode == 2 and "answers other prompts than those of step 1" in result.stderr
     assert progress(tmp_path / "run")["step"] == 1
 
@@ -211,7 +209,7 @@ def test_rollouts_of_another_policy_stop_before_the_step(write: Write, tmp_path:
 
 def refuse_late(recipe: Path, run: Path) -> str:
     """What a run says that finds out at its first step; no checkpoint appears."""
-    result = subprocess.run([*DAVINCI, "train", str(recipe)], capture_output=True, text=True, check=False)
+    result = run_davinci("train", recipe)
     last = result.stderr.strip().splitlines()[-1]
     assert result.returncode == 2 and last.startswith("error: ") and not list(run.glob("step_*"))
     return last

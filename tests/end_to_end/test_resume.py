@@ -2,15 +2,14 @@
 
 import copy
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from conftest import EFFORT, of_acceptance, write_model
-from training import finish, kill_after, progress, reported, same_weights, start, write_recipe
+from forked import run_davinci
+from training import finish, kill_after, progress, reported, same_weights, start, train, write_recipe
 
 DISTRIBUTED = {"use_distributed_optimizer": True}
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -40,12 +39,12 @@ def three_epochs(recipe_values: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("layout", LAYOUTS if EFFORT > 1 else ["DP2, distributed optimizer, overlapped"])
 def test_a_killed_run_ends_as_an_uninterrupted_one(three_epochs: dict[str, Any], tmp_path: Path, layout: str) -> None:
     ranks, megatron = LAYOUTS[layout]
-    finish(start(write_recipe(three_epochs, tmp_path, "whole", megatron=megatron), ranks))
+    train(write_recipe(three_epochs, tmp_path, "whole", megatron=megatron), ranks)
     recipe = write_recipe(three_epochs, tmp_path, "killed", megatron=megatron)
     kills = max(1, (20 * EFFORT) // (10 * len(LAYOUTS)))  # over all layouts, 20 in an acceptance run
     for step in sorted(random.Random(layout).sample(range(1, 13), kills)):
         kill_after(start(recipe, ranks), tmp_path / "killed", step)
-    finish(start(recipe, ranks))
+    train(recipe, ranks)
     assert reported(tmp_path / "killed") == reported(tmp_path / "whole")
     assert progress(tmp_path / "killed") == progress(tmp_path / "whole")
     assert same_weights(tmp_path / "whole", tmp_path / "killed")
@@ -55,7 +54,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(three_epochs: dict[str, Any],
 @of_acceptance
 def test_a_run_changes_its_layout_three_times(three_epochs: dict[str, Any], tmp_path: Path) -> None:
     """DP2, one process, TP2, PP2: each document once per epoch, in the same order, and the same losses."""
-    finish(start(write_recipe(three_epochs, tmp_path, "whole", megatron={}), 1))
+    train(write_recipe(three_epochs, tmp_path, "whole", megatron={}), 1)
     life: list[tuple[int, dict[str, Any]]] = [
         (2, {}),
         (1, {}),
@@ -78,9 +77,9 @@ def test_a_run_changes_its_layout_three_times(three_epochs: dict[str, Any], tmp_
 
 def test_a_finished_run_does_nothing_and_refuses_another_recipe(three_epochs: dict[str, Any], tmp_path: Path) -> None:
     recipe = write_recipe(three_epochs, tmp_path, "run")
-    finish(start(recipe, 1))
+    train(recipe, 1)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.distcp")}
-    assert "is finished after step 14" in finish(start(recipe, 1))
+    assert "is finished after step 14" in train(recipe, 1)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.distcp")} == before
     write_model(tmp_path / "other", hidden_size=32)
     for change, message in (
@@ -89,8 +88,7 @@ def test_a_finished_run_does_nothing_and_refuses_another_recipe(three_epochs: di
         ("megatron.bf16=true", "trained with another use_distributed_optimizer or bf16"),
         ("data.stages.0.name=renamed", "trained with other data, length, batch size, seed or objective"),
     ):
-        command = [sys.executable, "-m", "megatron_davinci", "train", str(recipe), change]
-        refused = subprocess.run(command, capture_output=True, text=True, check=False)
+        refused = run_davinci("train", recipe, change)
         assert refused.returncode == 2 and message in refused.stderr
 
 
@@ -100,13 +98,13 @@ def test_a_stage_with_another_layout_begins_in_fresh_processes(recipe_values: di
     second = {**first, "name": "long", "seq_length": 128, "megatron": {"context_parallel_size": 2}}
     values["data"]["stages"].append(second)
     recipe = write_recipe(values, tmp_path, "run", megatron=DISTRIBUTED)
-    said = finish(start(recipe, 1))
+    said = train(recipe, 1)
     assert "stage long has another layout (context_parallel_size 2)" in said and "multiple of 2 processes" in said
     assert progress(tmp_path / "run")["step"] == 5
     refused = start(recipe, 1)
     _, errors = refused.communicate()
     assert refused.returncode == 2 and b"cannot hold tensor 1 x pipeline 1 x context 2" in errors
-    assert "resuming" in finish(start(recipe, 2))
+    assert "resuming" in train(recipe, 2)
     assert progress(tmp_path / "run")["step"] == 10
     assert [(entry["stage"], entry["documents"]) for entry in progress(tmp_path / "run")["ledger"]] == [
         ("only", 18),
@@ -114,7 +112,7 @@ def test_a_stage_with_another_layout_begins_in_fresh_processes(recipe_values: di
     ]
     in_one_layout = copy.deepcopy(values)
     in_one_layout["data"]["stages"][1].pop("megatron")
-    finish(start(write_recipe(in_one_layout, tmp_path, "alone"), 1))
+    train(write_recipe(in_one_layout, tmp_path, "alone"), 1)
     for found, expected in zip(reported(tmp_path / "run"), reported(tmp_path / "alone"), strict=True):
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     assert yaml.safe_load(recipe.read_text())["data"]["stages"][1]["seq_length"] == 128

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import of_acceptance
 from language import write_recipe
-from training import finish, kill_after, progress, reported, same_weights, start, undescribed
+from training import kill_after, progress, reported, same_weights, start, train, undescribed
 from transformers import AutoModelForCausalLM
 
 from data_prep import InputError
@@ -46,7 +46,7 @@ def log_prob(model: Any, prompt: list[int], token: int) -> float:
 
 def test_a_thought_is_worth_what_hugging_face_says(write: Write, taught: Path, tmp_path: Path) -> None:
     """log p(x_t | x_<t, c) - log p(x_t | x_<t); at every step, of the weights before it."""
-    finish(start(write("run"), 1))
+    train(write("run"), 1)
     run, texts, corpus = tmp_path / "run", TokenBytes(taught / "hf"), Corpus(taught / "docs")
     prompt = load_template("thought_1", texts.encode)
     exported = [taught / "hf", *(tmp_path / f"hf-{step}" for step in range(1, STEPS))]
@@ -78,10 +78,10 @@ def test_a_thought_is_worth_what_hugging_face_says(write: Write, taught: Path, t
 
 @of_acceptance
 def test_a_killed_run_ends_as_an_uninterrupted_one(write: Write, tmp_path: Path) -> None:
-    finish(start(write("whole"), 1))
+    train(write("whole"), 1)
     killed = write("killed")
     kill_after(start(killed, 1), tmp_path / "killed", 2)
-    finish(start(killed, 1))
+    train(killed, 1)
     assert progress(tmp_path / "whole") == progress(tmp_path / "killed")
     assert same_weights(tmp_path / "whole", tmp_path / "killed")
     for step in range(1, STEPS + 1):
@@ -90,14 +90,14 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(write: Write, tmp_path: Path)
 
 @of_acceptance
 def test_layouts_reward_alike(write: Write, tmp_path: Path) -> None:
-    finish(start(write("one"), 1))
+    train(write("one"), 1)
     layouts = {
         "tensor": {"tensor_model_parallel_size": 2, "sequence_parallel": True},
         "pipeline": {"pipeline_model_parallel_size": 2},
         "data": {"use_distributed_optimizer": True, "overlap_grad_reduce": True, "overlap_param_gather": True},
     }
     for name, megatron in layouts.items():
-        finish(start(write(name, megatron=megatron), 2))
+        train(write(name, megatron=megatron), 2)
         for step in range(1, STEPS + 1):
             one, other = (read_scored(tmp_path / run, step) for run in ("one", name))
             for prompt, same in zip(one, other, strict=True):

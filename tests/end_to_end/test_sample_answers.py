@@ -9,7 +9,7 @@ import torch
 import yaml
 from conftest import EFFORT
 from language import write_recipe
-from training import finish, start
+from training import start, train
 
 from data_prep.corpus import Corpus
 from megatron_davinci.demo.reinforce import format_recipe, toy_recipe
@@ -51,7 +51,7 @@ def said_by_transformers(exported: Path, ids: list[int]) -> str:
 def test_answers_are_those_of_the_checkpoints_weights(
     write: Callable[..., Path], taught: Path, tmp_path: Path, layout: str
 ) -> None:
-    finish(start(write("run", megatron=LAYOUTS[layout]), 2))
+    train(write("run", megatron=LAYOUTS[layout]), 2)
     lines, documents = read_metrics(tmp_path / "run" / "answers.jsonl"), Corpus(taught / "docs")
     assert [(line["step"], line["prompt"]) for line in lines] == [(s, p) for s in (0, 2, 4) for p in range(3)]
     assert len({line["where"] for line in lines}) == 3
@@ -89,17 +89,17 @@ def test_a_report_that_cannot_be_written_ends_no_run(taught: Path, tmp_path: Pat
     recipe = write_recipe(tmp_path, "run", toy_recipe(taught, 2, "run"))
     (tmp_path / "run" / "report.html").mkdir(parents=True)
     (tmp_path / "run" / "report.html" / "x").touch()
-    assert "the report could not be written: " in finish(start(recipe, 1))
+    assert "the report could not be written: " in train(recipe, 1)
     assert (tmp_path / "run" / "latest").is_file()
     (tmp_path / "off").mkdir()
-    finish(start(write_recipe(tmp_path, "off", toy_recipe(taught, 1, "off"), report={"at_checkpoints": False}), 1))
+    train(write_recipe(tmp_path, "off", toy_recipe(taught, 1, "off"), report={"at_checkpoints": False}), 1)
     assert not (tmp_path / "off" / "report.html").exists() and (tmp_path / "off" / "latest").is_file()
 
 
 def test_weights_and_biases_gets_rollouts(taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     values = {**toy_recipe(taught, 2, "run"), "wandb": {"project": "trial"}}
-    finish(start(write_recipe(tmp_path, "run", values), 1))
+    train(write_recipe(tmp_path, "run", values), 1)
     [table] = (tmp_path / "run" / "wandb").glob("offline-run-*/files/media/table/rollouts_2_*.table.json")
     held = yaml.safe_load(table.read_text())
     assert held["columns"][:3] == ["corpus", "document", "position"] and len(held["data"]) == 50

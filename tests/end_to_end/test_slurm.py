@@ -12,8 +12,7 @@ import pytest
 import yaml
 from conftest import EFFORT, of_acceptance, write_model
 from slurm_cluster import slurm, why_none
-from test_bad_input import DAVINCI
-from training import finish, progress, reported, same_weights, start
+from training import DAVINCI, finish, progress, reported, same_weights, start
 
 from data_prep.corpus import Corpus
 from megatron_davinci.report.metrics_file import read_metrics

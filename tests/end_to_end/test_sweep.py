@@ -1,15 +1,13 @@
 """Property: what a sweep over checkpoints measures is what training measured when it saved them, on any layout."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import of_acceptance, write_corpus
-from test_bad_input import DAVINCI
-from training import finish, start, write_recipe
+from forked import Ended, run_davinci_on_ranks
+from training import train, write_recipe
 
 
 @pytest.fixture
@@ -23,31 +21,20 @@ def recipe(recipe_values: dict[str, Any], tmp_path: Path) -> Path:
     return write_recipe(recipe_values, tmp_path, "run", batch={"global_batch_size": 8}, checkpoint=kept)
 
 
-def evaluate_checkpoints(
-    recipe: Path, out: str, *more: str, launcher: list[str] = DAVINCI
-) -> "subprocess.CompletedProcess[str]":
-    command = [*launcher, "eval", "checkpoints", str(recipe), "--out", str(recipe.parent / out), *more]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def evaluate_checkpoints(recipe: Path, out: str, *more: object, ranks: int = 1) -> Ended:
+    [first, *_] = run_davinci_on_ranks(ranks, "eval", "checkpoints", recipe, "--out", recipe.parent / out, *more)
+    return first
 
 
 @of_acceptance
 def test_checkpoints_score_what_they_scored_in_training(recipe: Path) -> None:
-    finish(start(recipe, 1))
+    train(recipe, 1)
     lines = (recipe.parent / "run" / "evaluation.jsonl").read_text().splitlines()
     known = {line["step"]: line["losses"] for line in map(json.loads, lines)}
     (recipe.parent / "scores.json").write_text('{"pass@1": {"3": 0.1, "6": 0.2, "9": 0.25}}')
-    result = evaluate_checkpoints(recipe, "alone", "--scores", str(recipe.parent / "scores.json"))
+    result = evaluate_checkpoints(recipe, "alone", "--scores", recipe.parent / "scores.json")
     assert result.returncode == 0, result.stderr
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "megatron_davinci",
-    ]
-    two = evaluate_checkpoints(recipe, "two", "megatron.tensor_model_parallel_size=2", launcher=torchrun)
+    two = evaluate_checkpoints(recipe, "two", "megatron.tensor_model_parallel_size=2", ranks=2)
     assert two.returncode == 0, two.stderr
     for out in ("alone", "two"):
         held = json.loads((recipe.parent / out / "results.json").read_text())

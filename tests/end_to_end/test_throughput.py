@@ -1,16 +1,15 @@
 """Property: a report of throughput counts the tokens that the ledger counts, and leaves nothing behind."""
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from conftest import of_acceptance, write_corpus
-from test_bad_input import DAVINCI
+from forked import Ended, run_davinci
 from test_convert import write_weights
-from training import finish, start
+from training import train
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,8 +21,8 @@ def recipe(recipe_values: dict[str, Any], tmp_path: Path) -> Path:
     return tmp_path / "recipe.yaml"
 
 
-def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([*DAVINCI, "bench", *arguments], capture_output=True, text=True, check=False)
+def bench(*arguments: str) -> Ended:
+    return run_davinci("bench", *arguments, timeout=600)
 
 
 @of_acceptance
@@ -37,14 +36,14 @@ def test_tokens_are_the_ledgers_and_a_layout_that_cannot_run_says_why(recipe: Pa
     ran, refused = json.loads((tmp_path / "r.json").read_text())
     assert "num_attention_heads is 4" in refused["fault"] and "figures" not in refused
     assert not (tmp_path / "run").exists()
-    finish(start(recipe, 1))
+    train(recipe, 1)
     ledger = json.loads(next((tmp_path / "run").glob("step_*/progress.json")).read_text())["ledger"]
     assert ran["figures"]["tokens"] == sum(entry["tokens"] for entry in ledger)
     assert ran["machine"]["ranks"] == 2 and ran["figures"]["steps"] == 3
     table, told = done.stdout[: -len(done.stdout.splitlines()[-1]) - 1], done.stdout.splitlines()[-1]
     assert table == (tmp_path / "r.md").read_text() and "explains the seconds of 1 trials" in told
     asked = ["plan", str(recipe), "--gpus", "2", "--gpu", str(tmp_path / "here.yaml"), "--json"]
-    plan = subprocess.run([*DAVINCI, *asked], capture_output=True, text=True, check=True)
+    plan = run_davinci(*asked)
     assert json.loads(plan.stdout)["stages"][0]["own"]["step_seconds"] > 0
     assert "1.000" in bench("compare", str(tmp_path / "r.json"), str(tmp_path / "r.json")).stdout
 

@@ -15,12 +15,14 @@ import psutil
 import pytest
 import torch
 import yaml
+from forked import run_davinci_on_ranks
 from safetensors.torch import load_file
 
 from megatron_davinci.report.metric_fields import find_field
 from megatron_davinci.report.metrics_file import read_metrics
 from megatron_davinci.weights.to_huggingface import export_to_hf
 
+DAVINCI = [sys.executable, "-c", "from megatron_davinci.cli import main; main()"]
 CLOCKS = ("second", "mfu", "memory", "slowest")
 
 
@@ -30,6 +32,14 @@ def start(recipe: Path, ranks: int, *overrides: str) -> "subprocess.Popen[bytes]
     if ranks > 1:
         command[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     return subprocess.Popen(command, stderr=subprocess.PIPE)
+
+
+def train(recipe: Path, ranks: int, *overrides: str) -> str:
+    """The same from start to end, which must succeed; gives what it said. Its ranks share their imports."""
+    ended = run_davinci_on_ranks(ranks, "train", recipe, *overrides)
+    said = "".join(each.stderr for each in ended)
+    assert all(each.returncode == 0 for each in ended), said
+    return said
 
 
 def finish(process: "subprocess.Popen[bytes]") -> str:
@@ -49,7 +59,7 @@ def uninterrupted() -> list[Path]:
 def whole(write: Callable[..., Path], tmp_path: Path, uninterrupted: list[Path]) -> Path:
     """A run of one process that nothing stopped, by the module's `write`: the first test that asks for it starts it."""
     if not uninterrupted:
-        finish(start(write("whole"), 1))
+        train(write("whole"), 1)
         uninterrupted.append(tmp_path / "whole")
     return uninterrupted[0]
 

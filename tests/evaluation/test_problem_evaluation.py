@@ -1,14 +1,13 @@
 """Tests of `davinci eval problems`: what is counted is what the responses say, on any number of ranks."""
 
 import json
-import subprocess
-import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from forked import Ended, run_davinci_on_ranks
 
 from data_prep.io.files import read_jsonl
 from megatron_davinci.demo.reinforce import toy_recipe
@@ -39,13 +38,10 @@ def asked(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def evaluate(
-    folder: Path, out: Path, *more: str, ranks: int = 1, corpus: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    command = [sys.executable, *launcher, "-m", "megatron_davinci", "eval", "problems", str(folder / "grpo.yaml")]
-    given = ["--corpus", str(corpus or folder / "problems"), "--out", str(out), *more]
-    return subprocess.run([*command, *given], capture_output=True, text=True, check=False)
+def evaluate(folder: Path, out: Path, *more: str, ranks: int = 1, corpus: Path | None = None) -> Ended:
+    given = ["--corpus", corpus or folder / "problems", "--out", out, *more]
+    [first, *_] = run_davinci_on_ranks(ranks, "eval", "problems", folder / "grpo.yaml", *given)
+    return first
 
 
 def test_what_is_counted_is_what_the_responses_say(asked: Path, taught: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from conftest import of_acceptance
 from language import write_recipe
-from training import finish, kill_when, progress, reported, same_weights, start
+from training import kill_when, progress, reported, same_weights, start, train
 
 from data_prep import InputError
 from data_prep.io.files import jsonl_writer, read_json, read_jsonl
@@ -46,14 +46,14 @@ def write(taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Writ
 
 @of_acceptance
 def test_a_killed_run_with_lag_ends_as_an_uninterrupted_one(write: Write, tmp_path: Path) -> None:
-    finish(start(write("whole"), 1))
+    train(write("whole"), 1)
     killed, run = write("killed"), tmp_path / "killed"
     written = [rollout_file(run / "rollouts", step) for step in range(STEPS)]
     kill_when(start(killed, 1), (run / "latest").is_file)  # the third step's answers are there, and kept
     assert written[2].is_file() and read_header(written[2])["policy_step"] == 1
     header, *lines = read_jsonl(written[2])
     kill_when(start(killed, 1), lambda: len(reported(run)) >= 4 and written[4].is_file())
-    finish(start(killed, 1))
+    train(killed, 1)
     assert list(read_jsonl(written[2])) == [header, *lines], "the file was kept"
     assert reported(run) == reported(tmp_path / "whole") and progress(run) == progress(tmp_path / "whole")
     assert same_weights(tmp_path / "whole", run)
@@ -77,7 +77,7 @@ def test_a_file_by_weights_that_the_run_does_not_know_is_sampled_again(
     with jsonl_writer(path) as writer:
         for line in ({**header, "weights": weights, "policy_step": policy_step}, *lines):
             writer.write(line)
-    said = finish(start(recipe, 1))
+    said = train(recipe, 1)
     assert f"was written by weights that this run does not know ({weights}): sampling it again" in said
     assert read_header(path)["policy_step"] == 2, "by the policy that is there"
 
@@ -87,7 +87,7 @@ def test_a_damaged_file_is_sampled_again_by_all_ranks(write: Write, tmp_path: Pa
     kill_when(start(recipe, 1), (run / "latest").is_file)
     path = rollout_file(run / "rollouts", 2)
     path.write_bytes(path.read_bytes()[:7])
-    assert "step_0000002.jsonl.zst" in (said := finish(start(recipe, 2))) and "sampling it again" in said
+    assert "step_0000002.jsonl.zst" in (said := train(recipe, 2)) and "sampling it again" in said
     assert read_header(path)["policy_step"] == 2 and len(reported(run)) == STEPS
 
 
