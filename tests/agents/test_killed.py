@@ -62,7 +62,7 @@ def test_killed_rollouts_end_as_undisturbed_ones(shapes_envs: Path, tmp_path: Pa
         while not (tmp_path / "killed").exists():
             process = subprocess.Popen(davinci_words(*words, "--out", tmp_path / "killed"), stderr=subprocess.PIPE)
             try:
-                _, said = process.communicate(timeout=draws.uniform(0.9, 2.2) + 0.2 * kills)
+                _, said = process.communicate(timeout=draws.uniform(0.9, 2.2) + 0.5 * kills)
                 assert process.returncode == 0, said
             except subprocess.TimeoutExpired:
                 process.kill()
