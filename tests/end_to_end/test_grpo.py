@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import EFFORT
+from forked import run_davinci
 from language import write_recipe
 from training import kill_after, reported, same_weights, start, train
 
@@ -109,11 +110,9 @@ def test_other_answers_or_another_reference_are_another_run(write: Write, taught
         kept = path.read_bytes()
         changed = kept.replace(b'"three"', b'"seven"') if path.suffix == ".json" else kept[:-1] + b"!"
         path.write_bytes(changed)
-        refused = start(recipe, 1, "checkpoint.save_interval=1")
-        _, error = refused.communicate()
-        assert (
-            refused.returncode == 2 and b"was trained with other data, length, batch size, seed or objective" in error
-        )
+        refused = run_davinci("train", recipe, "checkpoint.save_interval=1")
+        assert refused.returncode == 2
+        assert "was trained with other data, length, batch size, seed or objective" in refused.stderr
         path.write_bytes(kept)
     train(recipe, 1, "checkpoint.save_interval=1")
 
@@ -131,6 +130,5 @@ def test_rollouts_without_verdicts_are_refused(write: Write, tmp_path: Path) -> 
     header, groups = read_rollouts(rollout_file(tmp_path / "one" / "rollouts", 0))
     silent = [replace(g, responses=[replace(each, correct=None) for each in g.responses]) for g in groups]
     write_rollouts(rollout_file(tmp_path / "silent", 0), header, silent)
-    refused = start(write("refused", {"rollouts": str(tmp_path / "silent")}), 1)
-    _, error = refused.communicate()
-    assert refused.returncode == 2 and "a response without correct, true or false" in error.decode()
+    refused = run_davinci("train", write("refused", {"rollouts": str(tmp_path / "silent")}))
+    assert refused.returncode == 2 and "a response without correct, true or false" in refused.stderr

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import torch
 from conftest import EFFORT, of_acceptance
+from forked import run_davinci
 from safetensors.torch import load_file, save_file
 from test_convert import write_weights
 from training import (
@@ -170,9 +171,9 @@ def test_no_whole_checkpoint_is_one_sentence(write: Write, tmp_path: Path) -> No
     recipe, run = write("run", {"save_total_limit": 1}), tmp_path / "run"
     train(recipe, 1)
     next(run.glob("step_*/progress.json")).unlink()
-    refused = start(recipe, 1)
-    _, error = refused.communicate()
-    assert refused.returncode == 2 and b"has no checkpoint that is whole" in error and error.count(b"\n") == 1
+    refused = run_davinci("train", recipe)
+    assert refused.returncode == 2 and "has no checkpoint that is whole" in refused.stderr
+    assert refused.stderr.count("\n") == 1
 
 
 def test_checkpoints_that_stay(write: Write, tmp_path: Path) -> None:
@@ -206,9 +207,8 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(write: Write, tmp_pat
     assert reported(tmp_path / "killed") == reported(tmp_path / "run")
     assert progress(tmp_path / "killed") == progress(tmp_path / "run")
     assert differences(tmp_path / "killed", tmp_path / "run") == []  # bit for bit, the poison too: nothing converts it
-    refused = start(write("strict", **changes), 1)
-    _, error = refused.communicate()
-    assert refused.returncode == 1 and b"1 step(s) in a row: nothing of this one is saved" in error
+    refused = run_davinci("train", write("strict", **changes))
+    assert refused.returncode == 1 and "1 step(s) in a row: nothing of this one is saved" in refused.stderr
     reached = len(read_metrics(tmp_path / "strict" / "metrics.jsonl"))
     assert f"After step {reached} of {STEPS}" in (tmp_path / "strict" / "report.html").read_text()
 
@@ -280,10 +280,9 @@ def test_a_full_disk_is_one_sentence_and_the_last_good_checkpoint_stays(
     [one, *_] = whole.glob("step_*")
     size = sum(path.stat().st_size for path in one.rglob("*") if path.is_file())
     recipe = write("run", {"dir": str(disk(size * 8 // 5) / "run"), "async_save": async_save})
-    failed = start(recipe, 1)
-    _, said = failed.communicate()
-    assert failed.returncode == 1 and b"Traceback" not in said
-    assert b"the disk is full: the last good checkpoint is step_0000003; mend that" in said
+    failed = run_davinci("train", recipe)
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
+    assert "the disk is full: the last good checkpoint is step_0000003; mend that" in failed.stderr
     disk(size * 20)
     assert "after step 3" in train(recipe, 1)
     equal(tmp_path / "disk" / "run", whole)
@@ -291,10 +290,9 @@ def test_a_full_disk_is_one_sentence_and_the_last_good_checkpoint_stays(
 
 def test_a_directory_that_cannot_be_made_is_refused_before_anything_starts(write: Write, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    refused = start(write("run", {"dir": str(tmp_path / "file" / "run")}), 1)
-    _, said = refused.communicate()
-    assert refused.returncode == 2 and said.count(b"\n") == 1
-    assert f"{tmp_path / 'file'} cannot be written to: name another directory".encode() in said
+    refused = run_davinci("train", write("run", {"dir": str(tmp_path / "file" / "run")}))
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert f"{tmp_path / 'file'} cannot be written to: name another directory" in refused.stderr
 
 
 def test_weights_and_biases_gets_what_tensorboard_gets(

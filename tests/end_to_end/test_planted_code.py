@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import pytest
 import torch
+from forked import run_davinci
 from training import finish, kill_after, start, write_recipe
 
 from megatron_davinci.weights.checkpoint_files import file_entry
@@ -117,10 +118,15 @@ def planted(recipe: Path, place: str, folder: Path, ran: Path, layer: int = 0) -
     return copy, run
 
 
-def davinci(*arguments: Any, code: str = "from megatron_davinci.cli import main; main()") -> tuple[int, str]:
+def python(code: str, *arguments: object) -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=300
     )
+    return done.returncode, done.stderr
+
+
+def davinci(*arguments: object) -> tuple[int, str]:
+    done = run_davinci(*arguments)
     return done.returncode, done.stderr
 
 
@@ -129,7 +135,7 @@ def test_resuming_runs_no_code(stopped: Callable[..., Path], tmp_path: Path, pla
     ran = tmp_path / "ran"
     recipe, run = planted(stopped(), place, tmp_path, ran)
     shutil.copytree(run, tmp_path / "kept")
-    davinci("train", recipe, code=UNGUARDED)
+    python(UNGUARDED, "train", recipe)
     assert ran.exists(), "without the guards the command runs"
     ran.unlink()
     shutil.rmtree(run)
@@ -163,7 +169,7 @@ def test_conversion_runs_no_code(stopped: Callable[..., Path], tmp_path: Path, p
 def test_the_demos_comparison_runs_no_code(stopped: Callable[..., Path], tmp_path: Path, place: str) -> None:
     recipe, _ = planted(stopped(), place, tmp_path, tmp_path / "ran")
     corpus = stopped().parent / "corpus"
-    status, said = davinci(recipe, tmp_path / "hf", corpus, code=COMPARE)
+    status, said = python(COMPARE, recipe, tmp_path / "hf", corpus)
     assert status == 2 and PLACES[place] in said, said
     assert not (tmp_path / "ran").exists()
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import EFFORT, of_acceptance, write_model
 from forked import run_davinci
-from training import finish, kill_after, progress, reported, same_weights, start, train, write_recipe
+from training import kill_after, progress, reported, same_weights, start, train, write_recipe
 
 DISTRIBUTED = {"use_distributed_optimizer": True}
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -63,11 +63,11 @@ def test_a_run_changes_its_layout_three_times(three_epochs: dict[str, Any], tmp_
     ]
     run = tmp_path / "changing"
     for number, (ranks, megatron) in enumerate(life):
-        process = start(write_recipe(three_epochs, tmp_path, run.name, megatron={**DISTRIBUTED, **megatron}), ranks)
+        recipe = write_recipe(three_epochs, tmp_path, run.name, megatron={**DISTRIBUTED, **megatron})
         if number + 1 < len(life):
-            kill_after(process, run, 3 * number + 4)
+            kill_after(start(recipe, ranks), run, 3 * number + 4)
         else:
-            assert "resuming" in finish(process)
+            assert "resuming" in train(recipe, ranks)
     assert progress(run)["ledger"] == progress(tmp_path / "whole")["ledger"]
     assert [entry["documents"] for entry in progress(run)["ledger"]] == [18, 18, 18]
     for found, expected in zip(reported(run), reported(tmp_path / "whole"), strict=True):
@@ -101,9 +101,8 @@ def test_a_stage_with_another_layout_begins_in_fresh_processes(recipe_values: di
     said = train(recipe, 1)
     assert "stage long has another layout (context_parallel_size 2)" in said and "multiple of 2 processes" in said
     assert progress(tmp_path / "run")["step"] == 5
-    refused = start(recipe, 1)
-    _, errors = refused.communicate()
-    assert refused.returncode == 2 and b"cannot hold tensor 1 x pipeline 1 x context 2" in errors
+    refused = run_davinci("train", recipe)
+    assert refused.returncode == 2 and "cannot hold tensor 1 x pipeline 1 x context 2" in refused.stderr
     assert "resuming" in train(recipe, 2)
     assert progress(tmp_path / "run")["step"] == 10
     assert [(entry["stage"], entry["documents"]) for entry in progress(tmp_path / "run")["ledger"]] == [

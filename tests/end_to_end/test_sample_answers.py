@@ -8,8 +8,9 @@ import pytest
 import torch
 import yaml
 from conftest import EFFORT
+from forked import run_davinci
 from language import write_recipe
-from training import start, train
+from training import train
 
 from data_prep.corpus import Corpus
 from megatron_davinci.demo.reinforce import format_recipe, toy_recipe
@@ -80,9 +81,8 @@ def test_where_prompts_cannot_be_answered_it_is_said(write: Callable[..., Path],
             (bare / "config.json").write_bytes((taught / "model" / "config.json").read_bytes())
             recipe |= {"model": str(bare), "init_from": None}
         (tmp_path / "refused.yaml").write_text(yaml.safe_dump(recipe))
-        refused = start(tmp_path / "refused.yaml", 1)
-        _, error = refused.communicate()
-        assert refused.returncode == 2 and said in error.decode(), error.decode()
+        refused = run_davinci("train", tmp_path / "refused.yaml")
+        assert refused.returncode == 2 and said in refused.stderr, refused.stderr
 
 
 def test_a_report_that_cannot_be_written_ends_no_run(taught: Path, tmp_path: Path) -> None:
