@@ -22,17 +22,23 @@ def run_davinci(*arguments: object, cwd: Path | None = None, timeout: float = 12
         return process.end(timeout)
 
 
-def run_davinci_on_ranks(world_size: int, *arguments: object, timeout: float = 300) -> list[Ended]:
-    """Run `davinci ARGUMENTS` on every rank of a world, with torchrun's environment; on one, without."""
+def run_davinci_on_ranks(world_size: int, *arguments: object, timeout: float = 300) -> Ended:
+    """Run `davinci ARGUMENTS` on every rank of a world, with torchrun's environment; on one, without.
+
+    The outputs are those of all ranks; the status is that of the first rank that fails.
+    """
     if world_size == 1:
-        return [run_davinci(*arguments, timeout=timeout)]
+        return run_davinci(*arguments, timeout=timeout)
     with ExitStack() as stack:
         said = [Path(stack.enter_context(TemporaryDirectory())) for _ in range(world_size)]
         ranks = [
             stack.enter_context(Forked(arguments, folder, environment))
             for folder, environment in zip(said, rank_environments(world_size), strict=True)
         ]
-        return [rank.end(timeout) for rank in ranks]
+        ended = [rank.end(timeout) for rank in ranks]
+    status = next((rank.returncode for rank in ended if rank.returncode), 0)
+    outputs = ("".join(texts) for texts in zip(*((rank.stdout, rank.stderr) for rank in ended), strict=True))
+    return subprocess.CompletedProcess(ended[0].args, status, *outputs)
 
 
 class Forked:
@@ -75,7 +81,7 @@ def _davinci(words: list[str], cwd: str, environment: dict[str, str], outputs: l
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
-    sys.path[:0] = [cwd, *environment.get("PYTHONPATH", "").split(os.pathsep)]  # as `python -m` does
+    sys.path[:0] = [cwd, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]  # as `python -m` does
     sys.argv = ["davinci", *words]
     from megatron_davinci.cli import main
 

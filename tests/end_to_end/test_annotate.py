@@ -38,8 +38,8 @@ def some_of(source: Path, prefix: Path, count: int) -> Path:
 
 
 def annotate(prefix: Path, model: Path, *more: str, ranks: int = 1) -> np.ndarray:
-    for ended in run_davinci_on_ranks(ranks, "rmt", "annotate", prefix, "--model", model, *more):
-        assert ended.returncode == 0, ended.stderr
+    ended = run_davinci_on_ranks(ranks, "rmt", "annotate", prefix, "--model", model, *more)
+    assert ended.returncode == 0, ended.stderr
     return np.array(Annotation(Corpus(prefix)).entropies)
 
 

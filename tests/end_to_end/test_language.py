@@ -76,6 +76,7 @@ def test_evaluation_shows_what_was_learnt(taught: Path, curves: dict[str, list[f
     recipe.write_text(yaml.safe_dump(values))
     command = ("eval", "next-token", recipe, *given, "--out")
     done = run_davinci(*command, tmp_path / "eval")
+    done.check_returncode()
     results = read_json(tmp_path / "eval" / "results.json")
     asked = sum(results["positions"].values())
     assert asked >= DOCUMENTS // 2 and (tmp_path / "eval" / "tables.md").read_text() in done.stdout
@@ -88,7 +89,7 @@ def test_evaluation_shows_what_was_learnt(taught: Path, curves: dict[str, list[f
     # replicas answer different numbers of batches, and none waits for another's weights
     shared = dict.fromkeys(("use_distributed_optimizer", "overlap_grad_reduce", "overlap_param_gather"), True)
     recipe.write_text(yaml.safe_dump({**values, "megatron": shared}))
-    run_davinci_on_ranks(2, *command, tmp_path / "both", "--documents", "6")
+    run_davinci_on_ranks(2, *command, tmp_path / "both", "--documents", "6").check_returncode()
     for name in ("base", "rmt"):
         alone, both = (list(read_jsonl(tmp_path / out / f"{name}.jsonl.zst")) for out in ("eval", "both"))
         assert [line["response"] for line in alone] == [line["response"] for line in both]

@@ -104,7 +104,9 @@ def test_a_run_goes_as_far_as_its_rollouts_and_then_further(write: Write, whole:
     assert "step 4 is done and saved; step 4 needs rollouts" in said and "step_0000004.jsonl.zst" in said
     assert "step 4 needs rollouts that are not there" in refuse("train", recipe, cwd=tmp_path)
     prompts = tmp_path / "prompts.jsonl.zst"
-    told = run_davinci("rmt", "prompts", recipe, "--out", prompts).stdout
+    done = run_davinci("rmt", "prompts", recipe, "--out", prompts)
+    done.check_returncode()
+    told = done.stdout
     header, *specs = read_jsonl(prompts)
     recorded_file = rollout_file(Path(yaml.safe_load(write("whole").read_text())["objective"]["rollouts"]), 4)
     known, groups = read_rollouts(recorded_file)

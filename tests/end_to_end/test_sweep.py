@@ -22,8 +22,7 @@ def recipe(recipe_values: dict[str, Any], tmp_path: Path) -> Path:
 
 
 def evaluate_checkpoints(recipe: Path, out: str, *more: object, ranks: int = 1) -> Ended:
-    [first, *_] = run_davinci_on_ranks(ranks, "eval", "checkpoints", recipe, "--out", recipe.parent / out, *more)
-    return first
+    return run_davinci_on_ranks(ranks, "eval", "checkpoints", recipe, "--out", recipe.parent / out, *more)
 
 
 @of_acceptance

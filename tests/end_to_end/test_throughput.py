@@ -44,6 +44,7 @@ def test_tokens_are_the_ledgers_and_a_layout_that_cannot_run_says_why(recipe: Pa
     assert table == (tmp_path / "r.md").read_text() and "explains the seconds of 1 trials" in told
     asked = ["plan", str(recipe), "--gpus", "2", "--gpu", str(tmp_path / "here.yaml"), "--json"]
     plan = run_davinci(*asked)
+    plan.check_returncode()
     assert json.loads(plan.stdout)["stages"][0]["own"]["step_seconds"] > 0
     assert "1.000" in bench("compare", str(tmp_path / "r.json"), str(tmp_path / "r.json")).stdout
 

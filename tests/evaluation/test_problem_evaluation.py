@@ -40,8 +40,7 @@ def asked(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def evaluate(folder: Path, out: Path, *more: str, ranks: int = 1, corpus: Path | None = None) -> Ended:
     given = ["--corpus", corpus or folder / "problems", "--out", out, *more]
-    [first, *_] = run_davinci_on_ranks(ranks, "eval", "problems", folder / "grpo.yaml", *given)
-    return first
+    return run_davinci_on_ranks(ranks, "eval", "problems", folder / "grpo.yaml", *given)
 
 
 def test_what_is_counted_is_what_the_responses_say(asked: Path, taught: Path, tmp_path: Path) -> None:
